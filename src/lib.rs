@@ -1,0 +1,4 @@
+//! tollgate
+pub mod names;
+pub mod revision;
+pub mod units;

@@ -1,0 +1,314 @@
+//! The revision: the document that both planes speak.
+//!
+//! Three types, never mixed: *raw* is the file as it was written (`raw`), *resolved* is this module's
+//! [`Revision`], in which nothing is left to doubt (every reference exists, every number has a unit), and
+//! *running* is `snapshot::Snapshot`, compiled for speed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+
+use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
+use crate::units::Rate;
+
+/// A complete revision without mistakes.
+#[derive(Debug, Clone, Default)]
+pub struct Revision {
+    /// SHA-256 of the document's text, in hex: the identity of this revision.
+    pub digest: String,
+    /// Where requests go.
+    pub upstreams: Vec<Upstream>,
+    /// Who may issue tokens.
+    pub issuers: Vec<Issuer>,
+    /// Sets of limits for subscriptions.
+    pub plans: Vec<Plan>,
+    /// What is published.
+    pub apis: Vec<Api>,
+    /// Who calls.
+    pub applications: Vec<Application>,
+}
+
+/// A named group of endpoints that can answer the same requests.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Unique among upstreams.
+    pub name: UpstreamName,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// Deadlines towards the endpoints.
+    pub timeouts: UpstreamTimeouts,
+    /// How many endpoints are tried in all when connecting fails; at least 1.
+    pub attempts: usize,
+}
+
+/// One address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// IP address or host name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Share of the traffic relative to the other endpoints; at least 1, at most 1000.
+    pub weight: u32,
+}
+
+/// Deadlines towards an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    /// Until the TCP connection stands. Default 5 s.
+    pub connect: Duration,
+    /// Longest silence while reading an answer. Default 30 s.
+    pub read: Duration,
+    /// Longest silence while writing a request. Default 30 s.
+    pub write: Duration,
+    /// How long an unused connection is kept; keep it below the endpoint's own. Default 50 s.
+    pub idle: Duration,
+}
+
+/// An issuer of tokens.
+#[derive(Debug, Clone)]
+pub struct Issuer {
+    /// Unique among issuers.
+    pub name: IssuerName,
+    /// The `iss` that its tokens carry.
+    pub issuer: String,
+    /// Accepted `aud` values; at least one of them has to be in the token. Never empty.
+    pub audience: Vec<String>,
+    /// The algorithms that this issuer signs with, and no others. Never empty.
+    pub algorithms: Vec<Algorithm>,
+    /// Where its public keys come from.
+    pub jwks: JwksSource,
+    /// The claim that names the application, such as `azp`. Absent: tokens are not bound to an application.
+    pub application_claim: Option<String>,
+    /// Tolerated clock difference for `exp` and `nbf`. Default zero.
+    pub leeway: Duration,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JwksSource {
+    /// Fetched in the background from an `http:` or `https:` URL.
+    Url(String),
+    /// Read from a file and read again when it changes.
+    File(PathBuf),
+    /// Written into the revision: the members of a JWKS `keys` array.
+    Inline(Vec<serde_json::Value>),
+}
+
+/// A set of limits.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Unique among plans.
+    pub name: PlanName,
+    /// All of them count for every request; may be empty (unlimited).
+    pub limits: Vec<Limit>,
+}
+
+/// One limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// Unique inside its plan or API; shown to clients in `RateLimit-Policy`.
+    pub name: LimitName,
+    /// How many requests in which time.
+    pub rate: Rate,
+    /// How the time is cut.
+    pub window: WindowKind,
+    /// What shares one counter.
+    pub scope: Scope,
+    /// Whether it refuses or only counts.
+    pub mode: Mode,
+}
+
+/// How a limit cuts time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowKind {
+    /// Calendar windows in UTC: full at the start of each.
+    Fixed,
+    /// The window before now, estimated from the current and the previous calendar window.
+    Sliding,
+    /// Refilled evenly; `burst` is how many may come at once, at least 1.
+    TokenBucket {
+        /// Size of the bucket in requests.
+        burst: u32,
+    },
+}
+
+/// What shares one counter of a limit (`per:`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All requests to this gateway.
+    Global,
+    /// All requests to the API.
+    Api,
+    /// All requests to the route.
+    Route,
+    /// All requests of the application, whatever the API.
+    Application,
+    /// All requests of the application to the API.
+    Subscription,
+    /// All requests with the key.
+    Key,
+    /// All requests of the token's subject.
+    Subject,
+    /// All requests from the client address.
+    Ip,
+}
+
+/// Whether a limit refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuses with 429.
+    Enforce,
+    /// Counts and logs what it would have refused.
+    Shadow,
+}
+
+/// A published API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Unique among APIs.
+    pub name: ApiName,
+    /// Hosts it is published on; empty means every host.
+    pub hosts: Vec<HostPattern>,
+    /// `/` or a normalised path without trailing slash.
+    pub base_path: String,
+    /// Any of these lets in; empty means `auth: none` was written.
+    pub auth: Vec<AuthMethod>,
+    /// Where credentials are read from and whether they go upstream.
+    pub credentials: CredentialPlaces,
+    /// Index into [`Revision::upstreams`].
+    pub upstream: usize,
+    /// Whether `base_path` is cut off before the request goes upstream.
+    pub strip_base_path: bool,
+    /// Limits of the API itself, counted for every request that is let in.
+    pub limits: Vec<Limit>,
+    /// Never empty: an API without `routes` has one for everything below its base path.
+    pub routes: Vec<RouteRule>,
+}
+
+/// A host as it is matched: lower case, without port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    /// Exactly this host.
+    Exact(String),
+    /// Any host that ends in `.` and this suffix, at any depth: written `*.example.org`, stored `example.org`.
+    Wildcard(String),
+}
+
+/// A way to be let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// A key of an application that is subscribed to the API.
+    ApiKey,
+    /// A token of the issuer with this index in [`Revision::issuers`].
+    Jwt(usize),
+}
+
+/// Where an API reads credentials from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialPlaces {
+    /// Header that carries a key; lower case. Default `x-api-key`.
+    pub key_header: http::HeaderName,
+    /// Query parameter that carries a key; none unless the API says so.
+    pub key_query: Option<String>,
+    /// Header that carries `Bearer` and a token; lower case. Default `authorization`.
+    pub token_header: http::HeaderName,
+    /// Whether the upstream gets the credential too. Default no.
+    pub forward: bool,
+}
+
+/// A path and the methods it answers.
+#[derive(Debug, Clone)]
+pub struct RouteRule {
+    /// Full path pattern, base path included: `/orders/{id}`, `/orders/files/*`.
+    ///
+    /// A segment is literal, `{name}` (exactly one non-empty segment) or, as the last one, `*` (everything
+    /// below: `/files/*` matches `/files/` and all under it, not `/files`). The pattern for "the base path and
+    /// everything below it" is two rules: the base path and `base/*`.
+    pub path: String,
+    /// Answered methods; empty means all.
+    pub methods: BTreeSet<String>,
+    /// Scopes that a token needs, all of them. Keys carry no scopes and are refused where this is not empty.
+    pub scopes: Vec<String>,
+    /// Whether the path with one more slash at its end is the same route: true for the base path itself.
+    pub slash_too: bool,
+}
+
+/// A client program.
+#[derive(Debug, Clone)]
+pub struct Application {
+    /// Unique among applications.
+    pub name: ApplicationName,
+    /// What it may call, and under which plan; at most one per API.
+    pub subscriptions: Vec<Subscription>,
+    /// Its keys.
+    pub keys: Vec<Key>,
+}
+
+/// The right of an application to call an API under a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Index into [`Revision::apis`].
+    pub api: usize,
+    /// Index into [`Revision::plans`].
+    pub plan: usize,
+}
+
+/// A key record: the hash, never the key.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Unique among all keys of the revision.
+    pub id: KeyId,
+    /// SHA-256 over the whole key text; unique among all keys.
+    pub sha256: [u8; 32],
+    /// What it may be used for.
+    pub key_type: KeyType,
+    /// Refused from this instant on.
+    pub expires: Option<jiff::Timestamp>,
+}
+
+/// What a key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyType {
+    /// Real traffic.
+    Production,
+    /// Trials.
+    Sandbox,
+}
+
+impl KeyType {
+    /// As written in configuration and in the `X-Key-Type` header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Sandbox => "sandbox",
+        }
+    }
+}
+
+/// Which key types a gateway lets in (`gateway.environment_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EnvironmentType {
+    /// Both.
+    #[default]
+    Hybrid,
+    /// Production keys only.
+    Production,
+    /// Sandbox keys only.
+    Sandbox,
+}
+
+impl EnvironmentType {
+    /// Whether a key of this type is let in here.
+    #[must_use]
+    pub fn admits(self, key_type: KeyType) -> bool {
+        match self {
+            Self::Hybrid => true,
+            Self::Production => key_type == KeyType::Production,
+            Self::Sandbox => key_type == KeyType::Sandbox,
+        }
+    }
+}
