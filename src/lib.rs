@@ -1,4 +1,5 @@
 //! tollgate
 pub mod names;
 pub mod revision;
+pub mod throttle;
 pub mod units;
