@@ -109,7 +109,8 @@ impl<S: Store> Throttle<S> {
     ///
     /// Limits are spent in order. At the first enforced refusal what was spent is given back, and the limits that are
     /// left are asked (not spent), so that `Retry-After` covers all of them. For the moment between, a limit
-    /// may look tighter to others than it is; it never looks looser.
+    /// may look tighter to others than it is; it never looks looser. Apart from that, what a fixed window has left
+    /// never grows before it ends, unless the limit is raised.
     ///
     /// # Errors
     /// When an enforced limit is exceeded.

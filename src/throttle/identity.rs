@@ -2,7 +2,7 @@
 //!
 //! Both halves are hashes keyed with a secret that this process draws at its start, so that a client cannot choose
 //! an address, key or subject whose counter is another client's. SipHash-1-3 is a keyed pseudo-random function;
-//! faster hashes (foldhash, FxHash) do not claim to be one. Two 64-bit hashes of the same text under different
+//! faster hashes (foldhash, `FxHash`) do not claim to be one. Two 64-bit hashes of the same text under different
 //! prefixes make the 128 bits: at a million counters the chance that any two collide is below 10⁻²⁶.
 //!
 //! The secret is this process's own as long as counters are. Gateways that share counters have to agree on
@@ -88,10 +88,7 @@ impl Subject {
     pub fn of_ip(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::of_bytes(&v4.octets()),
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
-                Self::of_bytes(&[a, b, c, d, e, f, g, h])
-            }
+            IpAddr::V6(v6) => Self::of_bytes(&v6.octets()[..8]),
         }
     }
 

@@ -333,7 +333,7 @@ mod tests {
             count(&table, number, &per(Period::Day), noon());
             count(&table, 100 + number, &per(Period::Minute), noon());
         }
-        let later = noon().plus(60_000_000_000);
+        let later = noon().plus(70_000_000_000);
         for number in 200..230 {
             count(&table, number, &per(Period::Day), later);
         }
@@ -361,7 +361,7 @@ mod tests {
             let quota = per(if number % 10 == 0 { Period::Day } else { Period::Minute });
             count(&table, number, &quota, noon());
         }
-        let later = noon().plus(60_000_000_000);
+        let later = noon().plus(70_000_000_000);
         let removed: usize = (0..SHARDS_MOST).map(|_| table.sweep(later)).sum();
         assert_eq!((removed, table.len()), (18_000, 2_000));
         for number in (0..20_000).step_by(10) {

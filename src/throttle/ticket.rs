@@ -109,9 +109,11 @@ impl Shape {
         matches!(self.kind, Kind::Fixed | Kind::Sliding)
     }
 
-    /// Whether a counter with this word is no different from an empty one any more.
+    /// Whether a counter with this word is no different from an empty one any more, not even to a caller that is as
+    /// late as callers may be: else forgetting the counter would open its last window again.
     #[must_use]
     pub fn finished(self, word: u64, now: Time) -> bool {
+        let now = now.minus(lateness(self.period));
         match self.kind {
             Kind::Fixed => window_of(self.period, now).index > Fixed::unpack(word).index,
             Kind::Sliding => {

@@ -316,9 +316,17 @@ fn a_sliding_counter_that_wrapped_round_errs_on_the_strict_side_for_two_windows_
     // Up to nine hours away a finished counter is known to be finished, so a sweep has removed it by then.
     let word = AtomicU64::new(0);
     let _ = take(&word, &second, 10, at(0));
-    for windows_later in [2, 100, 1 << 15] {
+    for windows_later in [4, 100, 1 << 15] {
         assert!(second.shape().finished(word.load(Ordering::Relaxed), at(windows_later)));
     }
+}
+
+#[test]
+fn a_counter_is_kept_as_long_as_a_late_caller_may_ask_for_it() {
+    let (word, minute) = (AtomicU64::new(0), quota(10, Period::Minute, WindowKind::Fixed));
+    let _ = take(&word, &minute, 10, at(59));
+    let finished = |seconds| minute.shape().finished(word.load(Ordering::Relaxed), at(seconds));
+    assert_eq!([60, 67, 68].map(finished), [false, false, true]);
 }
 
 #[test]

@@ -65,6 +65,12 @@ impl Time {
     pub const fn plus(self, nanos: u64) -> Self {
         Self(self.0.saturating_add(nanos))
     }
+
+    /// This many nanoseconds earlier, but not before the epoch.
+    #[must_use]
+    pub const fn minus(self, nanos: u64) -> Self {
+        Self(self.0.saturating_sub(nanos))
+    }
 }
 
 impl From<SystemTime> for Time {
