@@ -1,4 +1,5 @@
 //! tollgate
+pub mod auth;
 pub mod names;
 pub mod revision;
 pub mod throttle;

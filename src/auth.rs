@@ -1,0 +1,498 @@
+//! Stage 2: request + route → caller.
+//!
+//! A key is hashed and looked up in the [`keyring`](keyring::Keyring); a token is verified against the keys of its
+//! issuer and remembered. Neither waits for anything, with one exception: a token whose signing key is not known yet
+//! may wait, for two seconds at most, while the issuer's key set is fetched once for all that wait.
+//!
+//! What lives how long: [`KeySets`] and [`TokenCache`] as long as the process, [`Authenticator`] as long as the
+//! snapshot, [`Caller`] as long as the request.
+
+pub mod credential;
+pub mod jwks;
+pub mod jwt;
+pub mod key;
+pub mod keyring;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+pub use self::jwks::KeySets;
+pub use self::jwt::{TokenCache, VerifiedToken};
+pub use self::key::{NewKey, new_key};
+
+use self::credential::Credential;
+use self::jwt::{Obstacle, Presented, Verifier};
+use self::key::Shape;
+use self::keyring::Keyring;
+use crate::names::KeyId;
+use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, KeyType, Revision};
+
+/// Everything that decides who calls, compiled from one revision.
+#[derive(Debug)]
+pub struct Authenticator {
+    keyring: Keyring,
+    rules: Vec<Rule>,
+    verifiers: Vec<Verifier>,
+    environment: EnvironmentType,
+    tokens: Arc<TokenCache>,
+}
+
+/// How an API lets in.
+#[derive(Debug)]
+struct Rule {
+    places: CredentialPlaces,
+    accepted: Accepted,
+    /// Indices into `Authenticator::verifiers`.
+    issuers: Vec<usize>,
+}
+
+/// The kinds of credential that an API accepts: for `WWW-Authenticate`. Neither means that anyone is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// Keys of subscribed applications.
+    pub key: bool,
+    /// Tokens.
+    pub token: bool,
+}
+
+impl Authenticator {
+    /// Compiles the part of a revision that says who may call. Key sets that were known before keep their keys.
+    #[must_use]
+    pub fn compile(
+        revision: &Revision,
+        environment: EnvironmentType,
+        key_sets: &KeySets,
+        tokens: Arc<TokenCache>,
+    ) -> Self {
+        Self {
+            keyring: Keyring::compile(revision),
+            rules: revision.apis.iter().map(Rule::compile).collect(),
+            verifiers: revision
+                .issuers
+                .iter()
+                .map(|issuer| Verifier::compile(issuer, key_sets))
+                .collect(),
+            environment,
+            tokens,
+        }
+    }
+
+    /// Says who calls. `api` is an index into [`Revision::apis`]; `scopes` is what the route asks of a token.
+    ///
+    /// Waits only for the signing key of a token that is not known yet, for two seconds at most.
+    ///
+    /// # Errors
+    /// The fact that keeps the request out.
+    pub async fn identify(
+        &self,
+        api: usize,
+        scopes: &[String],
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        let (verifier, kid) = match self.decide(api, scopes, headers, query, now_ms) {
+            Ok(caller) => return Ok(caller),
+            Err(Undecided::Denied(denial)) => return Err(denial),
+            Err(Undecided::KeyNeeded { verifier, kid }) => (verifier, kid),
+        };
+        verifier.keys().refresh_for(kid.as_deref(), now_ms).await;
+        self.decide(api, scopes, headers, query, now_ms)
+            .map_err(Undecided::settle)
+    }
+
+    /// Says who would be calling, without fetching or waiting for anything: for explanations.
+    ///
+    /// # Errors
+    /// The fact that would keep the request out, as far as it is known now.
+    pub fn examine(
+        &self,
+        api: usize,
+        scopes: &[String],
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        self.decide(api, scopes, headers, query, now_ms)
+            .map_err(Undecided::settle)
+    }
+
+    /// Which kinds of credential the API accepts.
+    #[must_use]
+    pub fn accepted(&self, api: usize) -> Accepted {
+        self.rules.get(api).map(|rule| rule.accepted).unwrap_or_default()
+    }
+
+    /// Where the API reads credentials from; `None` if there is no such API.
+    #[must_use]
+    pub fn places(&self, api: usize) -> Option<&CredentialPlaces> {
+        self.rules.get(api).map(|rule| &rule.places)
+    }
+
+    /// How many keys the revision holds.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.keyring.len()
+    }
+
+    fn decide(
+        &self,
+        api: usize,
+        scopes: &[String],
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Caller, Undecided<'_>> {
+        // An API that does not exist lets nobody in; the route table cannot name one.
+        let rule = self.rules.get(api).ok_or(Denial::CredentialMissing)?;
+        if rule.accepted == Accepted::default() {
+            return Ok(Caller::anonymous());
+        }
+        let api = u32::try_from(api).map_err(|_| Denial::SubscriptionMissing)?;
+        match credential::extract(&rule.places, headers, query)? {
+            Some(Credential::Key(text)) if rule.accepted.key => Ok(self.key(api, scopes, &text, now_ms)?),
+            Some(Credential::Token(token)) if rule.accepted.token => self.token(rule, api, scopes, token, now_ms),
+            // Of a kind that this API does not take: the answer has to name the kind that it takes.
+            Some(_) | None => Err(Denial::CredentialMissing.into()),
+        }
+    }
+
+    /// presented → shape → lookup → expiry → environment type → subscription → scopes
+    fn key(&self, api: u32, scopes: &[String], text: &str, now_ms: u64) -> Result<Caller, Denial> {
+        match key::inspect(text) {
+            Shape::Ours | Shape::Foreign => {}
+            Shape::Mistyped => return Err(Denial::CredentialInvalid(Invalid::Mistyped)),
+            Shape::Malformed => return Err(Denial::CredentialInvalid(Invalid::Malformed)),
+        }
+        let record = self
+            .keyring
+            .find(&key::digest(text))
+            .ok_or(Denial::CredentialInvalid(Invalid::UnknownKey))?;
+        if now_ms >= record.expires_ms {
+            return Err(Denial::CredentialExpired);
+        }
+        if !self.environment.admits(record.key_type) {
+            return Err(Denial::KeyTypeMismatch);
+        }
+        let plan = self
+            .keyring
+            .plan(record.application, api)
+            .ok_or(Denial::SubscriptionMissing)?;
+        if !scopes.is_empty() {
+            return Err(Denial::scopes(scopes));
+        }
+        Ok(Caller {
+            application: Some(record.application),
+            plan: Some(plan),
+            identity: Identity::Key(KeyRef {
+                id: record.id.clone(),
+                key_type: record.key_type,
+                stable_hash: record.stable_hash,
+            }),
+        })
+    }
+
+    fn token(
+        &self,
+        rule: &Rule,
+        api: u32,
+        scopes: &[String],
+        token: &str,
+        now_ms: u64,
+    ) -> Result<Caller, Undecided<'_>> {
+        let token = Presented::new(token).map_err(Denial::CredentialInvalid)?;
+        let mut refusal = Undecided::Denied(Denial::CredentialInvalid(Invalid::Issuer));
+        for verifier in rule.issuers.iter().filter_map(|index| self.verifiers.get(*index)) {
+            match verifier.verify(&token, &self.tokens, now_ms) {
+                Ok(verified) => return Ok(self.token_caller(verifier, api, scopes, verified)?),
+                // Another issuer's token: no news, and never more interesting than what an earlier one said.
+                Err(Obstacle::Denied(Denial::CredentialInvalid(Invalid::Issuer))) => {}
+                Err(Obstacle::Denied(denial)) => refusal = Undecided::Denied(denial),
+                Err(Obstacle::KeyNeeded { kid }) => refusal = Undecided::KeyNeeded { verifier, kid },
+            }
+        }
+        Err(refusal)
+    }
+
+    fn token_caller(
+        &self,
+        verifier: &Verifier,
+        api: u32,
+        scopes: &[String],
+        verified: Arc<VerifiedToken>,
+    ) -> Result<Caller, Denial> {
+        let (mut application, mut plan) = (None, None);
+        if verifier.binds_application() {
+            let name = verified.application().ok_or(Denial::SubscriptionMissing)?;
+            let index = self.keyring.application(name).ok_or(Denial::SubscriptionMissing)?;
+            plan = Some(self.keyring.plan(index, api).ok_or(Denial::SubscriptionMissing)?);
+            application = Some(index);
+        }
+        if !scopes.iter().all(|scope| verified.has_scope(scope)) {
+            return Err(Denial::scopes(scopes));
+        }
+        Ok(Caller {
+            application,
+            plan,
+            identity: Identity::Token(verified),
+        })
+    }
+}
+
+impl Rule {
+    fn compile(api: &Api) -> Self {
+        let issuers: Vec<usize> = api
+            .auth
+            .iter()
+            .filter_map(|method| match method {
+                AuthMethod::ApiKey => None,
+                AuthMethod::Jwt(issuer) => Some(*issuer),
+            })
+            .collect();
+        let accepted = Accepted {
+            key: api.auth.contains(&AuthMethod::ApiKey),
+            token: !issuers.is_empty(),
+        };
+        Self {
+            places: api.credentials.clone(),
+            accepted,
+            issuers,
+        }
+    }
+}
+
+/// Who calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    application: Option<u32>,
+    plan: Option<u32>,
+    identity: Identity,
+}
+
+/// By what a caller is known.
+#[derive(Debug, Clone)]
+pub enum Identity {
+    /// By nothing: the API asks for nothing.
+    Anonymous,
+    /// By a key.
+    Key(KeyRef),
+    /// By a token.
+    Token(Arc<VerifiedToken>),
+}
+
+/// The public side of a key that was presented.
+#[derive(Debug, Clone)]
+pub struct KeyRef {
+    id: KeyId,
+    key_type: KeyType,
+    stable_hash: u64,
+}
+
+impl Caller {
+    /// Somebody whom nobody asked for a credential.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            application: None,
+            plan: None,
+            identity: Identity::Anonymous,
+        }
+    }
+
+    /// Index into [`Revision::applications`]; none for anonymous callers and tokens that are not bound to one.
+    #[must_use]
+    pub fn application(&self) -> Option<usize> {
+        self.application.map(|index| index as usize)
+    }
+
+    /// Index into [`Revision::plans`] of the subscription that lets this caller in.
+    #[must_use]
+    pub fn plan(&self) -> Option<usize> {
+        self.plan.map(|index| index as usize)
+    }
+
+    /// By what this caller is known.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The public name of the key, if one was used.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&KeyId> {
+        match &self.identity {
+            Identity::Key(key) => Some(&key.id),
+            Identity::Anonymous | Identity::Token(_) => None,
+        }
+    }
+
+    /// The type of the key, if one was used.
+    #[must_use]
+    pub fn key_type(&self) -> Option<KeyType> {
+        match &self.identity {
+            Identity::Key(key) => Some(key.key_type),
+            Identity::Anonymous | Identity::Token(_) => None,
+        }
+    }
+
+    /// A number for the key that is the same on every gateway and for ever: it names counters.
+    #[must_use]
+    pub fn key_hash(&self) -> Option<u64> {
+        match &self.identity {
+            Identity::Key(key) => Some(key.stable_hash),
+            Identity::Anonymous | Identity::Token(_) => None,
+        }
+    }
+
+    /// The token, if one was used.
+    #[must_use]
+    pub fn token(&self) -> Option<&VerifiedToken> {
+        match &self.identity {
+            Identity::Token(token) => Some(token),
+            Identity::Anonymous | Identity::Key(_) => None,
+        }
+    }
+
+    /// The subject of the token, if it has one.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.token().and_then(VerifiedToken::subject)
+    }
+
+    /// A number for issuer and subject that is the same on every gateway and for ever: it names counters.
+    #[must_use]
+    pub fn subject_hash(&self) -> Option<u64> {
+        self.token().and_then(VerifiedToken::subject_hash)
+    }
+}
+
+/// Why a request is kept out: facts only. What the client is told about it is decided elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// No credential of a kind that the API accepts.
+    CredentialMissing,
+    /// More than one credential.
+    CredentialAmbiguous,
+    /// A credential that is not accepted; the reason is for the log, clients are told none.
+    CredentialInvalid(Invalid),
+    /// A key or token whose time is over.
+    CredentialExpired,
+    /// A key of a type that this gateway does not let in.
+    KeyTypeMismatch,
+    /// The application is not subscribed to the API, or the token names no application that exists.
+    SubscriptionMissing,
+    /// The token lacks a scope, or a key was used where scopes are asked for.
+    ScopeInsufficient {
+        /// All scopes that the route asks for.
+        required: Box<[String]>,
+    },
+    /// The issuer's keys are not to be had now: the token can be neither accepted nor refused.
+    KeysUnavailable,
+}
+
+/// What is wrong with an invalid credential. For logs and explanations, never for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Invalid {
+    /// It looks like one of our keys, but its checksum is wrong.
+    Mistyped,
+    /// No key of this revision has this hash.
+    UnknownKey,
+    /// It is not a key or token at all: size, characters, parts, encoding, JSON.
+    Malformed,
+    /// The token's header: its `typ` or a member of the wrong type.
+    Header,
+    /// The token says that something must be understood, and we understand no extension.
+    Critical,
+    /// `none`, unknown, not among the issuer's algorithms, or not what the key is for.
+    Algorithm,
+    /// No key of the issuer goes by this `kid`, or none fits.
+    UnknownSigner,
+    /// The signature is wrong.
+    Signature,
+    /// None of the API's issuers issued it.
+    Issuer,
+    /// It was issued for somebody else.
+    Audience,
+    /// It is not valid yet.
+    NotYetValid,
+    /// A claim is missing, doubled, of the wrong type or out of range.
+    Claims,
+}
+
+impl Denial {
+    /// One word for logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::CredentialMissing => "missing",
+            Self::CredentialAmbiguous => "ambiguous",
+            Self::CredentialInvalid(invalid) => invalid.reason(),
+            Self::CredentialExpired => "expired",
+            Self::KeyTypeMismatch => "key_type",
+            Self::SubscriptionMissing => "subscription",
+            Self::ScopeInsufficient { .. } => "scope",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    fn scopes(required: &[String]) -> Self {
+        Self::ScopeInsufficient {
+            required: required.into(),
+        }
+    }
+}
+
+impl Invalid {
+    /// One word for logs and metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Mistyped => "mistyped",
+            Self::UnknownKey => "unknown_key",
+            Self::Malformed => "malformed",
+            Self::Header => "header",
+            Self::Critical => "critical",
+            Self::Algorithm => "algorithm",
+            Self::UnknownSigner => "unknown_signer",
+            Self::Signature => "signature",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Claims => "claims",
+        }
+    }
+}
+
+/// Not let in, at least not yet.
+enum Undecided<'a> {
+    Denied(Denial),
+    /// A fresher key set of this verifier may know the key.
+    KeyNeeded {
+        verifier: &'a Verifier,
+        kid: Option<Box<str>>,
+    },
+}
+
+impl Undecided<'_> {
+    /// The answer when there is nothing left to wait for.
+    fn settle(self) -> Denial {
+        match self {
+            Self::Denied(denial) => denial,
+            // Keys that could not be asked for lately do not prove that a key does not exist.
+            Self::KeyNeeded { verifier, .. } if verifier.keys().is_doubtful() => Denial::KeysUnavailable,
+            Self::KeyNeeded { .. } => Denial::CredentialInvalid(Invalid::UnknownSigner),
+        }
+    }
+}
+
+impl From<Denial> for Undecided<'_> {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
