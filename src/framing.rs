@@ -28,3 +28,6 @@ mod head;
 pub use body::{BodyError, BodyFault, MessageBody, Progress};
 pub use chunked::Chunked;
 pub use head::{Body, Head, HeadError, HeadLimits, Malformed, Span, find_head_end, inspect, overrun};
+
+#[cfg(test)]
+mod tests;

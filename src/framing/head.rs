@@ -414,7 +414,8 @@ impl Fields {
         match line.get(name_end) {
             Some(b':') if name_end > 0 => {}
             Some(b' ' | b'\t') if name_end == 0 => return Err(Malformed::FoldedLine.into()),
-            Some(b'\n' | b'\r') => return Err(Malformed::LineEnd.into()),
+            Some(b'\r') if name_end == 0 => return Err(Malformed::LineEnd.into()),
+            Some(b'\n') => return Err(Malformed::LineEnd.into()),
             _ => return Err(Malformed::FieldName.into()),
         }
         let value_start = name_end + 1;
