@@ -10,7 +10,7 @@
 //! without a measurement: there is little left to save, and they give no exact bound and no order to evict in.
 //!
 //! When a shard is full, a new counter takes the place of another: of a finished one (whose absence changes nothing)
-//! if the next [`LOOK_AHEAD`] slots have one, else of one that was not used since the hand came by last (CLOCK).
+//! if the next 64 slots have one, else of one that was not used since the hand came by last (CLOCK).
 //! Evicting a live counter forgets what it spent; it is counted, and a request is never refused for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
