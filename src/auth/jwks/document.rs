@@ -237,6 +237,8 @@ fn verifying_key(member: &Value, secrets: Secrets) -> Result<VerifyingKey, Unusa
 }
 
 fn rsa(member: &Member) -> Result<(DecodingKey, Vec<Algorithm>), Unusable> {
+    use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
+
     let modulus = bytes(member.n.as_deref())?;
     let exponent = bytes(member.e.as_deref())?;
     let (modulus, exponent) = (without_zeros(&modulus), without_zeros(&exponent));
@@ -248,7 +250,6 @@ fn rsa(member: &Member) -> Result<(DecodingKey, Vec<Algorithm>), Unusable> {
     if !(2048..=8192).contains(&bits) || !sound {
         return Err(Unusable::Size);
     }
-    use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
     let key = DecodingKey::from_rsa_raw_components(modulus, exponent);
     Ok((key, vec![RS256, RS384, RS512, PS256, PS384, PS512]))
 }
