@@ -13,7 +13,7 @@ use super::testing::{
 };
 use super::*;
 use crate::names::ApplicationName;
-use crate::revision::{JwksSource, Key};
+use crate::revision::{JwksSource, Key, KeyType};
 
 // === Keys ===
 

@@ -48,7 +48,7 @@ impl fmt::Debug for VerifyingKey {
         f.debug_struct("VerifyingKey")
             .field("kid", &self.kid)
             .field("algorithms", &self.algorithms)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,11 +113,11 @@ impl fmt::Display for Unusable {
 /// Why a document is refused as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentError {
-    /// It is larger than [`MAX_BYTES`].
+    /// It is larger than 1 MiB.
     TooLarge,
     /// It is no JSON object with an array called `keys`.
     NotAKeySet,
-    /// It has more than [`MAX_KEYS`] members.
+    /// It has more than 100 members.
     TooMany,
     /// None of its members is usable.
     NothingUsable(Skipped),

@@ -13,10 +13,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::set::MAX_WAITING;
 use super::*;
-use crate::auth::testing::{NOW, Signer, base64url, bearer, compile, good_claims, good_token, token, token_revision};
+use crate::auth::testing::{
+    NOW, Signer, base64url, bearer, compile, good_claims, good_token, issuer, token, token_revision,
+};
 use crate::auth::{Authenticator, Denial, Invalid, TokenCache};
-use crate::revision::EnvironmentType;
+use crate::revision::{AuthMethod, EnvironmentType};
 
 // === Rotation ===
 
@@ -113,6 +116,24 @@ async fn a_set_that_did_not_change_keeps_its_verdicts() {
     let before = gate.set.current().as_ref().unwrap().generation();
     origin.reach_hits(5).await;
     assert_eq!(gate.set.current().as_ref().unwrap().generation(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_issuers_with_one_name_the_one_that_may_still_learn_the_key_is_waited_for() {
+    let (fixed, rotating, new) = (Signer::ed(), Signer::ed(), Signer::ed());
+    let origin = Origin::serving(&[rotating.jwk("old")]).await;
+    let (sets, _shutdown) = sets(FAST);
+    let mut revision = token_revision(JwksSource::Url(origin.url()));
+    revision
+        .issuers
+        .push(issuer(JwksSource::Inline(vec![fixed.jwk("new")])));
+    revision.apis[0].auth.push(AuthMethod::Jwt(1));
+    let authenticator = compile(&revision, &sets);
+    let ask = async |text: &str| authenticator.identify(0, &[], &bearer(text), None, NOW).await.map(drop);
+    assert_eq!(ask(&good_token(&rotating, "old")).await, Ok(()));
+    origin.serve(&[new.jwk("new")]);
+    assert_eq!(ask(&good_token(&new, "new")).await, Ok(()));
+    assert_eq!(ask(&good_token(&fixed, "new")).await, Ok(()));
 }
 
 // === Storms ===
