@@ -1,4 +1,5 @@
-//! What it costs to know who calls. Budget: 400 ns and no allocation for a known key or a cached token.
+//! What it costs to know who calls. Budget: 400 ns for a known key, and no allocation for it or for a cached token
+//! (whose time grows with its length: it is hashed as a whole).
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -61,7 +62,7 @@ fn identify(criterion: &mut Criterion) {
         }
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         println!("{name}: {allocations} allocations in 1000 requests");
-        assert!(allocations < 1000, "{name} allocates on every request");
+        assert_eq!(allocations, 0, "{name} allocates");
     }
 
     criterion.bench_function("auth/key/known of 100,000", |bencher| {
