@@ -7,7 +7,9 @@
 //! What lives how long: [`KeySets`] and [`TokenCache`] as long as the process, [`Authenticator`] as long as the
 //! snapshot, [`Caller`] as long as the request.
 
+mod caller;
 pub mod credential;
+mod denial;
 pub mod jwks;
 pub mod jwt;
 pub mod key;
@@ -22,6 +24,8 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+pub use self::caller::{Caller, Identity, KeyRef};
+pub use self::denial::{Denial, Invalid};
 pub use self::jwks::KeySets;
 pub use self::jwt::{TokenCache, VerifiedToken};
 pub use self::key::{NewKey, new_key};
@@ -30,8 +34,7 @@ use self::credential::Credential;
 use self::jwt::{Obstacle, Presented, Verifier};
 use self::key::Shape;
 use self::keyring::Keyring;
-use crate::names::KeyId;
-use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, KeyType, Revision};
+use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, Revision};
 
 /// Everything that decides who calls, compiled from one revision.
 #[derive(Debug)]
@@ -187,15 +190,7 @@ impl Authenticator {
         if !scopes.is_empty() {
             return Err(Denial::scopes(scopes));
         }
-        Ok(Caller {
-            application: Some(record.application),
-            plan: Some(plan),
-            identity: Identity::Key(KeyRef {
-                id: record.id.clone(),
-                key_type: record.key_type,
-                stable_hash: record.stable_hash,
-            }),
-        })
+        Ok(Caller::with_key(record, plan))
     }
 
     fn token(
@@ -213,6 +208,8 @@ impl Authenticator {
                 Ok(verified) => return Ok(self.token_caller(verifier, api, scopes, verified)?),
                 // Another issuer's token: no news, and never more interesting than what an earlier one said.
                 Err(Obstacle::Denied(Denial::CredentialInvalid(Invalid::Issuer))) => {}
+                // Of issuers with the same `iss`, the one that may still learn the key outweighs those that say no.
+                Err(_) if refusal.is_open(now_ms) => {}
                 Err(Obstacle::Denied(denial)) => refusal = Undecided::Denied(denial),
                 Err(Obstacle::KeyNeeded { kid }) => refusal = Undecided::KeyNeeded { verifier, kid },
             }
@@ -237,11 +234,7 @@ impl Authenticator {
         if !scopes.iter().all(|scope| verified.has_scope(scope)) {
             return Err(Denial::scopes(scopes));
         }
-        Ok(Caller {
-            application,
-            plan,
-            identity: Identity::Token(verified),
-        })
+        Ok(Caller::with_token(verified, application, plan))
     }
 }
 
@@ -267,208 +260,6 @@ impl Rule {
     }
 }
 
-/// Who calls. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    application: Option<u32>,
-    plan: Option<u32>,
-    identity: Identity,
-}
-
-/// By what a caller is known.
-#[derive(Debug, Clone)]
-pub enum Identity {
-    /// By nothing: the API asks for nothing.
-    Anonymous,
-    /// By a key.
-    Key(KeyRef),
-    /// By a token.
-    Token(Arc<VerifiedToken>),
-}
-
-/// The public side of a key that was presented.
-#[derive(Debug, Clone)]
-pub struct KeyRef {
-    id: KeyId,
-    key_type: KeyType,
-    stable_hash: u64,
-}
-
-impl Caller {
-    /// Somebody whom nobody asked for a credential.
-    #[must_use]
-    pub fn anonymous() -> Self {
-        Self {
-            application: None,
-            plan: None,
-            identity: Identity::Anonymous,
-        }
-    }
-
-    /// Index into [`Revision::applications`]; none for anonymous callers and tokens that are not bound to one.
-    #[must_use]
-    pub fn application(&self) -> Option<usize> {
-        self.application.map(|index| index as usize)
-    }
-
-    /// Index into [`Revision::plans`] of the subscription that lets this caller in.
-    #[must_use]
-    pub fn plan(&self) -> Option<usize> {
-        self.plan.map(|index| index as usize)
-    }
-
-    /// By what this caller is known.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The public name of the key, if one was used.
-    #[must_use]
-    pub fn key_id(&self) -> Option<&KeyId> {
-        match &self.identity {
-            Identity::Key(key) => Some(&key.id),
-            Identity::Anonymous | Identity::Token(_) => None,
-        }
-    }
-
-    /// The type of the key, if one was used.
-    #[must_use]
-    pub fn key_type(&self) -> Option<KeyType> {
-        match &self.identity {
-            Identity::Key(key) => Some(key.key_type),
-            Identity::Anonymous | Identity::Token(_) => None,
-        }
-    }
-
-    /// A number for the key that is the same on every gateway and for ever: it names counters.
-    #[must_use]
-    pub fn key_hash(&self) -> Option<u64> {
-        match &self.identity {
-            Identity::Key(key) => Some(key.stable_hash),
-            Identity::Anonymous | Identity::Token(_) => None,
-        }
-    }
-
-    /// The token, if one was used.
-    #[must_use]
-    pub fn token(&self) -> Option<&VerifiedToken> {
-        match &self.identity {
-            Identity::Token(token) => Some(token),
-            Identity::Anonymous | Identity::Key(_) => None,
-        }
-    }
-
-    /// The subject of the token, if it has one.
-    #[must_use]
-    pub fn subject(&self) -> Option<&str> {
-        self.token().and_then(VerifiedToken::subject)
-    }
-
-    /// A number for issuer and subject that is the same on every gateway and for ever: it names counters.
-    #[must_use]
-    pub fn subject_hash(&self) -> Option<u64> {
-        self.token().and_then(VerifiedToken::subject_hash)
-    }
-}
-
-/// Why a request is kept out: facts only. What the client is told about it is decided elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Denial {
-    /// No credential of a kind that the API accepts.
-    CredentialMissing,
-    /// More than one credential.
-    CredentialAmbiguous,
-    /// A credential that is not accepted; the reason is for the log, clients are told none.
-    CredentialInvalid(Invalid),
-    /// A key or token whose time is over.
-    CredentialExpired,
-    /// A key of a type that this gateway does not let in.
-    KeyTypeMismatch,
-    /// The application is not subscribed to the API, or the token names no application that exists.
-    SubscriptionMissing,
-    /// The token lacks a scope, or a key was used where scopes are asked for.
-    ScopeInsufficient {
-        /// All scopes that the route asks for.
-        required: Box<[String]>,
-    },
-    /// The issuer's keys are not to be had now: the token can be neither accepted nor refused.
-    KeysUnavailable,
-}
-
-/// What is wrong with an invalid credential. For logs and explanations, never for clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Invalid {
-    /// It looks like one of our keys, but its checksum is wrong.
-    Mistyped,
-    /// No key of this revision has this hash.
-    UnknownKey,
-    /// It is not a key or token at all: size, characters, parts, encoding, JSON.
-    Malformed,
-    /// The token's header: its `typ` or a member of the wrong type.
-    Header,
-    /// The token says that something must be understood, and we understand no extension.
-    Critical,
-    /// `none`, unknown, not among the issuer's algorithms, or not what the key is for.
-    Algorithm,
-    /// No key of the issuer goes by this `kid`, or none fits.
-    UnknownSigner,
-    /// The signature is wrong.
-    Signature,
-    /// None of the API's issuers issued it.
-    Issuer,
-    /// It was issued for somebody else.
-    Audience,
-    /// It is not valid yet.
-    NotYetValid,
-    /// A claim is missing, doubled, of the wrong type or out of range.
-    Claims,
-}
-
-impl Denial {
-    /// One word for logs and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::CredentialMissing => "missing",
-            Self::CredentialAmbiguous => "ambiguous",
-            Self::CredentialInvalid(invalid) => invalid.reason(),
-            Self::CredentialExpired => "expired",
-            Self::KeyTypeMismatch => "key_type",
-            Self::SubscriptionMissing => "subscription",
-            Self::ScopeInsufficient { .. } => "scope",
-            Self::KeysUnavailable => "keys_unavailable",
-        }
-    }
-
-    fn scopes(required: &[String]) -> Self {
-        Self::ScopeInsufficient {
-            required: required.into(),
-        }
-    }
-}
-
-impl Invalid {
-    /// One word for logs and metrics.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Mistyped => "mistyped",
-            Self::UnknownKey => "unknown_key",
-            Self::Malformed => "malformed",
-            Self::Header => "header",
-            Self::Critical => "critical",
-            Self::Algorithm => "algorithm",
-            Self::UnknownSigner => "unknown_signer",
-            Self::Signature => "signature",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Claims => "claims",
-        }
-    }
-}
-
 /// Not let in, at least not yet.
 enum Undecided<'a> {
     Denied(Denial),
@@ -480,6 +271,14 @@ enum Undecided<'a> {
 }
 
 impl Undecided<'_> {
+    /// Whether waiting may change it.
+    fn is_open(&self, now_ms: u64) -> bool {
+        match self {
+            Self::Denied(_) => false,
+            Self::KeyNeeded { verifier, kid } => verifier.keys().may_learn(kid.as_deref(), now_ms),
+        }
+    }
+
     /// The answer when there is nothing left to wait for.
     fn settle(self) -> Denial {
         match self {

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn two_credentials_are_ambiguous_even_when_they_agree() {
-        let cases: [(&[(&str, &str)], Option<&str>); 6] = [
+        type Lines<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Lines, Option<&str>); 6] = [
             (&[("x-api-key", "same-key"), ("x-api-key", "same-key")], None),
             (&[("authorization", "Bearer a"), ("authorization", "Bearer a")], None),
             (&[("authorization", "Basic a"), ("authorization", "Bearer a")], None),

@@ -338,7 +338,9 @@ fn identity(issuer: &Issuer) -> [u8; 16] {
     };
     part(iss.as_bytes());
     part(&(audience.len() as u64).to_le_bytes());
-    audience.iter().for_each(|audience| part(audience.as_bytes()));
+    for audience in audience {
+        part(audience.as_bytes());
+    }
     part(format!("{algorithms:?}").as_bytes());
     part(format!("{application_claim:?}").as_bytes());
     part(&millis(*leeway).to_le_bytes());

@@ -1,7 +1,7 @@
 //! Every key of a revision in one immutable table, and what its application may call.
 //!
 //! The table is open addressing over 4-byte slots beside a dense vector of records: a million keys take about 80 MB,
-//! half of what a `HashMap<KeyDigest, Record>` takes, and a lookup touches two cache lines. SHA-256 is uniform, so
+//! half of what a `HashMap<KeyDigest, Record>` takes, and a lookup touches three cache lines at most. SHA-256 is uniform, so
 //! its first bytes are the hash; nobody can choose the digests of the keys that are stored.
 
 use std::collections::HashMap;

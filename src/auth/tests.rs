@@ -13,7 +13,7 @@ use super::testing::{
 };
 use super::*;
 use crate::names::ApplicationName;
-use crate::revision::{JwksSource, Key};
+use crate::revision::{JwksSource, Key, KeyType};
 
 // === Keys ===
 
@@ -386,10 +386,12 @@ fn keys_without_names_serve_tokens_that_name_theirs() {
 #[test]
 fn a_key_set_that_is_unreadable_or_empty_is_unavailable_and_not_unauthorised() {
     let missing = JwksSource::File("/nonexistent/jwks.json".into());
+    let device = JwksSource::File("/dev/zero".into());
     for source in [
         JwksSource::Inline(vec![]),
         JwksSource::Url("http://127.0.0.1:1/jwks".to_owned()),
         missing,
+        device,
     ] {
         let sets = KeySets::offline();
         let authenticator = compile(&token_revision(source.clone()), &sets);

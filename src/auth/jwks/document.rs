@@ -48,7 +48,7 @@ impl fmt::Debug for VerifyingKey {
         f.debug_struct("VerifyingKey")
             .field("kid", &self.kid)
             .field("algorithms", &self.algorithms)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,11 +113,11 @@ impl fmt::Display for Unusable {
 /// Why a document is refused as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentError {
-    /// It is larger than [`MAX_BYTES`].
+    /// It is larger than 1 MiB.
     TooLarge,
     /// It is no JSON object with an array called `keys`.
     NotAKeySet,
-    /// It has more than [`MAX_KEYS`] members.
+    /// It has more than 100 members.
     TooMany,
     /// None of its members is usable.
     NothingUsable(Skipped),
@@ -237,6 +237,8 @@ fn verifying_key(member: &Value, secrets: Secrets) -> Result<VerifyingKey, Unusa
 }
 
 fn rsa(member: &Member) -> Result<(DecodingKey, Vec<Algorithm>), Unusable> {
+    use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
+
     let modulus = bytes(member.n.as_deref())?;
     let exponent = bytes(member.e.as_deref())?;
     let (modulus, exponent) = (without_zeros(&modulus), without_zeros(&exponent));
@@ -248,7 +250,6 @@ fn rsa(member: &Member) -> Result<(DecodingKey, Vec<Algorithm>), Unusable> {
     if !(2048..=8192).contains(&bits) || !sound {
         return Err(Unusable::Size);
     }
-    use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
     let key = DecodingKey::from_rsa_raw_components(modulus, exponent);
     Ok((key, vec![RS256, RS384, RS512, PS256, PS384, PS512]))
 }

@@ -62,7 +62,7 @@ impl Source {
                 loaded(text, fresh_for)
             }
             Self::File { path, seen } => {
-                let stamp = Stamp::of(&tokio::fs::metadata(&*path).await.map_err(io)?);
+                let stamp = Stamp::of(&tokio::fs::metadata(&*path).await.map_err(io)?)?;
                 if seen.as_ref() == Some(&stamp) {
                     return Ok(Loaded::Unchanged);
                 }
@@ -90,6 +90,7 @@ impl Source {
 pub(super) fn read_now(path: &Path) -> Result<Loaded, SourceError> {
     use std::io::Read;
 
+    Stamp::of(&std::fs::metadata(path).map_err(io)?)?;
     let mut text = Vec::new();
     let file = std::fs::File::open(path).map_err(io)?;
     file.take(MAX_BYTES as u64 + 1).read_to_end(&mut text).map_err(io)?;
@@ -119,13 +120,17 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    fn of(metadata: &std::fs::Metadata) -> Self {
+    /// A pipe or a device is refused: opening or reading one can take for ever.
+    fn of(metadata: &std::fs::Metadata) -> Result<Self, SourceError> {
         use std::os::unix::fs::MetadataExt;
-        Self {
+        if !metadata.is_file() {
+            return Err(SourceError::Io("not a regular file".to_owned()));
+        }
+        Ok(Self {
             modified: metadata.modified().ok(),
             length: metadata.len(),
             inode: metadata.ino(),
-        }
+        })
     }
 }
 

@@ -95,11 +95,11 @@ struct Weigh;
 impl Weighter<CacheKey, Arc<VerifiedToken>> for Weigh {
     fn weight(&self, _: &CacheKey, token: &Arc<VerifiedToken>) -> u64 {
         // Never less than the share of one entry, so that the number is bounded as well as the bytes.
-        (size_of::<CacheKey>() + token.weight()).max(MIN_WEIGHT) as u64
+        ((size_of::<CacheKey>() + token.weight()) as u64).max(BYTES_EACH)
     }
 }
 
 const DEFAULT_ENTRIES: usize = 10_000;
 const MAX_FORGED: usize = 1_000;
+/// The share of one entry.
 const BYTES_EACH: u64 = 2_048;
-const MIN_WEIGHT: usize = BYTES_EACH as usize;
