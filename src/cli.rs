@@ -15,6 +15,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 const DONE: u8 = 0;
 /// Failed.
 const FAILED: u8 = 1;
+/// Called wrongly; what clap exits with.
+const USAGE: u8 = 2;
 /// A configuration was refused (`EX_CONFIG` of sysexits.h).
 const REFUSED: u8 = 78;
 

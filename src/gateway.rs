@@ -9,6 +9,7 @@
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
 pub mod drain;
+pub mod explain;
 pub mod forward;
 pub mod journey;
 pub mod refusal;
@@ -113,7 +114,10 @@ impl Gateway {
             .authenticator()
             .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
             .await
-            .map_err(|denial| self.denied(denial, api))?;
+            .map_err(|denial| {
+                self.metrics.key_lookup(denial.reason()).inc();
+                denied(denial, api)
+            })?;
         journey.identified(&caller, &snapshot);
         stopwatch.lap(&self.phases.authenticate);
 
@@ -150,23 +154,6 @@ impl Gateway {
             session.write_response_body(Some(body), true).await?;
         }
         Ok(())
-    }
-
-    fn denied(&self, denial: Denial, api: &Api) -> Refusal {
-        self.metrics.key_lookup(denial.reason()).inc();
-        let challenges = &api.challenges;
-        match denial {
-            Denial::CredentialMissing => Refusal::CredentialMissing(challenges.missing.clone()),
-            Denial::CredentialAmbiguous => {
-                Refusal::CredentialInvalid(challenges.ambiguous.clone(), Denial::CredentialAmbiguous.reason())
-            }
-            Denial::CredentialInvalid(why) => Refusal::CredentialInvalid(challenges.invalid.clone(), why.reason()),
-            Denial::CredentialExpired => Refusal::CredentialExpired(challenges.invalid.clone()),
-            Denial::KeyTypeMismatch => Refusal::KeyTypeMismatch,
-            Denial::SubscriptionMissing => Refusal::SubscriptionMissing,
-            Denial::ScopeInsufficient { required } => Refusal::ScopeInsufficient(scope_challenge(&required)),
-            Denial::KeysUnavailable => Refusal::KeyServiceUnavailable,
-        }
     }
 }
 
@@ -428,6 +415,22 @@ fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -
         target.extend_from_slice(query.as_bytes());
     }
     Some(target)
+}
+
+fn denied(denial: Denial, api: &Api) -> Refusal {
+    let challenges = &api.challenges;
+    match denial {
+        Denial::CredentialMissing => Refusal::CredentialMissing(challenges.missing.clone()),
+        Denial::CredentialAmbiguous => {
+            Refusal::CredentialInvalid(challenges.ambiguous.clone(), Denial::CredentialAmbiguous.reason())
+        }
+        Denial::CredentialInvalid(why) => Refusal::CredentialInvalid(challenges.invalid.clone(), why.reason()),
+        Denial::CredentialExpired => Refusal::CredentialExpired(challenges.invalid.clone()),
+        Denial::KeyTypeMismatch => Refusal::KeyTypeMismatch,
+        Denial::SubscriptionMissing => Refusal::SubscriptionMissing,
+        Denial::ScopeInsufficient { required } => Refusal::ScopeInsufficient(scope_challenge(&required)),
+        Denial::KeysUnavailable => Refusal::KeyServiceUnavailable,
+    }
 }
 
 fn missed(miss: Miss<'_>) -> Refusal {
