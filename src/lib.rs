@@ -1,4 +1,5 @@
 //! tollgate
+pub mod config;
 pub mod document;
 pub mod names;
 pub mod revision;

@@ -4,7 +4,13 @@
 //! [`Revision`], in which nothing is left to doubt (every reference exists, every number has a unit), and
 //! *running* is `snapshot::Snapshot`, compiled for speed.
 
+mod grammar;
+mod load;
+mod raw;
+mod validate;
+
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +18,8 @@ use jsonwebtoken::Algorithm;
 
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
 use crate::units::Rate;
+
+pub use load::{ApiPlaces, Loaded, load, parse, schema};
 
 /// A complete revision without mistakes.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +95,7 @@ pub struct Issuer {
 }
 
 /// Where an issuer's keys come from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum JwksSource {
     /// Fetched in the background from an `http:` or `https:` URL.
     Url(String),
@@ -95,6 +103,17 @@ pub enum JwksSource {
     File(PathBuf),
     /// Written into the revision: the members of a JWKS `keys` array.
     Inline(Vec<serde_json::Value>),
+}
+
+impl fmt::Debug for JwksSource {
+    /// Inline keys may be shared secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.debug_tuple("Url").field(url).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Inline(keys) => write!(f, "Inline({} keys)", keys.len()),
+        }
+    }
 }
 
 /// A set of limits.

@@ -80,13 +80,13 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 /// Without this a file for a later build would be told about an "unknown key", which sends its author looking
 /// for a typing mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct NotAvailable(());
+pub(crate) struct NotAvailable;
 
 impl<'de> Deserialize<'de> for NotAvailable {
     /// Never succeeds: the decoder answers the name with a mistake at the key.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_newtype_struct(NOT_AVAILABLE, IgnoredAny)?;
-        Ok(Self(()))
+        Ok(Self)
     }
 }
 

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
+use super::at::At;
 use super::mistake::quote;
 use crate::units::{self, Rate};
 
@@ -36,6 +37,13 @@ impl<T> Deref for Text<T> {
 
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+impl<T> At<Text<T>> {
+    /// What the text was read as.
+    pub(crate) fn get(&self) -> &T {
+        &self.value.0
     }
 }
 
@@ -168,10 +176,9 @@ impl Grammar for IpNet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(String);
 
-impl Deref for Name {
-    type Target = str;
-
-    fn deref(&self) -> &str {
+impl Name {
+    /// The name as it was written.
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -1,0 +1,427 @@
+//! The bootstrap configuration, `tollgate.yaml`: what a gateway process needs before it knows any revision.
+//!
+//! The file is read once. [`load`] turns the *raw* file (every key optional, every value as it was written) into
+//! the *resolved* [`Config`], in which every default is filled in and every port is the one that will be bound.
+
+mod raw;
+mod resolve;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::document::{self, Document, Environment, Mistakes};
+use crate::revision::EnvironmentType;
+
+/// The configuration of a gateway process, without mistakes and without gaps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Which gateway this is.
+    pub gateway: Gateway,
+    /// What the process may use, and how long it waits.
+    pub server: Server,
+    /// Where clients connect. Never empty.
+    pub listeners: Vec<Listener>,
+    /// Health and metrics of this process.
+    pub status: Status,
+    /// Where the revision comes from.
+    pub revision: RevisionSource,
+    /// What is written down about requests.
+    pub telemetry: Telemetry,
+}
+
+/// Which gateway this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Tells this gateway from all others.
+    pub id: String,
+    /// The environment it serves.
+    pub environment: String,
+    /// Which key types are let in.
+    pub environment_type: EnvironmentType,
+    /// Which APIs are deployed to it.
+    pub labels: Vec<String>,
+    /// The pool whose size counts it.
+    pub pool: String,
+    /// Where it stands, such as a rack.
+    pub zone: Option<String>,
+}
+
+/// What the process may use, and how long it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Threads that serve requests; at least 1.
+    pub threads: usize,
+    /// What was added to every port; all addresses in [`Config`] have it already.
+    pub port_offset: u16,
+    /// Proxies in front of this gateway, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What is refused beyond a size or number.
+    pub limits: Limits,
+    /// How long clients may take.
+    pub timeouts: Timeouts,
+}
+
+/// What is refused beyond a size or number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections at a time; at least 1.
+    pub connections: usize,
+    /// Client connections at a time from one address; at least 1.
+    pub connections_per_address: usize,
+    /// Head of a request in bytes.
+    pub header_bytes: usize,
+    /// Body of a request in bytes.
+    pub body_bytes: u64,
+    /// Requests at a time; at least 1.
+    pub requests_in_flight: usize,
+}
+
+/// How long clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the head of a request has come.
+    pub header: Duration,
+    /// How long a connection may be open without a request.
+    pub idle: Duration,
+    /// From the head of a request to the end of its answer.
+    pub request: Duration,
+    /// How long requests in flight may go on when the process is asked to end; may be zero.
+    pub drain: Duration,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The address to bind; port 0 is any free one.
+    pub address: SocketAddr,
+}
+
+/// Health and metrics of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The address to bind; port 0 is any free one.
+    pub address: SocketAddr,
+}
+
+/// Where the revision comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionSource {
+    /// As written: a relative path is relative to the directory in which the process was started.
+    pub file: PathBuf,
+}
+
+/// What is written down about requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telemetry {
+    /// One line for each request.
+    pub access_log: AccessLog,
+}
+
+/// One line for each request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLog {
+    /// Where the lines go.
+    pub target: LogTarget,
+    /// How a line is written.
+    pub format: LogFormat,
+    /// The share of requests that is written, 0.0 to 1.0.
+    pub sample: f64,
+}
+
+/// Where the lines of a log go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, to which is appended.
+    File(PathBuf),
+}
+
+/// How a line of the access log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object for each request.
+    Json,
+}
+
+/// Reads the bootstrap configuration. `port_offset` is the one of the command line and goes before the file's.
+///
+/// # Errors
+/// Everything that is wrong with the file, at once.
+pub fn load(path: &Path, environment: &Environment, port_offset: Option<u16>) -> Result<Config, Mistakes> {
+    let text = document::read(path)?;
+    parse(&text, &path.display().to_string(), environment, port_offset)
+}
+
+/// Reads the bootstrap configuration from a text that the user knows as `name`.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn parse(text: &str, name: &str, environment: &Environment, port_offset: Option<u16>) -> Result<Config, Mistakes> {
+    let mut document = Document::parse(text, name, environment)?;
+    let (raw, dropped) = document.decode::<raw::RawConfig>();
+    let place = document.place();
+    let mut report = document.report;
+    let config = raw.and_then(|raw| resolve::resolve(raw, place, environment, port_offset, &dropped, &mut report));
+    let (source, warnings) = report.finish()?;
+    // Both give nothing only after they have reported an error.
+    config.ok_or_else(|| {
+        let mut mistakes = warnings;
+        mistakes.extend([source.mistake(place, document::Severity::Error, "the file could not be read")]);
+        mistakes
+    })
+}
+
+/// The JSON Schema of the file.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    document::schema::of::<raw::RawConfig>("tollgate: tollgate.yaml")
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn environment() -> Environment {
+        let mut environment = Environment::fixed([("PORT", "9000"), ("THREADS", "3")], Timestamp::UNIX_EPOCH);
+        environment.cores = 6;
+        environment.machine = Some("0123456789abcdef".into());
+        environment
+    }
+
+    fn config(text: &str) -> Config {
+        parse(text, "t.yaml", &environment(), None).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
+    fn mistakes(text: &str) -> String {
+        parse(text, "t.yaml", &environment(), None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_that_only_says_where_the_revision_is_gets_a_default_for_everything_else() {
+        let config = config("revision: { file: conf/revision.yaml }\n");
+        assert_eq!(
+            config,
+            Config {
+                gateway: Gateway {
+                    id: config.gateway.id.clone(),
+                    environment: "Default".into(),
+                    environment_type: EnvironmentType::Hybrid,
+                    labels: vec!["Default".into()],
+                    pool: "default".into(),
+                    zone: None,
+                },
+                server: Server {
+                    threads: 6,
+                    port_offset: 0,
+                    trusted_proxies: Vec::new(),
+                    limits: Limits {
+                        connections: 10_000,
+                        connections_per_address: 7_500,
+                        header_bytes: 32 << 10,
+                        body_bytes: 10 << 20,
+                        requests_in_flight: 10_000,
+                    },
+                    timeouts: Timeouts {
+                        header: Duration::from_secs(10),
+                        idle: Duration::from_secs(60),
+                        request: Duration::from_secs(60),
+                        drain: Duration::from_secs(60),
+                    },
+                },
+                listeners: vec![Listener {
+                    address: ([127, 0, 0, 1], 8280).into()
+                }],
+                status: Status {
+                    address: ([127, 0, 0, 1], 7085).into()
+                },
+                revision: RevisionSource {
+                    file: "conf/revision.yaml".into()
+                },
+                telemetry: Telemetry {
+                    access_log: AccessLog {
+                        target: LogTarget::Stdout,
+                        format: LogFormat::Json,
+                        sample: 1.0
+                    }
+                },
+            }
+        );
+    }
+
+    #[test]
+    fn the_default_id_is_stable_tells_processes_apart_and_does_not_show_the_machine_id() {
+        let minimal = "revision: { file: r.yaml }\n";
+        let id = config(minimal).gateway.id;
+        assert_eq!(id.len(), 11);
+        assert!(id.starts_with("gw-") && !"0123456789abcdef".contains(&id[3..]));
+        assert_eq!(id, config(minimal).gateway.id);
+        let beside = parse(minimal, "t.yaml", &environment(), Some(1)).unwrap();
+        assert_ne!(id, beside.gateway.id);
+        let mut nameless = environment();
+        nameless.machine = None;
+        assert!(
+            parse(minimal, "t.yaml", &nameless, None)
+                .unwrap()
+                .gateway
+                .id
+                .starts_with("gw-")
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once_with_its_place() {
+        let text = "\
+gateway:
+  id: \"a\\nb\"
+  environment_type: prod
+server:
+  threads: 0
+  treads: 4
+  trusted_proxies: [\"10.0.0.0/40\"]
+  limits: { connections: 10, connections_per_address: 11, header_bytes: 2MiB, body_bytes: ten }
+  timeouts: { header: 0s }
+listeners:
+  - address: localhost:8280
+  - address: 0.0.0.0:8280
+  - address: 0.0.0.0:8280
+    tls: { certificates: [] }
+redis: { urls: [redis://127.0.0.1] }
+telemetry: { access_log: { sample: 2 }, traces: {} }
+";
+        assert_eq!(
+            mistakes(text),
+            "\
+t.yaml:1:1: there is no \"revision\"; write revision: { file: conf/revision.yaml }
+t.yaml:2:7: \"a\\nb\" is not a name; write 1 to 128 printable ASCII characters without quotes, backslashes and spaces around it
+t.yaml:3:21: expected one of hybrid, production, sandbox, found \"prod\"
+t.yaml:5:12: \"threads\" has to be auto or from 1 to 1024, not 0
+t.yaml:6:3: unknown key \"treads\" in server; did you mean \"threads\"?
+t.yaml:7:21: \"10.0.0.0/40\" is not an address range; write 10.0.0.0/8, 2001:db8::/32 or a single address
+t.yaml:8:55: one address cannot have more connections than all together (10)
+t.yaml:8:73: \"header_bytes\" has to be from 1KiB to 1MiB
+t.yaml:8:91: \"ten\" is not a size; write a whole number and B, KiB, MiB or GiB, such as 32KiB or 10MiB
+t.yaml:9:23: the timeout \"header\" has to be longer than nothing and at most 1d
+t.yaml:11:14: \"localhost:8280\" is not an IP address and a port; write 127.0.0.1:8280, 0.0.0.0:8280 or [::]:8280
+t.yaml:13:14: the address 0.0.0.0:8280 is used by this process already, in line 12
+t.yaml:14:5: \"tls\" is not available in this build
+t.yaml:15:1: \"redis\" is not available in this build
+t.yaml:16:36: \"sample\" has to be from 0.0 to 1.0, not 2
+t.yaml:16:41: \"traces\" is not available in this build"
+        );
+    }
+
+    #[test]
+    fn every_feature_of_a_later_build_is_named_as_such() {
+        for key in ["admin", "redis", "throttle", "cache"] {
+            let found = mistakes(&format!("revision: {{ file: r }}\n{key}: {{ any: [thing] }}\n"));
+            assert_eq!(found, format!("t.yaml:2:1: \"{key}\" is not available in this build"));
+        }
+        assert_eq!(
+            mistakes("revision: { file: r, control_plane: { urls: [x] } }\n"),
+            "t.yaml:1:22: \"control_plane\" is not available in this build"
+        );
+    }
+
+    #[test]
+    fn the_port_offset_is_added_to_every_port_and_the_command_line_goes_first() {
+        let text = "server: { port_offset: 10 }\nlisteners: [{ address: \"127.0.0.1:8000\" }, { address: \"127.0.0.1:0\" }]\n\
+                    revision: { file: r.yaml }\n";
+        let ports = |config: &Config| {
+            let mut ports: Vec<u16> = config.listeners.iter().map(|l| l.address.port()).collect();
+            ports.push(config.status.address.port());
+            ports
+        };
+        assert_eq!(ports(&config(text)), [8010, 0, 7095]);
+        let shifted = parse(text, "t.yaml", &environment(), Some(20)).unwrap();
+        assert_eq!(ports(&shifted), [8020, 0, 7105]);
+        assert_eq!(shifted.server.port_offset, 20);
+        let beyond = parse(text, "t.yaml", &environment(), Some(60_000))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            beyond.contains("t.yaml:2:24: port 8000 and the port offset 60000 add up to more"),
+            "{beyond}"
+        );
+    }
+
+    #[test]
+    fn two_listeners_on_any_free_port_are_no_mistake_but_status_on_a_listener_is() {
+        config("listeners: [{ address: \"127.0.0.1:0\" }, { address: \"127.0.0.1:0\" }]\nrevision: { file: r }\n");
+        let found = mistakes("listeners: [{ address: \"127.0.0.1:7085\" }]\nrevision: { file: r }\n");
+        assert!(found.contains("the address 127.0.0.1:7085 is used"), "{found}");
+    }
+
+    #[test]
+    fn a_reference_that_is_the_whole_value_can_be_a_number() {
+        let config = config(
+            "server: { threads: \"${THREADS}\", port_offset: \"${OFFSET:-5}\" }\n\
+             listeners: [{ address: \"127.0.0.1:${PORT}\" }]\nrevision: { file: r }\n",
+        );
+        assert_eq!(config.server.threads, 3);
+        assert_eq!(config.listeners[0].address.port(), 9005);
+    }
+
+    #[test]
+    fn a_listener_list_or_revision_that_is_empty_is_a_mistake_and_not_a_default() {
+        assert!(mistakes("listeners: []\nrevision: { file: r }\n").contains("t.yaml:1:12: a gateway needs a listener"));
+        assert!(mistakes("listeners:\nrevision: { file: r }\n").contains("t.yaml:1:1: \"listeners\" has no value"));
+        assert!(mistakes("revision: {}\n").contains("\"revision\" has no \"file\""));
+        assert!(mistakes("revision: { file: \"\" }\n").contains("t.yaml:1:19: an empty text is not a file"));
+        assert!(mistakes("{}").contains("there is no \"revision\""));
+        assert!(mistakes("").contains("the file is empty"));
+        assert!(mistakes("just text").contains("expected a mapping"));
+    }
+
+    #[test]
+    fn the_access_log_goes_to_standard_output_a_file_or_nowhere() {
+        let target = |path: &str| {
+            let text =
+                format!("revision: {{ file: r }}\ntelemetry: {{ access_log: {{ path: \"{path}\", sample: 0.5 }} }}\n");
+            config(&text).telemetry.access_log.target
+        };
+        assert_eq!(target("-"), LogTarget::Stdout);
+        assert_eq!(target("off"), LogTarget::Off);
+        assert_eq!(target("/var/log/x.log"), LogTarget::File("/var/log/x.log".into()));
+    }
+
+    #[test]
+    fn json_is_read_as_it_is() {
+        let text = "{\n\t\"revision\": {\"file\": \"r.json\"},\n\t\"server\": {\"threads\": 2}\n}\n";
+        assert_eq!(config(text).server.threads, 2);
+    }
+
+    #[test]
+    fn the_schema_file_is_the_schema_of_the_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/schema/tollgate.schema.json");
+        let expected = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            found == expected,
+            "conf/schema/tollgate.schema.json is out of date; make it again with: \
+             tollgate schema tollgate > conf/schema/tollgate.schema.json"
+        );
+    }
+
+    #[test]
+    fn the_shipped_files_have_no_mistakes_and_lead_to_revisions() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for file in ["conf/tollgate.yaml", "conf/minimal/tollgate.yaml"] {
+            let config = load(&root.join(file), &environment(), None).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            assert!(root.join(&config.revision.file).is_file(), "{file}");
+        }
+    }
+
+    #[test]
+    fn the_annotated_file_says_what_the_defaults_are() {
+        let annotated = include_str!("../conf/tollgate.yaml");
+        assert_eq!(config(annotated), config("revision: { file: conf/revision.yaml }\n"));
+    }
+}

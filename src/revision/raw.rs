@@ -1,0 +1,464 @@
+//! `revision.yaml` as it is written.
+//!
+//! The doc comments here are the descriptions in the JSON Schema, so they are addressed to the file's author.
+//! Keys that are required are options all the same: a key that is missing is reported by the checks, together
+//! with everything else. Nothing but `super::validate` looks at these types.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::grammar::{
+    Address, AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256,
+};
+use crate::document::{At, Name, NotAvailable, Text};
+use crate::units::Rate;
+
+/// What a gateway does: what is published, where it goes, who may call it and how often. Watched, checked as a
+/// whole and swapped atomically.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRevision {
+    /// The version of this format: 1.
+    #[schemars(required, range(min = 1, max = 1))]
+    pub(super) version: Option<At<u64>>,
+    /// Where requests go.
+    #[serde(default)]
+    pub(super) upstreams: Vec<At<RawUpstream>>,
+    /// Who may issue tokens.
+    #[serde(default)]
+    pub(super) issuers: Vec<At<RawIssuer>>,
+    /// Sets of limits, to which subscriptions refer.
+    #[serde(default)]
+    pub(super) plans: Vec<At<RawPlan>>,
+    /// What is published.
+    #[serde(default)]
+    pub(super) apis: Vec<At<RawApi>>,
+    /// Who calls.
+    #[serde(default)]
+    pub(super) applications: Vec<At<RawApplication>>,
+    /// Caching of answers. Not available in this build.
+    #[serde(default)]
+    pub(super) cache: NotAvailable,
+    /// Certificates. Not available in this build.
+    #[serde(default)]
+    pub(super) tls: NotAvailable,
+}
+
+/// A named group of endpoints that can answer the same requests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstream {
+    /// Unique among upstreams.
+    #[schemars(required)]
+    pub(super) name: Option<At<Text<Name>>>,
+    /// How an endpoint is chosen. Default `round_robin`, weighted; the others are not available in this build.
+    pub(super) balance: Option<At<RawBalance>>,
+    /// At least one.
+    #[serde(default)]
+    #[schemars(required, length(min = 1))]
+    pub(super) endpoints: Vec<At<RawEndpoint>>,
+    /// Active health checks. Not available in this build.
+    #[serde(default)]
+    pub(super) health_check: NotAvailable,
+    /// Deadlines towards the endpoints.
+    pub(super) timeouts: Option<RawUpstreamTimeouts>,
+    /// What happens when an endpoint cannot be reached.
+    pub(super) retries: Option<RawRetries>,
+    /// Caching of answers. Not available in this build.
+    #[serde(default)]
+    pub(super) cache: NotAvailable,
+    /// TLS towards the endpoints. Not available in this build.
+    #[serde(default)]
+    pub(super) tls: NotAvailable,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum RawBalance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// Not available in this build.
+    LeastConnections,
+    /// Not available in this build.
+    LeastResponseTime,
+    /// Not available in this build.
+    ConsistentHash,
+    /// Not available in this build.
+    Random,
+}
+
+/// One address of an upstream.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEndpoint {
+    /// Host and port: `10.0.0.1:8080`, `orders.internal:8080` or `[2001:db8::1]:8080`.
+    #[schemars(required)]
+    pub(super) address: Option<At<Text<Address>>>,
+    /// Share of the traffic relative to the other endpoints, 1 to 1000. Default 1.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) weight: Option<At<u32>>,
+    /// Where the endpoint stands. Not available in this build.
+    #[serde(default)]
+    pub(super) zone: NotAvailable,
+}
+
+/// Deadlines towards the endpoints.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstreamTimeouts {
+    /// Until the TCP connection stands. Default 5s.
+    pub(super) connect: Option<At<Text<Duration>>>,
+    /// Longest silence while reading an answer. Default 30s.
+    pub(super) read: Option<At<Text<Duration>>>,
+    /// Longest silence while writing a request. Default 30s.
+    pub(super) write: Option<At<Text<Duration>>>,
+    /// How long an unused connection is kept; keep it below the endpoint's own. Default 50s.
+    pub(super) idle: Option<At<Text<Duration>>>,
+}
+
+/// What happens when an endpoint cannot be reached.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetries {
+    /// How many endpoints are tried in all when connecting fails, 1 to 10. Default 2. A request that was sent is
+    /// never sent again.
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) attempts: Option<At<u32>>,
+    /// Share of requests that may be retries. Not available in this build.
+    #[serde(default)]
+    pub(super) budget: NotAvailable,
+}
+
+/// An issuer of tokens.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIssuer {
+    /// What this file calls the issuer; unique among issuers.
+    #[schemars(required)]
+    pub(super) name: Option<At<Text<Name>>>,
+    /// The `iss` that its tokens carry, character for character.
+    #[schemars(required, length(min = 1))]
+    pub(super) issuer: Option<At<String>>,
+    /// Accepted `aud` values; a token needs one of them. A token for somebody else is not a token for us.
+    #[serde(default)]
+    #[schemars(required, length(min = 1))]
+    pub(super) audience: Vec<At<String>>,
+    /// The algorithms that this issuer signs with; a token that names another one is refused.
+    #[serde(default)]
+    #[schemars(required, length(min = 1))]
+    pub(super) algorithms: Vec<At<Text<AlgorithmName>>>,
+    /// Where the issuer's public keys come from.
+    #[schemars(required)]
+    pub(super) jwks: Option<At<RawJwks>>,
+    /// The claim that names the application, such as `azp`. Absent: tokens are not bound to an application.
+    #[schemars(length(min = 1))]
+    pub(super) application_claim: Option<At<String>>,
+    /// Tolerated difference between the clocks, for `exp` and `nbf`; at most 5m. Default 0s.
+    pub(super) leeway: Option<At<Text<Duration>>>,
+}
+
+/// Where an issuer's public keys come from: exactly one of the three.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawJwks {
+    /// Fetched in the background: an `https:` (or `http:`) URL.
+    pub(super) url: Option<At<String>>,
+    /// Read from this file, and again when it changes; relative to the directory of this revision.
+    pub(super) file: Option<At<String>>,
+    /// Written here: the members of a JWKS `keys` array.
+    pub(super) keys: Option<At<Vec<At<serde_json::Value>>>>,
+}
+
+/// A set of limits.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPlan {
+    /// Unique among plans.
+    #[schemars(required)]
+    pub(super) name: Option<At<Text<Name>>>,
+    /// All of them count for every request; `[]` is an unlimited plan. Counted per application and API unless
+    /// `per` says otherwise.
+    #[schemars(required)]
+    pub(super) limits: Option<Vec<At<RawLimit>>>,
+}
+
+/// One limit.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimit {
+    /// Unique inside its plan or API; clients see it in `RateLimit-Policy`.
+    #[schemars(required)]
+    pub(super) name: Option<At<Text<Name>>>,
+    /// How many requests in which time: s, m, h, d, week or month, in UTC.
+    #[schemars(required)]
+    pub(super) rate: Option<At<Text<Rate>>>,
+    /// How many may come at once (`window: token_bucket` only). Default: the count of the rate.
+    #[schemars(range(min = 1))]
+    pub(super) burst: Option<At<u32>>,
+    /// How time is cut. Default `token_bucket` for rates per second, `fixed` for the others.
+    pub(super) window: Option<At<RawWindow>>,
+    /// What shares one counter. Default `subscription` in plans and `api` in APIs.
+    pub(super) per: Option<At<RawScope>>,
+    /// Whether the limit refuses. Default `enforce`.
+    pub(super) mode: Option<RawMode>,
+}
+
+/// How time is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum RawWindow {
+    /// Calendar windows in UTC, full at the start of each.
+    Fixed,
+    /// The window before now, estimated from two calendar windows.
+    Sliding,
+    /// Refilled evenly.
+    TokenBucket,
+}
+
+/// What shares one counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum RawScope {
+    /// All requests to this gateway.
+    Global,
+    /// All requests to the API.
+    Api,
+    /// All requests to the route.
+    Route,
+    /// All requests of the application, whatever the API.
+    Application,
+    /// All requests of the application to the API.
+    Subscription,
+    /// All requests with the key.
+    Key,
+    /// All requests of the token's subject.
+    Subject,
+    /// All requests from the client address.
+    Ip,
+}
+
+/// Whether a limit refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum RawMode {
+    /// Refuses with 429.
+    Enforce,
+    /// Counts and logs what it would have refused.
+    Shadow,
+}
+
+/// A published API.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApi {
+    /// Unique among APIs.
+    #[schemars(required)]
+    pub(super) name: Option<At<Text<Name>>>,
+    /// Hosts it is published on, lower case, without port; `*.example.org` is every host below example.org.
+    /// Absent: every host.
+    #[schemars(length(min = 1))]
+    pub(super) hosts: Option<At<Vec<At<Text<HostText>>>>>,
+    /// `/` or a path without slash at its end; the paths of routes are below it.
+    #[schemars(required)]
+    pub(super) base_path: Option<At<Text<BasePath>>>,
+    /// What lets a request in: `none`, or a list of `api_key` and `{ jwt: ISSUER }` of which any one is enough.
+    #[schemars(required)]
+    pub(super) auth: Option<At<RawAuth>>,
+    /// Where credentials are read from.
+    pub(super) credentials: Option<RawCredentials>,
+    /// The name of the upstream that answers.
+    #[schemars(required)]
+    pub(super) upstream: Option<At<Text<Name>>>,
+    /// Split between upstreams. Not available in this build.
+    #[serde(default)]
+    pub(super) upstreams: NotAvailable,
+    /// Whether `base_path` is cut off before the request goes upstream. Default false.
+    pub(super) strip_base_path: Option<bool>,
+    /// Limits of the API itself, counted for every request that is let in, whoever calls.
+    #[serde(default)]
+    pub(super) limits: Vec<At<RawLimit>>,
+    /// What is answered. Absent: everything below `base_path`, with every method.
+    #[schemars(length(min = 1))]
+    pub(super) routes: Option<At<Vec<At<RawRoute>>>>,
+    /// Caching of answers. Not available in this build.
+    #[serde(default)]
+    pub(super) cache: NotAvailable,
+    /// Certificates of this API's hosts. Not available in this build.
+    #[serde(default)]
+    pub(super) tls: NotAvailable,
+}
+
+/// One way to be let in.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawAuthMethod {
+    /// A key of an application that is subscribed to the API.
+    ApiKey,
+    /// A token of this issuer.
+    Jwt(At<Text<Name>>),
+}
+
+/// What lets a request in.
+#[derive(Debug)]
+pub(super) enum RawAuth {
+    /// Nothing is asked for.
+    None,
+    /// Any of these.
+    Any(Vec<At<RawAuthMethod>>),
+}
+
+/// Where credentials are read from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCredentials {
+    /// Header that carries a key. Default X-API-Key.
+    pub(super) key_header: Option<At<Text<Header>>>,
+    /// Query parameter that carries a key. Default none, because URLs end up in logs.
+    pub(super) key_query: Option<At<Text<Parameter>>>,
+    /// Header that carries `Bearer` and a token. Default Authorization.
+    pub(super) token_header: Option<At<Text<Header>>>,
+    /// Whether the upstream gets the credential too. Default false.
+    pub(super) forward: Option<bool>,
+}
+
+/// A path and the methods it answers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRoute {
+    /// Path below `base_path`. A segment is a text, `{name}` for exactly one segment, or as the last one `*` for
+    /// everything below. `/` is the base path itself.
+    #[schemars(required)]
+    pub(super) path: Option<At<Text<RoutePath>>>,
+    /// Answered methods. Absent: all.
+    #[schemars(length(min = 1))]
+    pub(super) methods: Option<At<Vec<At<Text<Method>>>>>,
+    /// Scopes that a token needs, all of them. Keys carry no scopes and are refused where some are asked for.
+    #[serde(default)]
+    pub(super) scopes: Vec<At<Text<ScopeToken>>>,
+    /// Caching of answers. Not available in this build.
+    #[serde(default)]
+    pub(super) cache: NotAvailable,
+}
+
+/// A client program.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApplication {
+    /// Unique among applications; upstreams get it in `X-Application`.
+    #[schemars(required)]
+    pub(super) name: Option<At<Text<Name>>>,
+    /// What it may call, and under which plan; at most one for each API.
+    #[serde(default)]
+    pub(super) subscriptions: Vec<At<RawSubscription>>,
+    /// Its keys. `tollgate key new` makes one and prints the record for this list.
+    #[serde(default)]
+    pub(super) keys: Vec<At<RawKey>>,
+}
+
+/// The right to call an API under a plan.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSubscription {
+    /// The name of the API.
+    #[schemars(required)]
+    pub(super) api: Option<At<Text<Name>>>,
+    /// The name of the plan.
+    #[schemars(required)]
+    pub(super) plan: Option<At<Text<Name>>>,
+}
+
+/// The record of a key: its hash, never the key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKey {
+    /// The public name of the key, for logs; unique among all keys.
+    #[schemars(required)]
+    pub(super) id: Option<At<Text<Name>>>,
+    /// SHA-256 over the whole text of the key, in hex; unique among all keys.
+    #[schemars(required)]
+    pub(super) sha256: Option<At<Text<Sha256>>>,
+    /// What the key may be used for. Default `production`.
+    #[serde(rename = "type")]
+    pub(super) key_type: Option<RawKeyType>,
+    /// Refused from this instant on: `2027-01-01T00:00:00Z`. Absent: does not expire.
+    pub(super) expires: Option<At<Text<Expiry>>>,
+}
+
+/// What a key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum RawKeyType {
+    /// Real traffic.
+    Production,
+    /// Trials.
+    Sandbox,
+}
+
+// `none` or a list: serde's untagged enums would lose the places and say "did not match any variant".
+mod auth {
+    use std::borrow::Cow;
+    use std::fmt;
+
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+    use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
+
+    use super::{At, RawAuth, RawAuthMethod};
+
+    impl<'de> Deserialize<'de> for RawAuth {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct AuthVisitor;
+
+            impl<'de> Visitor<'de> for AuthVisitor {
+                type Value = RawAuth;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("`none` or a list of `api_key` and `{ jwt: ISSUER }`")
+                }
+
+                fn visit_str<E: Error>(self, text: &str) -> Result<RawAuth, E> {
+                    match text {
+                        "none" => Ok(RawAuth::None),
+                        other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                    }
+                }
+
+                fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<RawAuth, A::Error> {
+                    let mut methods: Vec<At<RawAuthMethod>> = Vec::new();
+                    while let Some(method) = access.next_element()? {
+                        methods.push(method);
+                    }
+                    Ok(RawAuth::Any(methods))
+                }
+
+                fn visit_map<A: serde::de::MapAccess<'de>>(self, _: A) -> Result<RawAuth, A::Error> {
+                    Err(A::Error::invalid_type(Unexpected::Map, &self))
+                }
+            }
+
+            deserializer.deserialize_any(AuthVisitor)
+        }
+    }
+
+    impl JsonSchema for RawAuth {
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn schema_name() -> Cow<'static, str> {
+            "RawAuth".into()
+        }
+
+        fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+            let method = generator.subschema_for::<RawAuthMethod>();
+            json_schema!({ "oneOf": [{ "const": "none" }, { "type": "array", "items": method, "minItems": 1 }] })
+        }
+    }
+}
