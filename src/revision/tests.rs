@@ -209,13 +209,13 @@ apis:
         mistakes(&text),
         "\
 r.yaml:4:28: \"10.0.0.1\" has no port; write host:port, such as 10.0.0.1:8080, orders.internal:8080 or [2001:db8::1]:8080
-r.yaml:6:43: \"5000/fortnight\" is not a rate; write a whole number, a slash and s, m, h, d, week or month, such as 100/s or 5000/m
+r.yaml:6:45: \"5000/fortnight\" is not a rate; write a whole number, a slash and s, m, h, d, week or month, such as 100/s or 5000/m
 r.yaml:9:13: host \"API.example.com\" has to be lower case: \"api.example.com\"
 r.yaml:10:16: base path \"/orders/\" ends in a slash; write \"/orders\"
 r.yaml:11:28: API \"orders\": issuer \"crop\" does not exist; did you mean \"corp\"?
 r.yaml:12:5: unknown key \"upstrem\" in api; did you mean \"upstream\"?
 r.yaml:13:15: API \"orders\": upstream \"order\" does not exist; did you mean \"orders\"?
-r.yaml:23:28: application \"mobile\": API \"order\" does not exist; did you mean \"orders\"?"
+r.yaml:24:28: application \"mobile\": API \"order\" does not exist; did you mean \"orders\"?"
     );
 }
 
@@ -318,12 +318,12 @@ applications:
     assert_eq!(
         mistakes(&text),
         "\
-r.yaml:3:49: upstream \"u\" has this endpoint twice; for a larger share, give it a weight
-r.yaml:4:11: upstream \"u\" is defined twice; the first is in line 3
-r.yaml:5:51: plan \"p\" has two limits \"x\"
-r.yaml:7:26: API \"a\" has this host twice
-r.yaml:7:63: API \"a\" has this way in twice
-r.yaml:10:43: application \"one\" is subscribed to this API already in line 10
+r.yaml:3:48: upstream \"u\" has this endpoint twice; for a larger share, give it a weight
+r.yaml:4:13: upstream \"u\" is defined twice; the first is in line 3
+r.yaml:5:53: plan \"p\" has two limits \"x\"
+r.yaml:7:27: API \"a\" has this host twice
+r.yaml:7:62: API \"a\" has this way in twice
+r.yaml:10:42: application \"one\" is subscribed to this API already in line 10
 r.yaml:13:18: key \"k\" is defined twice; the first is in line 11
 r.yaml:13:29: a key of application \"two\" has the same hash as the key in line 11; a key belongs to one application"
     );
@@ -488,7 +488,7 @@ fn scopes_need_tokens() {
 fn keys_and_tokens_are_read_from_different_headers() {
     let text =
         with_api("    auth: none\n    credentials: { key_header: Authorization, key_query: key, forward: true }\n");
-    assert!(mistakes(&text).contains("r.yaml:8:33: API \"a\" reads keys and tokens from the same header"));
+    assert!(mistakes(&text).contains("r.yaml:8:32: API \"a\" reads keys and tokens from the same header"));
     let text =
         with_api("    auth: none\n    credentials: { key_header: X-Key, key_query: key, token_header: X-Token }\n");
     let credentials = loaded(&text).revision.apis.remove(0).credentials;
@@ -506,14 +506,11 @@ fn a_revision_with_warnings_only_is_accepted() {
     );
     assert_eq!(
         loaded(&text).warnings.to_string(),
-        format!(
-            "\
+        "\
 r.yaml:4:11: warning: API \"a\" lets in keys only, and no application is subscribed to it
-r.yaml:8:42: warning: this limit never counts, because API \"a\" is called without tokens
-r.yaml:10:{}: warning: a key of application \"m\" expired at 2026-01-01T00:00:00Z and is refused; remove the record when \
-             it is no longer in use",
-            22 + 15 + 8 + 64 + 11
-        )
+r.yaml:8:41: warning: this limit never counts, because API \"a\" is called without tokens
+r.yaml:10:115: warning: a key of application \"m\" expired at 2026-01-01T00:00:00Z and is refused; remove the record when \
+             it is no longer in use"
     );
 }
 
