@@ -2,4 +2,5 @@
 pub mod framing;
 pub mod names;
 pub mod revision;
+pub mod route;
 pub mod units;
