@@ -3,7 +3,5 @@ pub mod config;
 pub mod document;
 pub mod names;
 pub mod revision;
-
-// Words.
-pub mod names;
+pub mod route;
 pub mod units;
