@@ -100,12 +100,12 @@ impl Connections {
     ) -> Self {
         Self {
             proxy,
-            limits: limits.clone(),
+            limits: *limits,
             head_limits: HeadLimits {
                 bytes: limits.header_bytes,
                 ..HeadLimits::default()
             },
-            timeouts: timeouts.clone(),
+            timeouts: *timeouts,
             census,
             drain,
             metrics,
