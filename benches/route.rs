@@ -89,10 +89,19 @@ impl Routes {
                 .replace("{line}", "7")
                 .replace('*', "2026/report.pdf")
         };
-        let step = (self.patterns.len() / 1021).max(1);
-        let all = self.patterns.iter().enumerate().step_by(step);
-        all.filter(|(at, _)| at % 3 == kind && at % 10 != 0)
-            .map(|(_, pattern)| filled(pattern))
+        // Chosen first and thinned out then: a step that shares a factor with the kinds would leave some out.
+        let chosen: Vec<&String> = self
+            .patterns
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at % 3 == kind && at % 10 != 0)
+            .map(|(_, pattern)| pattern)
+            .collect();
+        assert!(!chosen.is_empty(), "there is something to look for");
+        chosen
+            .iter()
+            .step_by((chosen.len() / 331).max(1))
+            .map(|pattern| filled(pattern))
             .collect()
     }
 }
