@@ -1,0 +1,37 @@
+# make run    build and start the demo: a gateway and two sample upstreams in one process
+# make test   everything that has to hold: format, lints, every test
+# Both install what is missing (Debian's apt; as root, or through sudo).
+
+CARGO ?= cargo
+
+.PHONY: run test build fmt lint unit bench fuzz-check tools-build tools-test clean
+
+run: tools-build
+	$(CARGO) build --release --locked
+	exec target/release/tollgate demo
+
+test: tools-test fmt lint unit
+
+build: tools-build
+	$(CARGO) build --release --locked
+
+fmt:
+	$(CARGO) fmt --check
+
+lint:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+unit:
+	$(CARGO) test --locked
+
+bench:
+	$(CARGO) bench --locked
+
+tools-build:
+	@sh scripts/install-tools.sh build
+
+tools-test:
+	@sh scripts/install-tools.sh test
+
+clean:
+	$(CARGO) clean

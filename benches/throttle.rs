@@ -1,0 +1,136 @@
+//! What a limit costs a request. Budget: 100 ns a limit, and no allocation.
+//!
+//! Every case is run once more under a counting allocator, and the bench fails if `admit` allocates.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use prometheus::{IntCounterVec, Opts};
+use tollgate::names::PlanName;
+use tollgate::revision::{Limit, Mode, Scope, WindowKind};
+use tollgate::throttle::{Decisions, Demand, Place, Rule, Subject, Throttle, Time};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: hands everything on to the system's allocator unchanged.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NOON: u64 = 1_795_262_400_000_000_000;
+
+fn rule(name: &str, rate: &str, window: WindowKind) -> Rule {
+    let limit = Limit {
+        name: name.into(),
+        rate: rate.parse().unwrap(),
+        window,
+        scope: Scope::Subscription,
+        mode: Mode::Enforce,
+    };
+    let family = IntCounterVec::new(Opts::new("decisions", "bench"), &["limit", "decision"]).unwrap();
+    let decisions = Decisions::resolve(&family, name).unwrap();
+    Rule::compile(&limit, Place::Plan(&PlanName::from("gold")), decisions)
+}
+
+/// Measures `request`, which is told the number of the call; time passes by a microsecond a call.
+fn measure(criterion: &mut Criterion, name: &str, mut request: impl FnMut(u64, Time)) {
+    let mut call = 0;
+    let mut next = || {
+        call += 1;
+        request(call, Time::from_unix_nanos(NOON + call * 1_000));
+    };
+    for _ in 0..20_000 {
+        next();
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..20_000 {
+        next();
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name} allocates");
+    criterion.bench_function(name, |bencher| bencher.iter(&mut next));
+}
+
+fn throttle(criterion: &mut Criterion) {
+    let minute = rule("minute", "4000000000/m", WindowKind::Fixed);
+    let month = rule("month", "4000000000/month", WindowKind::Fixed);
+    let sliding = rule("sliding", "16000000/s", WindowKind::Sliding);
+    let burst = rule(
+        "burst",
+        "1000000000/s",
+        WindowKind::TokenBucket { burst: 4_000_000_000 },
+    );
+    let small = rule("small", "1/month", WindowKind::Fixed);
+    let subject = Subject::of_pair("orders", "mobile");
+    let stage = Throttle::new(1_000_000);
+
+    for (name, rule) in [
+        ("one limit, fixed minute", &minute),
+        ("one limit, fixed month", &month),
+        ("one limit, sliding", &sliding),
+        ("one limit, token bucket", &burst),
+        ("one limit, refused", &small),
+    ] {
+        let demands = [Demand { rule, subject }];
+        measure(criterion, name, |_, now| {
+            let _ = black_box(stage.admit(black_box(&demands), 1, now));
+        });
+    }
+
+    let demands = [&burst, &minute].map(|rule| Demand { rule, subject });
+    measure(criterion, "two limits", |_, now| {
+        let _ = black_box(stage.admit(black_box(&demands), 1, now));
+    });
+
+    let subjects: Vec<Subject> = (0..10_000_u64).map(|n| Subject::of_bytes(&n.to_le_bytes())).collect();
+    measure(criterion, "one limit, ten thousand subjects", |call, now| {
+        // A stride that is prime to the count, so that neighbours in memory are not neighbours in time.
+        let subject = subjects[(call * 7_919 % 10_000) as usize];
+        let _ = black_box(stage.admit(&[Demand { rule: &minute, subject }], 1, now));
+    });
+    measure(criterion, "two limits, ten thousand subjects", |call, now| {
+        let subject = subjects[(call * 7_919 % 10_000) as usize];
+        let demands = [&burst, &minute].map(|rule| Demand { rule, subject });
+        let _ = black_box(stage.admit(&demands, 1, now));
+    });
+
+    criterion.bench_function("subject of an address", |bencher| {
+        let address = std::net::IpAddr::from([192, 0, 2, 7]);
+        bencher.iter(|| Subject::of_ip(black_box(address)));
+    });
+    criterion.bench_function("RateLimit field", |bencher| {
+        bencher.iter(|| minute.limit_field(black_box(4_999), black_box(42)));
+    });
+    criterion.bench_function("table lookup alone", |bencher| {
+        let table = tollgate::throttle::table::Table::new(1_000_000);
+        let now = Time::from_unix_nanos(NOON);
+        let shape = minute.quota().shape();
+        let mut call = 0_u64;
+        let counters: Vec<_> = subjects
+            .iter()
+            .map(|&subject| minute.identity().of_subject(subject))
+            .collect();
+        bencher.iter(|| {
+            call += 1;
+            let counter = counters[(call * 7_919 % 10_000) as usize];
+            table.with(counter, shape, now, |word| word.fetch_add(1, Ordering::Relaxed))
+        });
+    });
+}
+
+criterion_group!(benches, throttle);
+criterion_main!(benches);

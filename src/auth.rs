@@ -1,0 +1,297 @@
+//! Stage 2: request + route → caller.
+//!
+//! A key is hashed and looked up in the [`keyring`](keyring::Keyring); a token is verified against the keys of its
+//! issuer and remembered. Neither waits for anything, with one exception: a token whose signing key is not known yet
+//! may wait, for two seconds at most, while the issuer's key set is fetched once for all that wait.
+//!
+//! What lives how long: [`KeySets`] and [`TokenCache`] as long as the process, [`Authenticator`] as long as the
+//! snapshot, [`Caller`] as long as the request.
+
+mod caller;
+pub mod credential;
+mod denial;
+pub mod jwks;
+pub mod jwt;
+pub mod key;
+pub mod keyring;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+pub use self::caller::{Caller, Identity, KeyRef};
+pub use self::denial::{Denial, Invalid};
+pub use self::jwks::KeySets;
+pub use self::jwt::{TokenCache, VerifiedToken};
+pub use self::key::{NewKey, new_key};
+
+use self::credential::Credential;
+use self::jwt::{Obstacle, Presented, Verifier};
+use self::key::Shape;
+use self::keyring::Keyring;
+use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, Revision};
+
+/// Everything that decides who calls, compiled from one revision.
+#[derive(Debug)]
+pub struct Authenticator {
+    keyring: Keyring,
+    rules: Vec<Rule>,
+    verifiers: Vec<Verifier>,
+    environment: EnvironmentType,
+    tokens: Arc<TokenCache>,
+}
+
+/// How an API lets in.
+#[derive(Debug)]
+struct Rule {
+    places: CredentialPlaces,
+    accepted: Accepted,
+    /// Indices into `Authenticator::verifiers`.
+    issuers: Vec<usize>,
+}
+
+/// The kinds of credential that an API accepts: for `WWW-Authenticate`. Neither means that anyone is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// Keys of subscribed applications.
+    pub key: bool,
+    /// Tokens.
+    pub token: bool,
+}
+
+impl Authenticator {
+    /// Compiles the part of a revision that says who may call. Key sets that were known before keep their keys.
+    #[must_use]
+    pub fn compile(
+        revision: &Revision,
+        environment: EnvironmentType,
+        key_sets: &KeySets,
+        tokens: Arc<TokenCache>,
+    ) -> Self {
+        Self {
+            keyring: Keyring::compile(revision),
+            rules: revision.apis.iter().map(Rule::compile).collect(),
+            verifiers: revision
+                .issuers
+                .iter()
+                .map(|issuer| Verifier::compile(issuer, key_sets))
+                .collect(),
+            environment,
+            tokens,
+        }
+    }
+
+    /// Says who calls. `api` is an index into [`Revision::apis`]; `scopes` is what the route asks of a token.
+    ///
+    /// Waits only for the signing key of a token that is not known yet, for two seconds at most.
+    ///
+    /// # Errors
+    /// The fact that keeps the request out.
+    pub async fn identify(
+        &self,
+        api: usize,
+        scopes: &[String],
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        let (verifier, kid) = match self.decide(api, scopes, headers, query, now_ms) {
+            Ok(caller) => return Ok(caller),
+            Err(Undecided::Denied(denial)) => return Err(denial),
+            Err(Undecided::KeyNeeded { verifier, kid }) => (verifier, kid),
+        };
+        verifier.keys().refresh_for(kid.as_deref(), now_ms).await;
+        self.decide(api, scopes, headers, query, now_ms)
+            .map_err(Undecided::settle)
+    }
+
+    /// Says who would be calling, without fetching or waiting for anything: for explanations.
+    ///
+    /// # Errors
+    /// The fact that would keep the request out, as far as it is known now.
+    pub fn examine(
+        &self,
+        api: usize,
+        scopes: &[String],
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        self.decide(api, scopes, headers, query, now_ms)
+            .map_err(Undecided::settle)
+    }
+
+    /// Which kinds of credential the API accepts.
+    #[must_use]
+    pub fn accepted(&self, api: usize) -> Accepted {
+        self.rules.get(api).map(|rule| rule.accepted).unwrap_or_default()
+    }
+
+    /// Where the API reads credentials from; `None` if there is no such API.
+    #[must_use]
+    pub fn places(&self, api: usize) -> Option<&CredentialPlaces> {
+        self.rules.get(api).map(|rule| &rule.places)
+    }
+
+    /// How many keys the revision holds.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.keyring.len()
+    }
+
+    fn decide(
+        &self,
+        api: usize,
+        scopes: &[String],
+        headers: &HeaderMap,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Caller, Undecided<'_>> {
+        // An API that does not exist lets nobody in; the route table cannot name one.
+        let rule = self.rules.get(api).ok_or(Denial::CredentialMissing)?;
+        if rule.accepted == Accepted::default() {
+            return Ok(Caller::anonymous());
+        }
+        let api = u32::try_from(api).map_err(|_| Denial::SubscriptionMissing)?;
+        match credential::extract(&rule.places, headers, query)? {
+            Some(Credential::Key(text)) if rule.accepted.key => Ok(self.key(api, scopes, &text, now_ms)?),
+            Some(Credential::Token(token)) if rule.accepted.token => self.token(rule, api, scopes, token, now_ms),
+            // Of a kind that this API does not take: the answer has to name the kind that it takes.
+            Some(_) | None => Err(Denial::CredentialMissing.into()),
+        }
+    }
+
+    /// presented → shape → lookup → expiry → environment type → subscription → scopes
+    fn key(&self, api: u32, scopes: &[String], text: &str, now_ms: u64) -> Result<Caller, Denial> {
+        match key::inspect(text) {
+            Shape::Ours | Shape::Foreign => {}
+            Shape::Mistyped => return Err(Denial::CredentialInvalid(Invalid::Mistyped)),
+            Shape::Malformed => return Err(Denial::CredentialInvalid(Invalid::Malformed)),
+        }
+        let record = self
+            .keyring
+            .find(&key::digest(text))
+            .ok_or(Denial::CredentialInvalid(Invalid::UnknownKey))?;
+        if now_ms >= record.expires_ms {
+            return Err(Denial::CredentialExpired);
+        }
+        if !self.environment.admits(record.key_type) {
+            return Err(Denial::KeyTypeMismatch);
+        }
+        let plan = self
+            .keyring
+            .plan(record.application, api)
+            .ok_or(Denial::SubscriptionMissing)?;
+        if !scopes.is_empty() {
+            return Err(Denial::scopes(scopes));
+        }
+        Ok(Caller::with_key(record, plan))
+    }
+
+    fn token(
+        &self,
+        rule: &Rule,
+        api: u32,
+        scopes: &[String],
+        token: &str,
+        now_ms: u64,
+    ) -> Result<Caller, Undecided<'_>> {
+        let token = Presented::new(token).map_err(Denial::CredentialInvalid)?;
+        let mut refusal = Undecided::Denied(Denial::CredentialInvalid(Invalid::Issuer));
+        for verifier in rule.issuers.iter().filter_map(|index| self.verifiers.get(*index)) {
+            match verifier.verify(&token, &self.tokens, now_ms) {
+                Ok(verified) => return Ok(self.token_caller(verifier, api, scopes, verified)?),
+                // Another issuer's token: no news, and never more interesting than what an earlier one said.
+                Err(Obstacle::Denied(Denial::CredentialInvalid(Invalid::Issuer))) => {}
+                // Of issuers with the same `iss`, the one that may still learn the key outweighs those that say no.
+                Err(_) if refusal.is_open(now_ms) => {}
+                Err(Obstacle::Denied(denial)) => refusal = Undecided::Denied(denial),
+                Err(Obstacle::KeyNeeded { kid }) => refusal = Undecided::KeyNeeded { verifier, kid },
+            }
+        }
+        Err(refusal)
+    }
+
+    fn token_caller(
+        &self,
+        verifier: &Verifier,
+        api: u32,
+        scopes: &[String],
+        verified: Arc<VerifiedToken>,
+    ) -> Result<Caller, Denial> {
+        let (mut application, mut plan) = (None, None);
+        if verifier.binds_application() {
+            let name = verified.application().ok_or(Denial::SubscriptionMissing)?;
+            let index = self.keyring.application(name).ok_or(Denial::SubscriptionMissing)?;
+            plan = Some(self.keyring.plan(index, api).ok_or(Denial::SubscriptionMissing)?);
+            application = Some(index);
+        }
+        if !scopes.iter().all(|scope| verified.has_scope(scope)) {
+            return Err(Denial::scopes(scopes));
+        }
+        Ok(Caller::with_token(verified, application, plan))
+    }
+}
+
+impl Rule {
+    fn compile(api: &Api) -> Self {
+        let issuers: Vec<usize> = api
+            .auth
+            .iter()
+            .filter_map(|method| match method {
+                AuthMethod::ApiKey => None,
+                AuthMethod::Jwt(issuer) => Some(*issuer),
+            })
+            .collect();
+        let accepted = Accepted {
+            key: api.auth.contains(&AuthMethod::ApiKey),
+            token: !issuers.is_empty(),
+        };
+        Self {
+            places: api.credentials.clone(),
+            accepted,
+            issuers,
+        }
+    }
+}
+
+/// Not let in, at least not yet.
+enum Undecided<'a> {
+    Denied(Denial),
+    /// A fresher key set of this verifier may know the key.
+    KeyNeeded {
+        verifier: &'a Verifier,
+        kid: Option<Box<str>>,
+    },
+}
+
+impl Undecided<'_> {
+    /// Whether waiting may change it.
+    fn is_open(&self, now_ms: u64) -> bool {
+        match self {
+            Self::Denied(_) => false,
+            Self::KeyNeeded { verifier, kid } => verifier.keys().may_learn(kid.as_deref(), now_ms),
+        }
+    }
+
+    /// The answer when there is nothing left to wait for.
+    fn settle(self) -> Denial {
+        match self {
+            Self::Denied(denial) => denial,
+            // Keys that could not be asked for lately do not prove that a key does not exist.
+            Self::KeyNeeded { verifier, .. } if verifier.keys().is_doubtful() => Denial::KeysUnavailable,
+            Self::KeyNeeded { .. } => Denial::CredentialInvalid(Invalid::UnknownSigner),
+        }
+    }
+}
+
+impl From<Denial> for Undecided<'_> {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}

@@ -1,0 +1,136 @@
+//! What the later stages learn about who calls: where to count and what to tell the upstream, and no secret.
+
+use std::sync::Arc;
+
+use crate::auth::jwt::VerifiedToken;
+use crate::auth::keyring::KeyRecord;
+use crate::names::KeyId;
+use crate::revision::KeyType;
+
+/// Who calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    application: Option<u32>,
+    plan: Option<u32>,
+    identity: Identity,
+}
+
+/// By what a caller is known.
+#[derive(Debug, Clone)]
+pub enum Identity {
+    /// By nothing: the API asks for nothing.
+    Anonymous,
+    /// By a key.
+    Key(KeyRef),
+    /// By a token.
+    Token(Arc<VerifiedToken>),
+}
+
+/// The public side of a key that was presented.
+#[derive(Debug, Clone)]
+pub struct KeyRef {
+    id: KeyId,
+    key_type: KeyType,
+    stable_hash: u64,
+}
+
+impl Caller {
+    /// Somebody whom nobody asked for a credential.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            application: None,
+            plan: None,
+            identity: Identity::Anonymous,
+        }
+    }
+
+    /// Who presented the key of this record, let in under this plan.
+    pub(super) fn with_key(record: &KeyRecord, plan: u32) -> Self {
+        let key = KeyRef {
+            id: record.id.clone(),
+            key_type: record.key_type,
+            stable_hash: record.stable_hash,
+        };
+        Self {
+            application: Some(record.application),
+            plan: Some(plan),
+            identity: Identity::Key(key),
+        }
+    }
+
+    /// Who presented this token, bound to an application or not.
+    pub(super) fn with_token(token: Arc<VerifiedToken>, application: Option<u32>, plan: Option<u32>) -> Self {
+        Self {
+            application,
+            plan,
+            identity: Identity::Token(token),
+        }
+    }
+
+    /// Index into `Revision::applications`; none for anonymous callers and tokens that are not bound to one.
+    #[must_use]
+    pub fn application(&self) -> Option<usize> {
+        self.application.map(|index| index as usize)
+    }
+
+    /// Index into `Revision::plans` of the subscription that lets this caller in.
+    #[must_use]
+    pub fn plan(&self) -> Option<usize> {
+        self.plan.map(|index| index as usize)
+    }
+
+    /// By what this caller is known.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The public name of the key, if one was used.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&KeyId> {
+        match &self.identity {
+            Identity::Key(key) => Some(&key.id),
+            Identity::Anonymous | Identity::Token(_) => None,
+        }
+    }
+
+    /// The type of the key, if one was used.
+    #[must_use]
+    pub fn key_type(&self) -> Option<KeyType> {
+        match &self.identity {
+            Identity::Key(key) => Some(key.key_type),
+            Identity::Anonymous | Identity::Token(_) => None,
+        }
+    }
+
+    /// A number for the key that is the same on every gateway and for ever: it names counters.
+    #[must_use]
+    pub fn key_hash(&self) -> Option<u64> {
+        match &self.identity {
+            Identity::Key(key) => Some(key.stable_hash),
+            Identity::Anonymous | Identity::Token(_) => None,
+        }
+    }
+
+    /// The token, if one was used.
+    #[must_use]
+    pub fn token(&self) -> Option<&VerifiedToken> {
+        match &self.identity {
+            Identity::Token(token) => Some(token),
+            Identity::Anonymous | Identity::Key(_) => None,
+        }
+    }
+
+    /// The subject of the token, if it has one.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.token().and_then(VerifiedToken::subject)
+    }
+
+    /// A number for issuer and subject that is the same on every gateway and for ever: it names counters.
+    #[must_use]
+    pub fn subject_hash(&self) -> Option<u64> {
+        self.token().and_then(VerifiedToken::subject_hash)
+    }
+}

@@ -1,0 +1,87 @@
+//! The verbs, one file each; no logic of their own.
+
+mod check;
+mod demo;
+mod explain;
+mod key;
+mod run;
+mod schema;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed.
+const FAILED: u8 = 1;
+/// Called wrongly; what clap exits with.
+const USAGE: u8 = 2;
+/// A configuration was refused (`EX_CONFIG` of sysexits.h).
+const REFUSED: u8 = 78;
+
+/// tollgate: an API gateway for bare-metal hosts.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// How data is printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway.
+    Run(run::Args),
+    /// Try it: a gateway and two sample upstreams in one process, with a key and curl lines to use.
+    Demo(demo::Args),
+    /// Report every mistake in the configuration at once.
+    Check(check::Args),
+    /// Say what would happen to a request, and why. Counts nothing and calls nothing.
+    Explain(explain::Args),
+    /// Print the JSON Schema of a file.
+    Schema(schema::Args),
+    /// Work with keys.
+    #[command(subcommand)]
+    Key(key::Verb),
+}
+
+impl Cli {
+    /// Does what was asked.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let code = match self.verb {
+            Verb::Run(args) => run::run(&args),
+            Verb::Demo(args) => demo::run(&args),
+            Verb::Check(args) => check::run(&args, self.output),
+            Verb::Explain(args) => explain::run(&args, self.output),
+            Verb::Schema(args) => schema::run(&args),
+            Verb::Key(verb) => key::run(&verb, self.output),
+        };
+        ExitCode::from(code)
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl serde::Serialize) -> u8 {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => {
+            println!("{text}");
+            DONE
+        }
+        Err(error) => {
+            eprintln!("tollgate: the result could not be written as JSON: {error}");
+            FAILED
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `tollgate check`
+
+use std::path::PathBuf;
+
+use super::{DONE, Output, REFUSED, print_json};
+use crate::document::{Environment, Mistake, Mistakes};
+use crate::{config, revision, snapshot};
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Bootstrap file.
+    #[arg(long, default_value = "conf/tollgate.yaml")]
+    config: PathBuf,
+    /// Revision file; the one that the bootstrap file names when absent.
+    #[arg(long)]
+    revision: Option<PathBuf>,
+}
+
+/// Reports everything that is wrong with both files.
+pub fn run(args: &Args, output: Output) -> u8 {
+    let environment = Environment::of_process();
+    let mut mistakes: Vec<Mistake> = Vec::new();
+    let config = match config::load(&args.config, &environment, None) {
+        Ok(config) => Some(config),
+        Err(found) => {
+            mistakes.extend(found.iter().cloned());
+            None
+        }
+    };
+    let file = args.revision.clone().or(config.map(|config| config.revision.file));
+    if let Some(file) = file {
+        let checked = revision::load(&file, &environment).and_then(|loaded| {
+            let (_, conflicts) = snapshot::route_table(&loaded);
+            loaded.with(conflicts)
+        });
+        match checked {
+            Ok(loaded) => mistakes.extend(loaded.warnings.iter().cloned()),
+            Err(found) => mistakes.extend(found.iter().cloned()),
+        }
+    }
+
+    let mistakes = Mistakes::new(mistakes);
+    let code = if mistakes.refuse() { REFUSED } else { DONE };
+    if output == Output::Json {
+        print_json(&mistakes);
+    } else if mistakes.is_empty() {
+        println!("no mistakes");
+    } else {
+        println!("{mistakes}");
+    }
+    code
+}

@@ -1,0 +1,44 @@
+//! `tollgate run`
+
+use std::path::PathBuf;
+
+use super::{DONE, FAILED, REFUSED};
+use crate::config;
+use crate::document::Environment;
+use crate::server::{Server, StartError};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Bootstrap file.
+    #[arg(long, default_value = "conf/tollgate.yaml")]
+    config: PathBuf,
+    /// Added to every port of the process.
+    #[arg(long)]
+    port_offset: Option<u16>,
+}
+
+/// Runs until a signal ends it.
+pub fn run(args: &Args) -> u8 {
+    let config = match config::load(&args.config, &Environment::of_process(), args.port_offset) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return REFUSED;
+        }
+    };
+    match Server::prepare(config) {
+        Ok(server) => {
+            server.run();
+            DONE
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            if matches!(error, StartError::Revision(_)) {
+                REFUSED
+            } else {
+                FAILED
+            }
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! The journey of a request, in order.
+//!
+//! ```text
+//! listener → normalise → route → authenticate → throttle → choose upstream → proxy → record
+//! ```
+//!
+//! [`Gateway::admit`] tells the first half; the rest are the engine's phases, each a few lines. `upstream_peer` runs
+//! again on every retry, so nothing that must happen once per request happens there; `logging` runs once at the end,
+//! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
+
+pub mod drain;
+pub mod explain;
+pub mod forward;
+pub mod journey;
+pub mod refusal;
+pub mod request_id;
+pub mod wire;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use http::HeaderValue;
+use http::header::HOST;
+use ipnet::IpNet;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use prometheus::Histogram;
+
+use crate::auth::{Denial, credential};
+use crate::framing::BodyFault;
+use crate::route::Miss;
+use crate::route::path::normalise;
+use crate::snapshot::Api;
+use crate::sync::Revisions;
+use crate::telemetry::metrics::seconds;
+use crate::telemetry::{AccessLog, Metrics};
+use crate::throttle::{Exceeded, Throttle, headers};
+use drain::Drain;
+use forward::{Origin, Told};
+use journey::{Admission, InFlight, Journey};
+use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
+use wire::Wire;
+
+/// Serves requests, each with the revision that is applied when it arrives.
+pub struct Gateway {
+    revisions: Arc<Revisions>,
+    throttle: Arc<Throttle>,
+    trusted_proxies: Vec<IpNet>,
+    in_flight_max: i64,
+    drain: Drain,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+    phases: Phases,
+}
+
+/// Time per stage, for one request in 64.
+struct Phases {
+    route: Histogram,
+    authenticate: Histogram,
+    throttle: Histogram,
+}
+
+impl Gateway {
+    /// A gateway that serves what `revisions` holds.
+    #[must_use]
+    pub fn new(
+        revisions: Arc<Revisions>,
+        throttle: Arc<Throttle>,
+        (trusted_proxies, in_flight_max): (Vec<IpNet>, usize),
+        drain: Drain,
+        (metrics, access_log): (Arc<Metrics>, AccessLog),
+    ) -> Self {
+        Self {
+            revisions,
+            throttle,
+            trusted_proxies,
+            in_flight_max: i64::try_from(in_flight_max).unwrap_or(i64::MAX),
+            drain,
+            phases: Phases {
+                route: metrics.phase_seconds("route"),
+                authenticate: metrics.phase_seconds("authenticate"),
+                throttle: metrics.phase_seconds("throttle"),
+            },
+            metrics,
+            access_log,
+        }
+    }
+
+    /// Decides whether a request is let in: the journey up to the upstream.
+    async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<(), Refusal> {
+        let in_flight = InFlight::enter(&self.metrics.requests_in_flight, self.in_flight_max);
+        journey.hold(in_flight.ok_or(Refusal::Overloaded("requests_in_flight"))?);
+        let snapshot = journey.snapshot.clone().ok_or(Refusal::NotReady)?;
+        let mut stopwatch = Stopwatch::start(journey.is_timed());
+
+        let (raw_path, query) = split_target(request)?;
+        let path = normalise(raw_path).map_err(|error| Refusal::BadRequest(error.as_str()))?;
+        journey.saw(request, &path);
+        let host = request
+            .headers
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default();
+        let position = snapshot.find(host, &path, &request.method).map_err(missed)?;
+        let (route, api) = snapshot.route_and_api(position).ok_or(Refusal::Internal)?;
+        journey.matched(position, route, api);
+        stopwatch.lap(&self.phases.route);
+
+        let caller = snapshot
+            .authenticator()
+            .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
+            .await
+            .map_err(|denial| {
+                self.metrics.key_lookup(denial.reason()).inc();
+                denied(denial, api)
+            })?;
+        journey.identified(&caller, &snapshot);
+        stopwatch.lap(&self.phases.authenticate);
+
+        let demands = snapshot.demands(route, api, &caller, journey.origin.client);
+        let policy = snapshot.policy(api, &caller);
+        let permit = self
+            .throttle
+            .admit(&demands, 1, journey.now())
+            .map_err(|exceeded| limited(&exceeded, &demands, policy))?;
+        stopwatch.lap(&self.phases.throttle);
+
+        journey.record.would_deny = permit.would_deny.is_some();
+        journey.target = upstream_target(api, raw_path, &path, query);
+        journey.admission = Some(Admission {
+            route: position,
+            rate_limit: permit.tightest.and_then(|standing| {
+                demands
+                    .get(standing.rule)
+                    .map(|demand| demand.rule.limit_field(standing.remaining, standing.reset))
+            }),
+            policy: policy.cloned(),
+            caller,
+        });
+        Ok(())
+    }
+
+    /// Writes a refusal. The connection goes on when the client has sent all of its request, or a short rest of it.
+    async fn refuse(&self, session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> Result<()> {
+        journey.refused(refusal);
+        let (header, body) = refusal.answer(&journey.record.request_id).into_response()?;
+        let no_body = session.req_header().method == http::Method::HEAD;
+        session.write_response_header(Box::new(header), no_body).await?;
+        if !no_body {
+            session.write_response_body(Some(body), true).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Journey;
+
+    fn new_ctx(&self) -> Journey {
+        Journey::begin(
+            self.revisions.current(),
+            Arc::clone(&self.metrics),
+            self.access_log.clone(),
+        )
+    }
+
+    /// None: the default set holds a compressor that costs every request an allocation and does nothing.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// Who is there: before anything is decided, so that every answer has an id and every record a client.
+    async fn early_request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<()> {
+        if self.drain.is_begun() {
+            session.set_keepalive(None);
+        }
+        let wire = wire_of(session);
+        if let Some(wire) = wire {
+            journey.came_from(
+                Arc::clone(wire.home()),
+                wire.head().is_some_and(|head| head.has_underscore_names),
+            );
+        }
+        let peer = wire.and_then(Wire::peer);
+        let headers = &session.req_header().headers;
+        journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
+        journey.identify(headers);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<bool> {
+        match self.admit(session.req_header(), journey).await {
+            Ok(()) => Ok(false),
+            Err(refusal) => {
+                self.refuse(session, journey, &refusal).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, journey: &mut Journey) -> Result<Box<HttpPeer>> {
+        journey.upstream_started = Some(Instant::now());
+        let picked = journey
+            .upstream()
+            .and_then(|upstream| upstream.pick(journey.tried))
+            .map(|(position, endpoint)| {
+                (
+                    position,
+                    Arc::clone(endpoint.label()),
+                    Box::new(endpoint.peer().clone()),
+                )
+            });
+        let Some((position, label, peer)) = picked else {
+            return Err(Error::explain(ErrorType::ConnectNoRoute, "every endpoint was tried").into_up());
+        };
+        journey.endpoint = Some(position);
+        journey.record.endpoint = Some(label);
+        journey.record.tries += 1;
+        Ok(peer)
+    }
+
+    /// Nothing was sent yet, so any method may go to the next endpoint.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        journey: &mut Journey,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(position) = journey.endpoint {
+            journey.tried.insert(position);
+        }
+        let attempts = journey.upstream().map_or(1, crate::upstream::Upstream::attempts);
+        error.set_retry((journey.tried.count() as usize) < attempts);
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        journey: &mut Journey,
+    ) -> Result<()> {
+        let (Some(snapshot), Some(admission), Some(trace)) = (&journey.snapshot, &journey.admission, &journey.trace)
+        else {
+            return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
+        };
+        let api = snapshot.route_and_api(admission.route).map(|(_, api)| api);
+        forward::prepare(
+            request,
+            &Told {
+                origin: journey.origin,
+                request_id: &journey.record.request_id,
+                traceparent: &trace.parent,
+                application: snapshot.application_of(&admission.caller).map(|(_, header)| header),
+                key_type: admission.caller.key_type().map(crate::revision::KeyType::as_str),
+                credentials: api.map_or(&[][..], |api| &api.stripped_headers),
+                underscores: journey.underscores,
+            },
+        )?;
+        if let Some(target) = &journey.target {
+            request.set_raw_path(target)?;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        journey: &mut Journey,
+    ) -> Result<()> {
+        if response.status.as_u16() == 101 {
+            if let Some(wire) = wire_of(session) {
+                wire.become_tunnel();
+            }
+        } else if response.status.is_informational() {
+            return Ok(());
+        }
+        journey.answered();
+        if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
+            response.insert_header(X_REQUEST_ID, id)?;
+        }
+        if let Some(admission) = &mut journey.admission {
+            // Appended, not replaced: what the upstream says about its own limits stays true.
+            if let Some(rate_limit) = admission.rate_limit.take() {
+                response.append_header(RATE_LIMIT, rate_limit)?;
+            }
+            if let Some(policy) = admission.policy.take() {
+                response.append_header(RATE_LIMIT_POLICY, policy)?;
+            }
+        }
+        if self.drain.is_begun() {
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Journey) -> FailToProxy {
+        let fault = wire_of(session).and_then(Wire::fault);
+        let nothing_written = session
+            .response_written()
+            .is_none_or(|header| header.status.is_informational());
+        let refusal = match (failure(error, fault), nothing_written) {
+            (Some(refusal), true) => refusal,
+            (Some(refusal), false) => {
+                // The client has a part of an answer: cutting the connection is the only way to say that it is one.
+                journey.cut(refusal.code(), refusal.reason());
+                return FailToProxy {
+                    error_code: 0,
+                    can_reuse_downstream: false,
+                };
+            }
+            (None, _) => {
+                journey.left();
+                return FailToProxy {
+                    error_code: 0,
+                    can_reuse_downstream: false,
+                };
+            }
+        };
+        let written = self.refuse(session, journey, &refusal).await.is_ok();
+        if written
+            && session.get_keepalive().is_some()
+            && let Some(wire) = wire_of(session)
+            && wire.is_received()
+        {
+            wire.keep();
+        }
+        FailToProxy {
+            error_code: refusal.status(),
+            can_reuse_downstream: written,
+        }
+    }
+
+    /// Failures are in the access log, with more than the engine knows about them.
+    fn suppress_error_log(&self, _session: &Session, _journey: &Journey, error: &Error) -> bool {
+        log::debug!("{error}");
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, journey: &mut Journey) {
+        if journey.record.status == 0 {
+            journey.record.status = session.response_written().map_or(499, |header| header.status.as_u16());
+        }
+        journey.record.bytes_in = session.body_bytes_read() as u64;
+        journey.record.bytes_out = session.body_bytes_sent() as u64;
+        if let (Some(elapsed), Some(histogram)) = (journey.upstream_elapsed, journey.upstream_seconds()) {
+            histogram.observe(seconds(elapsed));
+        }
+        journey.report();
+    }
+}
+
+/// Times stages, or does nothing.
+struct Stopwatch(Option<Instant>);
+
+impl Stopwatch {
+    fn start(timed: bool) -> Self {
+        Self(timed.then(Instant::now))
+    }
+
+    fn lap(&mut self, histogram: &Histogram) {
+        if let Some(since) = &mut self.0 {
+            let now = Instant::now();
+            histogram.observe(seconds(now.duration_since(*since)));
+            *since = now;
+        }
+    }
+}
+
+fn wire_of(session: &Session) -> Option<&Wire> {
+    session.as_downstream().stream().and_then(Wire::of)
+}
+
+/// Path and query as the client wrote them. Heads were inspected, so the target is ASCII; this does not rely on it.
+fn split_target(request: &RequestHeader) -> Result<(&str, Option<&str>), Refusal> {
+    let target =
+        std::str::from_utf8(request.raw_path()).map_err(|_| Refusal::BadRequest("the request target is not ASCII"))?;
+    Ok(match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    })
+}
+
+/// Path and query for the upstream: the matched path, without what this API keeps to itself. `None` when that is what
+/// the client sent.
+fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -> Option<Vec<u8>> {
+    let stripped = if api.strip_base_path {
+        path.strip_prefix(api.base_path.trim_end_matches('/'))
+    } else {
+        None
+    };
+    let path = match stripped {
+        Some("") => "/",
+        Some(rest) => rest,
+        None => path,
+    };
+    let query = match (query, api.stripped_parameter.as_deref()) {
+        (Some(query), Some(name)) => Some(credential::strip_query_parameter(query, name)),
+        (query, _) => query.map(std::borrow::Cow::Borrowed),
+    };
+    let unchanged = path == raw_path && !matches!(query, Some(std::borrow::Cow::Owned(_)));
+    if unchanged {
+        return None;
+    }
+    let query = query.filter(|query| !query.is_empty());
+    let mut target = Vec::with_capacity(path.len() + 1 + query.as_ref().map_or(0, |query| query.len()));
+    target.extend_from_slice(path.as_bytes());
+    if let Some(query) = query {
+        target.push(b'?');
+        target.extend_from_slice(query.as_bytes());
+    }
+    Some(target)
+}
+
+fn denied(denial: Denial, api: &Api) -> Refusal {
+    let challenges = &api.challenges;
+    match denial {
+        Denial::CredentialMissing => Refusal::CredentialMissing(challenges.missing.clone()),
+        Denial::CredentialAmbiguous => {
+            Refusal::CredentialInvalid(challenges.ambiguous.clone(), Denial::CredentialAmbiguous.reason())
+        }
+        Denial::CredentialInvalid(why) => Refusal::CredentialInvalid(challenges.invalid.clone(), why.reason()),
+        Denial::CredentialExpired => Refusal::CredentialExpired(challenges.invalid.clone()),
+        Denial::KeyTypeMismatch => Refusal::KeyTypeMismatch,
+        Denial::SubscriptionMissing => Refusal::SubscriptionMissing,
+        Denial::ScopeInsufficient { required } => Refusal::ScopeInsufficient(scope_challenge(&required)),
+        Denial::KeysUnavailable => Refusal::KeyServiceUnavailable,
+    }
+}
+
+fn missed(miss: Miss<'_>) -> Refusal {
+    match miss {
+        Miss::NotFound => Refusal::RouteNotFound,
+        Miss::MethodNotAllowed { allow } => Refusal::MethodNotAllowed(allow.clone()),
+    }
+}
+
+fn limited(exceeded: &Exceeded, demands: &[crate::throttle::Demand<'_>], policy: Option<&HeaderValue>) -> Refusal {
+    let Some(demand) = demands.get(exceeded.tightest.rule) else {
+        return Refusal::Internal;
+    };
+    Refusal::RateLimited(Box::new(RateLimited {
+        limit: Arc::from(demand.rule.name().as_str()),
+        rate_limit: demand
+            .rule
+            .limit_field(exceeded.tightest.remaining, exceeded.tightest.reset),
+        policy: policy.cloned().unwrap_or_else(|| HeaderValue::from_static("")),
+        retry_after: headers::retry_after_field(exceeded.retry_after),
+    }))
+}
+
+fn scope_challenge(required: &[String]) -> HeaderValue {
+    let text = [
+        "Bearer error=\"insufficient_scope\", scope=\"",
+        &required.join(" "),
+        "\"",
+    ]
+    .concat();
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer error=\"insufficient_scope\""))
+}
+
+/// What a failure is called; `None` when the client has gone and nobody is left to be told.
+fn failure(error: &Error, fault: Option<BodyFault>) -> Option<Refusal> {
+    match (fault, error.esource(), error.etype()) {
+        (Some(BodyFault::TooLarge), ..) => Some(Refusal::BodyTooLarge),
+        (Some(fault), ..) => Some(Refusal::BadRequest(fault.as_str())),
+        (None, ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Refusal::RequestTimeout),
+        (None, ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
+            Some(Refusal::BadRequest("a header field of the request is malformed"))
+        }
+        (None, ErrorSource::Downstream, _) => None,
+        (None, ErrorSource::Upstream, kind) => Some(match kind {
+            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::ConnectNoRoute => Refusal::UpstreamUnavailable,
+            ErrorType::ConnectRefused => Refusal::UpstreamFailed("connection_refused"),
+            ErrorType::ConnectError => Refusal::UpstreamFailed("connection_failed"),
+            ErrorType::InvalidHTTPHeader => Refusal::UpstreamFailed("invalid_answer"),
+            ErrorType::ConnectionClosed => Refusal::UpstreamFailed("connection_closed"),
+            ErrorType::ReadError | ErrorType::WriteError => Refusal::UpstreamFailed("connection_reset"),
+            _ => Refusal::UpstreamFailed("protocol"),
+        }),
+        (None, ErrorSource::Internal | ErrorSource::Unset, _) => Some(Refusal::Internal),
+    }
+}

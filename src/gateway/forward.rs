@@ -1,0 +1,334 @@
+//! What goes to the upstream and what does not: forwarding headers, identity, credentials, the target.
+//!
+//! The engine strips hop-by-hop fields (RFC 9110 section 7.6.1) before this runs, so nothing that a client nominates in
+//! `Connection` can take away what is set here.
+
+use std::net::IpAddr;
+
+use http::header::{FORWARDED, HOST, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
+use pingora::Result;
+use pingora::http::RequestHeader;
+
+use super::refusal::X_REQUEST_ID;
+
+/// Who called, for the upstream.
+pub const X_APPLICATION: HeaderName = HeaderName::from_static("x-application");
+/// What kind of key was used, for the upstream.
+pub const X_KEY_TYPE: HeaderName = HeaderName::from_static("x-key-type");
+/// W3C Trace Context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Fields that only a gateway or a trusted proxy may set: dropped when a stranger sends them.
+const FORWARDING: [HeaderName; 6] = [
+    FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-client-ip"),
+];
+
+/// Fields that claim an identity or override what was matched: dropped whoever sends them. Upstreams of other gateways
+/// trust the `x-consumer-*` family, so it is not let through either.
+const NEVER: [HeaderName; 15] = [
+    X_APPLICATION,
+    X_KEY_TYPE,
+    HeaderName::from_static("x-consumer-id"),
+    HeaderName::from_static("x-consumer-custom-id"),
+    HeaderName::from_static("x-consumer-username"),
+    HeaderName::from_static("x-consumer-groups"),
+    HeaderName::from_static("x-credential-identifier"),
+    HeaderName::from_static("x-anonymous-consumer"),
+    HeaderName::from_static("x-authenticated-userid"),
+    HeaderName::from_static("x-authenticated-scope"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+/// Whom to believe about the client, and who it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Origin {
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// The socket's peer.
+    pub peer: Option<IpAddr>,
+    /// Whether the peer is a trusted proxy.
+    pub trusted: bool,
+}
+
+impl Origin {
+    /// Finds the client. Behind trusted proxies it is the rightmost address of `X-Forwarded-For` that is not one of
+    /// them: what stands further left was written by the client itself.
+    #[must_use]
+    pub fn find(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+        let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+        if trusted.is_empty() || !peer.as_ref().is_some_and(is_trusted) {
+            return Self {
+                client: peer,
+                peer,
+                trusted: false,
+            };
+        }
+        let mut client = peer;
+        'fields: for field in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+            for entry in field.to_str().unwrap_or_default().rsplit(',') {
+                let Some(address) = parse_address(entry.trim()) else {
+                    break 'fields;
+                };
+                client = Some(address);
+                if !is_trusted(&address) {
+                    break 'fields;
+                }
+            }
+        }
+        Self {
+            client,
+            peer,
+            trusted: true,
+        }
+    }
+}
+
+/// What is told to the upstream about a request.
+pub struct Told<'a> {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Its id.
+    pub request_id: &'a str,
+    /// Its trace, with this gateway as the parent.
+    pub traceparent: &'a HeaderValue,
+    /// The application's name, when there is one.
+    pub application: Option<&'a HeaderValue>,
+    /// The key's type, when a key was used.
+    pub key_type: Option<&'static str>,
+    /// Header fields that carry credentials of this API and are not passed on.
+    pub credentials: &'a [HeaderName],
+    /// Whether the client sent names with underscores, which some servers take for hyphens.
+    pub underscores: bool,
+}
+
+/// Makes the request for the upstream out of the client's.
+///
+/// # Errors
+/// When a value can not stand in a header, which none of these can fail.
+pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) -> Result<()> {
+    for name in &NEVER {
+        request.remove_header(name);
+    }
+    for name in told.credentials {
+        request.remove_header(name);
+    }
+    if told.underscores {
+        remove_lookalikes(request, told);
+    }
+    if !told.origin.trusted {
+        for name in &FORWARDING {
+            request.remove_header(name);
+        }
+    }
+
+    if let Some(chain) = forwarded_for(request, told.origin) {
+        request.insert_header(X_FORWARDED_FOR, chain)?;
+    }
+    if !told.origin.trusted || !request.headers.contains_key(X_FORWARDED_PROTO) {
+        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+    }
+    if (!told.origin.trusted || !request.headers.contains_key(X_FORWARDED_HOST))
+        && let Some(host) = request.headers.get(HOST).cloned()
+    {
+        request.insert_header(X_FORWARDED_HOST, host)?;
+    }
+    if let Ok(id) = HeaderValue::from_str(told.request_id) {
+        request.insert_header(X_REQUEST_ID, id)?;
+    }
+    request.insert_header(TRACEPARENT, told.traceparent.clone())?;
+    if let Some(application) = told.application {
+        request.insert_header(X_APPLICATION, application.clone())?;
+    }
+    if let Some(key_type) = told.key_type {
+        request.insert_header(X_KEY_TYPE, HeaderValue::from_static(key_type))?;
+    }
+    Ok(())
+}
+
+/// The peer's address, behind what a trusted peer sent.
+fn forwarded_for(request: &RequestHeader, origin: Origin) -> Option<HeaderValue> {
+    use std::io::Write;
+
+    let peer = origin.peer?;
+    // 48 bytes hold any address, so a stranger's costs this one allocation.
+    let mut text = Vec::with_capacity(48);
+    if origin.trusted {
+        for field in request.headers.get_all(X_FORWARDED_FOR) {
+            text.extend_from_slice(field.as_bytes());
+            text.extend_from_slice(b", ");
+        }
+    }
+    write!(text, "{peer}").ok()?;
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
+}
+
+/// `X_Application` is `X-Application` to a CGI server: such names are dropped when they look like a field of ours.
+fn remove_lookalikes(request: &mut RequestHeader, told: &Told<'_>) {
+    let ours = [
+        X_FORWARDED_FOR,
+        X_FORWARDED_PROTO,
+        X_FORWARDED_HOST,
+        X_REQUEST_ID,
+        TRACEPARENT,
+    ];
+    let lookalikes: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            let plain = name.as_str().replace('_', "-");
+            NEVER
+                .iter()
+                .chain(&FORWARDING)
+                .chain(&ours)
+                .chain(told.credentials)
+                .any(|own| own.as_str() == plain)
+        })
+        .cloned()
+        .collect();
+    for name in &lookalikes {
+        request.remove_header(name);
+    }
+}
+
+/// An entry of `X-Forwarded-For`: an address, perhaps with a port, perhaps in brackets.
+fn parse_address(entry: &str) -> Option<IpAddr> {
+    if let Ok(address) = entry.parse() {
+        return Some(address);
+    }
+    if let Ok(socket) = entry.parse::<std::net::SocketAddr>() {
+        return Some(socket.ip());
+    }
+    entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/orders", None).unwrap();
+        for (name, value) in fields {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    fn told<'a>(origin: Origin, traceparent: &'a HeaderValue) -> Told<'a> {
+        Told {
+            origin,
+            request_id: "id-1",
+            traceparent,
+            application: None,
+            key_type: None,
+            credentials: &[],
+            underscores: true,
+        }
+    }
+
+    fn stranger() -> Origin {
+        let peer = Some([192, 0, 2, 7].into());
+        Origin {
+            client: peer,
+            peer,
+            trusted: false,
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_says_about_himself_is_replaced() {
+        let trace = HeaderValue::from_static("t");
+        let mut request = request(&[
+            ("host", "api.example.com"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x-application", "admin"),
+            ("x_application", "admin"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x_harmless", "yes"),
+            ("x-consumer-username", "admin"),
+            ("x-original-url", "/admin"),
+            ("x-http-method-override", "DELETE"),
+        ]);
+        prepare(&mut request, &told(stranger(), &trace)).unwrap();
+        let get = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(get("x-forwarded-for"), Some("192.0.2.7"));
+        assert_eq!(get("x-forwarded-proto"), Some("http"));
+        assert_eq!(get("x-forwarded-host"), Some("api.example.com"));
+        assert_eq!(get("x-request-id"), Some("id-1"));
+        assert_eq!(get("x_harmless"), Some("yes"));
+        for gone in [
+            "forwarded",
+            "x-real-ip",
+            "x-application",
+            "x_application",
+            "x_forwarded_for",
+            "x-consumer-username",
+            "x-original-url",
+            "x-http-method-override",
+        ] {
+            assert_eq!(get(gone), None, "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_extended() {
+        let trace = HeaderValue::from_static("t");
+        let peer: Option<IpAddr> = Some([10, 0, 0, 2].into());
+        let mut request = request(&[
+            ("host", "inner"),
+            ("x-forwarded-for", "198.51.100.4, 10.0.0.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "api.example.com"),
+        ]);
+        let nets = ["10.0.0.0/8".parse().unwrap()];
+        let origin = Origin::find(peer, &request.headers, &nets);
+        assert_eq!(origin.client, Some([198, 51, 100, 4].into()));
+        prepare(&mut request, &told(origin, &trace)).unwrap();
+        assert_eq!(request.headers["x-forwarded-for"], "198.51.100.4, 10.0.0.9, 10.0.0.2");
+        assert_eq!(request.headers["x-forwarded-proto"], "https");
+        assert_eq!(request.headers["x-forwarded-host"], "api.example.com");
+    }
+
+    #[test]
+    fn the_client_is_the_rightmost_address_that_is_not_trusted() {
+        let nets = ["10.0.0.0/8".parse().unwrap()];
+        let peer: Option<IpAddr> = Some([10, 0, 0, 2].into());
+        let client = |chain: &str| {
+            Origin::find(peer, &request(&[("x-forwarded-for", chain)]).headers, &nets)
+                .client
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(client("6.6.6.6, 198.51.100.4, 10.1.1.1"), "198.51.100.4");
+        assert_eq!(client("6.6.6.6, garbage, 10.1.1.1"), "10.1.1.1");
+        assert_eq!(client("garbage"), "10.0.0.2");
+        assert_eq!(client("198.51.100.4:5512"), "198.51.100.4");
+        assert_eq!(client("[2001:db8::1]"), "2001:db8::1");
+        let stranger = Origin::find(
+            Some([192, 0, 2, 7].into()),
+            &request(&[("x-forwarded-for", "9.9.9.9")]).headers,
+            &nets,
+        );
+        assert_eq!(stranger.client.unwrap().to_string(), "192.0.2.7");
+    }
+}

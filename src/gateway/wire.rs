@@ -1,0 +1,379 @@
+//! What the proxy engine sees of a client connection: exactly one message at a time.
+//!
+//! The engine's own parser accepts more than a gateway may (bare LF, an empty chunk size, bytes after the message), so
+//! it never reads a socket. [`Core`] owns the socket; a [`Wire`] lends it to the engine for one exchange and checks
+//! every body byte on its way with `framing`. When the engine is done, for whatever reason (answered, failed,
+//! cancelled by a deadline, panicked), dropping the wire brings the core home, and the connection decides there what
+//! happens next.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::framing::{BodyFault, Head, MessageBody};
+
+/// Bytes of a next message that are kept while the current one is being answered.
+const AHEAD_MAX: usize = 16 * 1024;
+
+/// A client connection with everything that is known about its current message.
+pub struct Core {
+    /// The socket.
+    pub io: Stream,
+    /// Received and not handed over yet.
+    pub buffer: BytesMut,
+    /// Where the current message ends.
+    pub body: MessageBody,
+    /// The current message's head.
+    pub head: Option<Head>,
+    /// The socket's peer; absent on sockets that have none.
+    pub peer: Option<IpAddr>,
+    fault: Option<BodyFault>,
+    gone: bool,
+}
+
+/// What the connection and the exchange tell each other while the engine holds the wire.
+#[derive(Default)]
+pub struct Home {
+    parked: Mutex<Option<Box<Core>>>,
+    answered: AtomicBool,
+    received: AtomicBool,
+    tunnel: AtomicBool,
+    keep: AtomicBool,
+}
+
+/// The engine's view of a connection, for one exchange.
+pub struct Wire {
+    core: Option<Box<Core>>,
+    home: Arc<Home>,
+}
+
+impl Core {
+    /// Takes over a connection.
+    #[must_use]
+    pub fn new(io: Stream) -> Self {
+        let peer = io.get_socket_digest().and_then(|digest| {
+            digest
+                .peer_addr()
+                .and_then(SocketAddr::as_inet)
+                .map(std::net::SocketAddr::ip)
+        });
+        Self {
+            io,
+            buffer: BytesMut::new(),
+            body: MessageBody::None,
+            head: None,
+            peer,
+            fault: None,
+            gone: false,
+        }
+    }
+
+    /// Whether the client has sent the whole current message and nothing in it was wrong.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        self.body.is_complete() && self.fault.is_none()
+    }
+
+    /// Whether the client has closed its side.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Starts the next message.
+    pub fn begin(&mut self, head: Head, body: MessageBody) {
+        self.head = Some(head);
+        self.body = body;
+        self.fault = None;
+    }
+
+    /// Hands body bytes that are here already to the engine.
+    fn read_buffered(&mut self, into: &mut ReadBuf<'_>) -> io::Result<()> {
+        let available = self.buffer.len().min(into.remaining());
+        let consumed = match self.body.advance(&self.buffer[..available]) {
+            Ok(progress) => progress.consumed,
+            Err(failure) => {
+                self.fault = Some(failure.fault);
+                if failure.consumed == 0 {
+                    return Err(fault_error());
+                }
+                failure.consumed
+            }
+        };
+        let bytes = self.buffer.split_to(consumed.min(available));
+        into.put_slice(&bytes);
+        Ok(())
+    }
+
+    /// Checks what was just read straight into the engine's buffer, and takes back what belongs to a next message.
+    fn check_read(&mut self, into: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        let fresh = &into.filled()[before..];
+        let received = fresh.len();
+        let (consumed, faulty) = match self.body.advance(fresh) {
+            Ok(progress) => (progress.consumed.min(received), None),
+            Err(failure) => (failure.consumed.min(received), Some(failure.fault)),
+        };
+        if faulty.is_some() {
+            self.fault = faulty;
+            into.set_filled(before + consumed);
+            // What was right before the fault still goes on; the next read reports the fault.
+            return if consumed == 0 { Err(fault_error()) } else { Ok(()) };
+        }
+        self.buffer.extend_from_slice(&fresh[consumed..]);
+        into.set_filled(before + consumed);
+        Ok(())
+    }
+
+    /// The message is complete: what still comes belongs to a next one. Ready only when the client has gone.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.buffer.len() < AHEAD_MAX {
+            let mut ahead = [0_u8; 2048];
+            let mut chunk = ReadBuf::new(&mut ahead);
+            ready!(Pin::new(&mut self.io).poll_read(context, &mut chunk))?;
+            if chunk.filled().is_empty() {
+                self.gone = true;
+                return Poll::Ready(Ok(()));
+            }
+            self.buffer.extend_from_slice(chunk.filled());
+        }
+        // Enough is waiting. Nobody wakes this read; the exchange ends by the answer or by a deadline.
+        Poll::Pending
+    }
+}
+
+impl Home {
+    /// Forgets the last exchange.
+    pub fn reset(&self) {
+        self.answered.store(false, Ordering::Relaxed);
+        self.received.store(false, Ordering::Relaxed);
+        self.tunnel.store(false, Ordering::Relaxed);
+        self.keep.store(false, Ordering::Relaxed);
+    }
+
+    /// The core, when the wire is gone.
+    pub fn take(&self) -> Option<Box<Core>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether a final answer has begun.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has sent its whole message.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection became a tunnel.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Whether the gateway answered an error completely, so that the connection can go on although the engine gave up.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.keep.load(Ordering::Relaxed)
+    }
+}
+
+impl Wire {
+    /// Lends a connection to the engine.
+    #[must_use]
+    pub fn lend(core: Box<Core>, home: &Arc<Home>) -> Self {
+        home.received.store(core.body.is_complete(), Ordering::Relaxed);
+        Self {
+            core: Some(core),
+            home: Arc::clone(home),
+        }
+    }
+
+    /// The wire under an engine session.
+    #[must_use]
+    pub fn of(stream: &Stream) -> Option<&Self> {
+        (**stream).as_any().downcast_ref()
+    }
+
+    /// The head of the current message.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        self.core.as_ref().and_then(|core| core.head)
+    }
+
+    /// The socket's peer.
+    #[must_use]
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.core.as_ref().and_then(|core| core.peer)
+    }
+
+    /// What was wrong with the body, if anything.
+    #[must_use]
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.core.as_ref().and_then(|core| core.fault)
+    }
+
+    /// Whether the client has sent its whole message.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        self.home.is_received()
+    }
+
+    /// The connection's side of the exchange.
+    #[must_use]
+    pub fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    /// From the next answer on, bytes pass unchecked both ways. Only for a 101 that the upstream gave.
+    pub fn become_tunnel(&self) {
+        self.home.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer is complete although the engine will report a failure: the connection may go on.
+    pub fn keep(&self) {
+        self.home.keep.store(true, Ordering::Relaxed);
+    }
+
+    fn core(&mut self) -> io::Result<&mut Core> {
+        self.core
+            .as_deref_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        *self.home.parked.lock().unwrap_or_else(PoisonError::into_inner) = self.core.take();
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let tunnel = self.home.is_tunnel();
+        let core = self.core()?;
+        if core.fault.is_some() {
+            return Poll::Ready(Err(fault_error()));
+        }
+        if tunnel {
+            if core.buffer.is_empty() {
+                return Pin::new(&mut core.io).poll_read(context, into);
+            }
+            let available = core.buffer.len().min(into.remaining());
+            into.put_slice(&core.buffer.split_to(available));
+            return Poll::Ready(Ok(()));
+        }
+        if core.body.is_complete() {
+            return core.poll_gone(context);
+        }
+        let before = into.filled().len();
+        if core.buffer.is_empty() {
+            ready!(Pin::new(&mut core.io).poll_read(context, into))?;
+            if into.filled().len() == before {
+                core.gone = true;
+                return Poll::Ready(Ok(()));
+            }
+            core.check_read(into, before)?;
+        } else {
+            core.read_buffered(into)?;
+        }
+        if core.body.is_complete() {
+            self.home.received.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.home.is_answered() && !is_interim(bytes) {
+            self.home.answered.store(true, Ordering::Relaxed);
+        }
+        Pin::new(&mut self.core()?.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.core()?.io).poll_flush(context)
+    }
+
+    /// Flushes only: whether and how to close is decided when the core is home.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
+    }
+}
+
+/// Whether an answer begins with `100 Continue` or another 1xx that a final answer follows (101 is final).
+fn is_interim(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP/1.1 1") && !bytes.starts_with(b"HTTP/1.1 101")
+}
+
+fn fault_error() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+#[async_trait]
+impl Shutdown for Wire {
+    async fn shutdown(&mut self) {}
+}
+
+impl UniqueID for Wire {
+    fn id(&self) -> UniqueIDType {
+        self.core.as_ref().map_or(-1, |core| core.io.id())
+    }
+}
+
+impl Ssl for Wire {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.core.as_ref().and_then(|core| core.io.get_ssl_digest())
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.core.as_ref().and_then(|core| core.io.selected_alpn_proto())
+    }
+}
+
+impl GetTimingDigest for Wire {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        // Nobody reads it, and the engine would clone a list for every request.
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Wire {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+        self.core.as_ref().and_then(|core| core.io.get_proxy_digest())
+    }
+}
+
+impl GetSocketDigest for Wire {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.core.as_ref().and_then(|core| core.io.get_socket_digest())
+    }
+}
+
+#[async_trait]
+impl Peek for Wire {}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("peer", &self.peer())
+            .finish_non_exhaustive()
+    }
+}

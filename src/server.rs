@@ -1,0 +1,274 @@
+//! Assembly: listeners, the gateway, and every background task, in one list.
+
+pub mod census;
+pub mod connection;
+pub mod drain;
+pub mod panics;
+pub mod sockets;
+pub mod status;
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pingora::listeners::L4BufferSettings;
+use pingora::listeners::ListenerConfig;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server as Engine};
+use pingora::services::listening::Service;
+
+use crate::auth::{KeySets, TokenCache};
+use crate::config::{Config, LogTarget};
+use crate::gateway::Gateway;
+use crate::gateway::drain::{self as leaving, Drain, Leave};
+use crate::snapshot::Compiler;
+use crate::sync::Revisions;
+use crate::sync::file::{Watch, unix_ms};
+use crate::telemetry::Metrics;
+use crate::telemetry::access_log::{AccessLog, Target, Writer};
+use crate::throttle::{Throttle, Time};
+use crate::upstream::Rotations;
+use census::Census;
+use connection::Connections;
+use drain::Signals;
+use sockets::{BindError, Sockets};
+use status::Status;
+
+/// Counters that this process holds at most: about 100 MB when full.
+const COUNTERS_MAX: usize = 1_000_000;
+
+/// Verified tokens that are remembered.
+const TOKENS_MAX: usize = 10_000;
+
+/// Upstream connections kept for reuse, per thread.
+const UPSTREAM_IDLE_PER_THREAD: usize = 1024;
+
+/// Client sockets are read without a buffer in between (the connection has its own), and written through one that holds
+/// the head and body of a small answer, so that both leave in one system call.
+const WRITE_BUFFER: usize = 8 * 1024;
+
+/// How often finished counters are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A gateway with its sockets bound and its first revision applied.
+pub struct Server {
+    config: Config,
+    sockets: Sockets,
+    status_listener: Option<TcpListener>,
+    status_address: SocketAddr,
+    side: tokio::runtime::Runtime,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+    log_writer: Option<Writer>,
+    revisions: Arc<Revisions>,
+    throttle: Arc<Throttle>,
+    watch: Watch,
+    leave: Arc<Leave>,
+    drain: Drain,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A port can not be had.
+    Socket(BindError),
+    /// The revision has mistakes.
+    Revision(Vec<String>),
+    /// Something of the machine: threads, files, metrics.
+    Machine(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(error) => error.fmt(f),
+            Self::Revision(mistakes) => f.write_str(&mistakes.join("\n")),
+            Self::Machine(error) => f.write_str(error),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Server {
+    /// Binds the sockets and applies the first revision. No client ever gets 404 from a gateway that has just started:
+    /// connections wait in the backlog until [`Self::run`].
+    ///
+    /// # Errors
+    /// When something that is needed from the start can not be had.
+    pub fn prepare(config: Config) -> Result<Self, StartError> {
+        let machine = |what: &str| {
+            let what = what.to_owned();
+            move |error: &dyn fmt::Display| StartError::Machine(format!("{what}: {error}"))
+        };
+        let metrics = Arc::new(Metrics::new().map_err(|error| machine("metrics")(&error))?);
+        panics::count(&metrics.panics);
+        sockets::raise_file_limit();
+        let sockets =
+            Sockets::bind(config.listeners.iter().map(|listener| listener.address)).map_err(StartError::Socket)?;
+        let status_listener = sockets::listen(config.status.address).map_err(StartError::Socket)?;
+        let status_address = status_listener
+            .local_addr()
+            .map_err(|error| machine("status")(&error))?;
+        let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
+
+        // One thread for everything that is not a request, so that neither starves the other.
+        let side = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("side")
+            .enable_all()
+            .build()
+            .map_err(|error| machine("side runtime")(&error))?;
+        let (leave, drain) = leaving::pair();
+        let compiler = Compiler {
+            environment_type: config.gateway.environment_type,
+            key_sets: KeySets::new(side.handle().clone(), drain.watch()),
+            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            rotations: Arc::new(Rotations::default()),
+            metrics: Arc::clone(&metrics),
+        };
+        let revisions = Arc::new(Revisions::new(compiler, Arc::clone(&metrics)));
+        let watch = Watch::new(config.revision.file.clone());
+        revisions
+            .apply_file(&config.revision.file, unix_ms())
+            .map_err(|refused| StartError::Revision(refused.mistakes))?;
+
+        Ok(Self {
+            config,
+            sockets,
+            status_listener: Some(status_listener),
+            status_address,
+            side,
+            metrics,
+            access_log,
+            log_writer,
+            revisions,
+            throttle: Arc::new(Throttle::new(COUNTERS_MAX)),
+            watch,
+            leave: Arc::new(leave),
+            drain,
+        })
+    }
+
+    /// Where clients connect.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.sockets.addresses()
+    }
+
+    /// Where the status is served.
+    #[must_use]
+    pub fn status_address(&self) -> SocketAddr {
+        self.status_address
+    }
+
+    /// Serves until a signal ends it, and returns when nothing is in flight and every log line is written.
+    pub fn run(mut self) {
+        let census = Arc::new(Census::new(
+            self.config.server.limits.connections,
+            self.config.server.limits.connections_per_address,
+            self.config.server.trusted_proxies.clone(),
+            self.metrics.connections_open.clone(),
+        ));
+        let mut engine = Engine::new_with_opt_and_conf(None, engine_conf(&self.config));
+        engine.bootstrap();
+        let service = self.proxy_service(&engine, &census);
+        engine.add_service(self.sockets.give_to(service));
+        self.start_side_tasks();
+        for address in self.addresses() {
+            log::info!("listening on {address}");
+        }
+        log::info!("status on {}", self.status_address);
+        engine.run(RunArgs {
+            shutdown_signal: Box::new(Signals::new(
+                Arc::clone(&self.leave),
+                census,
+                self.config.server.timeouts.drain,
+            )),
+        });
+        self.leave.begin();
+        self.side.shutdown_timeout(Duration::from_secs(1));
+        drop(self.log_writer);
+    }
+
+    fn proxy_service(&self, engine: &Engine, census: &Arc<Census>) -> Service<Connections> {
+        let gateway = Gateway::new(
+            Arc::clone(&self.revisions),
+            Arc::clone(&self.throttle),
+            (
+                self.config.server.trusted_proxies.clone(),
+                self.config.server.limits.requests_in_flight,
+            ),
+            self.drain.clone(),
+            (Arc::clone(&self.metrics), self.access_log.clone()),
+        );
+        let connections = Connections::new(
+            Arc::new(http_proxy(&engine.configuration, gateway)),
+            (&self.config.server.limits, &self.config.server.timeouts),
+            Arc::clone(census),
+            self.drain.clone(),
+            (Arc::clone(&self.metrics), self.access_log.clone()),
+        );
+        let mut service = Service::new("gateway".to_owned(), connections);
+        for name in self.sockets.names() {
+            service.add_listener(ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::new(0, WRITE_BUFFER)));
+        }
+        service
+    }
+
+    /// Every task that runs beside the requests. Key sets start theirs when a revision names an issuer.
+    fn start_side_tasks(&mut self) {
+        if let Some(listener) = self.status_listener.take() {
+            let status = Arc::new(Status {
+                gateway: self.config.gateway.id.clone(),
+                revisions: Arc::clone(&self.revisions),
+                throttle: Arc::clone(&self.throttle),
+                metrics: Arc::clone(&self.metrics),
+                drain: self.drain.clone(),
+            });
+            self.side.spawn(async move {
+                if let Err(error) = status::serve(listener, status).await {
+                    log::error!("status listener: {error}");
+                }
+            });
+        }
+
+        let throttle = Arc::clone(&self.throttle);
+        self.side.spawn(async move {
+            let mut tick = tokio::time::interval(SWEEP);
+            loop {
+                tick.tick().await;
+                throttle.sweep(Time::from(SystemTime::now()));
+            }
+        });
+
+        let watch = std::mem::replace(&mut self.watch, Watch::new(std::path::PathBuf::new()));
+        let revisions = Arc::clone(&self.revisions);
+        let drain = self.drain.clone();
+        self.side
+            .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
+    }
+}
+
+fn engine_conf(config: &Config) -> ServerConf {
+    ServerConf {
+        threads: config.server.threads,
+        listener_tasks_per_fd: config.server.threads,
+        upstream_keepalive_pool_size: UPSTREAM_IDLE_PER_THREAD,
+        // How often a request may be sent again is decided in the gateway; this only bounds a mistake there.
+        max_retries: 16,
+        ..ServerConf::default()
+    }
+}
+
+fn access_log(config: &Config, metrics: &Metrics) -> std::io::Result<(AccessLog, Option<Writer>)> {
+    let settings = &config.telemetry.access_log;
+    let target = match &settings.target {
+        LogTarget::Off => return Ok((AccessLog::off(metrics.access_log_dropped.clone()), None)),
+        LogTarget::Stdout => Target::Stdout,
+        LogTarget::File(path) => Target::File(path.clone()),
+    };
+    let (log, writer) = AccessLog::start(&target, settings.sample, metrics.access_log_dropped.clone())?;
+    Ok((log, Some(writer)))
+}

@@ -1,0 +1,413 @@
+//! One client connection, from accept to close: its bounds, its deadlines, and the cut between messages.
+//!
+//! ```text
+//! accept → seat? → [ wait for a head → inspect → lend to the engine → home again ]* → close
+//! ```
+//!
+//! The engine is handed one complete, inspected request head at a time and never waits for a client on its own; every
+//! wait of a connection is here, and every one has a deadline:
+//!
+//! | waiting for | deadline | then |
+//! |---|---|---|
+//! | a first byte | `timeouts.idle` | close |
+//! | the rest of a head | `timeouts.header` | 408 |
+//! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
+//! | the client to read the answer | `timeouts.idle` per write | close |
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, Sleep};
+
+use super::census::{Census, Unseated};
+use crate::config::{Limits, Timeouts};
+use crate::framing::{self, Body, BodyFault, Head, HeadError, HeadLimits, MessageBody};
+use crate::gateway::drain::Drain;
+use crate::gateway::refusal::Refusal;
+use crate::gateway::wire::{Core, Home, Wire};
+use crate::gateway::{Gateway, request_id};
+use crate::telemetry::{AccessLog, Metrics, Record};
+
+/// First reservation for a request head; most fit.
+const HEAD_BUFFER: usize = 4096;
+
+/// Bodies up to this length are read to their end after an early answer, so that the connection can go on.
+const DRAINED_BODY_MAX: u64 = 64 * 1024;
+
+/// How long an early answer waits for the rest of such a body.
+const DRAIN_BODY: Duration = Duration::from_secs(2);
+
+/// After an answer that ends the connection: how long and how much the client may still send, so that the kernel does
+/// not reset the connection under the answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long an idle connection is still listened to when the process leaves.
+const LEAVE_IDLE: Duration = Duration::from_millis(500);
+
+/// How long a refusal may take to be written.
+const REFUSE: Duration = Duration::from_secs(2);
+
+/// Serves the connections of a listener.
+pub struct Connections {
+    proxy: Arc<HttpProxy<Gateway>>,
+    limits: Limits,
+    head_limits: HeadLimits,
+    timeouts: Timeouts,
+    census: Arc<Census>,
+    drain: Drain,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+}
+
+/// What came out of waiting for a request.
+enum Next {
+    Request(Head),
+    Refuse(Refusal),
+    Close,
+}
+
+/// How an exchange ended.
+enum Ended {
+    /// The engine is done; true when it would go on with the connection.
+    Served(bool),
+    Panicked,
+    Expired,
+}
+
+impl Connections {
+    /// Serves with this proxy, inside these bounds.
+    #[must_use]
+    pub fn new(
+        proxy: Arc<HttpProxy<Gateway>>,
+        (limits, timeouts): (&Limits, &Timeouts),
+        census: Arc<Census>,
+        drain: Drain,
+        (metrics, access_log): (Arc<Metrics>, AccessLog),
+    ) -> Self {
+        Self {
+            proxy,
+            limits: limits.clone(),
+            head_limits: HeadLimits {
+                bytes: limits.header_bytes,
+                ..HeadLimits::default()
+            },
+            timeouts: timeouts.clone(),
+            census,
+            drain,
+            metrics,
+            access_log,
+        }
+    }
+
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut core = Box::new(Core::new(stream));
+        let _seat = match self.census.seat(core.peer) {
+            Ok(seat) => seat,
+            Err(Unseated) => {
+                self.metrics.connections_refused.inc();
+                return self.refuse(core, &Refusal::Overloaded("connections")).await;
+            }
+        };
+        let home = Arc::new(Home::default());
+        let mut deadline = Deadline::new();
+        loop {
+            let head = match self.next_head(&mut core, &mut deadline).await {
+                Next::Request(head) => head,
+                Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
+                Next::Close => return close(core).await,
+            };
+            core = match self.exchange(core, head, &home, &mut deadline, shutdown).await {
+                Some(core) => core,
+                None => return,
+            };
+        }
+    }
+
+    /// Waits for a complete head and inspects it.
+    async fn next_head(&self, core: &mut Core, deadline: &mut Deadline) -> Next {
+        let mut searched = 0;
+        let mut drain = self.drain.clone();
+        deadline.set(if core.buffer.is_empty() {
+            self.timeouts.idle
+        } else {
+            self.timeouts.header
+        });
+        self.metrics.connections_idle.inc();
+        let _idle = Undo(|| self.metrics.connections_idle.dec());
+        loop {
+            if let Some(end) = framing::find_head_end(&core.buffer, searched) {
+                return self.inspect(core, end);
+            }
+            if let Some(error) = framing::overrun(&core.buffer, &self.head_limits) {
+                return Next::Refuse(head_refusal(error));
+            }
+            searched = core.buffer.len();
+            let waiting = core.buffer.is_empty();
+            core.buffer.reserve(HEAD_BUFFER);
+            tokio::select! {
+                biased;
+                read = core.io.read_buf(&mut core.buffer) => match read {
+                    Ok(read) if read > 0 => if waiting { deadline.set(self.timeouts.header) },
+                    _ => return Next::Close,
+                },
+                () = deadline.expired() => {
+                    return if waiting { Next::Close } else { Next::Refuse(Refusal::RequestTimeout) };
+                }
+                () = drain.begun(), if waiting && !deadline.is_leaving() => deadline.leave(LEAVE_IDLE),
+            }
+        }
+    }
+
+    fn inspect(&self, core: &mut Core, end: usize) -> Next {
+        let head = match framing::inspect(&core.buffer[..end], &self.head_limits) {
+            Ok(head) => head,
+            Err(error) => return Next::Refuse(head_refusal(error)),
+        };
+        match MessageBody::begin(head.body, self.limits.body_bytes) {
+            Ok(body) => {
+                core.begin(head, body);
+                Next::Request(head)
+            }
+            Err(BodyFault::TooLarge) => Next::Refuse(Refusal::BodyTooLarge),
+            Err(fault) => Next::Refuse(Refusal::BadRequest(fault.as_str())),
+        }
+    }
+
+    /// Lends the connection to the engine for one request. `None` when it was closed.
+    async fn exchange(
+        &self,
+        mut core: Box<Core>,
+        head: Head,
+        home: &Arc<Home>,
+        deadline: &mut Deadline,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Box<Core>> {
+        let prefix = origin_form(core.buffer.split_to(head.length), &head);
+        home.reset();
+        deadline.set(self.timeouts.request);
+
+        let ended = {
+            let mut session = ServerSession::new_http1(Box::new(Wire::lend(core, home)));
+            session.set_pipelined_prefix(prefix);
+            session.set_write_timeout(Some(self.timeouts.idle));
+            session.set_total_drain_timeout(Some(DRAIN_BODY));
+            if matches!(head.body, Body::Length(length) if length <= DRAINED_BODY_MAX) && !head.expect_continue {
+                session.set_close_on_response_before_downstream_finish(false);
+            }
+            // A panic in a phase costs this request alone: the wire comes home while unwinding.
+            let engine = AssertUnwindSafe(self.proxy.process_new_http(session, shutdown)).catch_unwind();
+            tokio::select! {
+                biased;
+                served = engine => served.map_or(Ended::Panicked, |reusable| Ended::Served(reusable.is_some())),
+                () = deadline.expired_before_answer(home) => Ended::Expired,
+            }
+        };
+        let core = home.take()?;
+        let refusal = match ended {
+            Ended::Served(reusable) if (reusable || home.is_kept()) && core.is_received() && !core.is_gone() => {
+                return Some(core);
+            }
+            Ended::Served(_) => None,
+            Ended::Panicked => Some(Refusal::Internal),
+            Ended::Expired if home.is_received() => Some(Refusal::UpstreamTimeout),
+            Ended::Expired => Some(Refusal::RequestTimeout),
+        };
+        match refusal.filter(|_| !home.is_answered()) {
+            // The request's own record says what happened; this only tells the client.
+            Some(refusal) => write_and_linger(core, refusal.answer(&request_id::new()).into_closing_bytes()).await,
+            None if core.is_received() || core.is_gone() || home.is_tunnel() => close(core).await,
+            None => linger(core).await,
+        }
+        None
+    }
+
+    /// Answers a message that the engine never sees, and closes.
+    async fn refuse(&self, core: Box<Core>, refusal: &Refusal) {
+        let request_id = request_id::new();
+        self.metrics.unrouted(refusal.status(), refusal.code());
+        let record = Record {
+            time_ms: unix_ms(),
+            client: core.peer,
+            status: refusal.status(),
+            code: refusal.code(),
+            reason: refusal.reason(),
+            request_id: Arc::from(&*request_id),
+            ..Record::default()
+        };
+        if self.access_log.wants(record.status, record.code, 0) {
+            self.access_log.push(record);
+        }
+        write_and_linger(core, refusal.answer(&request_id).into_closing_bytes()).await;
+    }
+}
+
+#[async_trait]
+impl ServerApp for Connections {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        self.serve(stream, shutdown).await;
+        None
+    }
+}
+
+/// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it
+/// fires too early, or when a nearer deadline comes.
+struct Deadline {
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+    at: Instant,
+    leaving: bool,
+}
+
+impl Deadline {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            sleep: Box::pin(tokio::time::sleep_until(now)),
+            armed: now,
+            at: now,
+            leaving: false,
+        }
+    }
+
+    fn set(&mut self, after: Duration) {
+        if self.leaving {
+            return;
+        }
+        self.at = Instant::now() + after;
+        if self.at < self.armed {
+            self.arm();
+        }
+    }
+
+    /// Nearer, and not to be moved any more: the process leaves.
+    fn leave(&mut self, after: Duration) {
+        self.at = self.at.min(Instant::now() + after);
+        self.leaving = true;
+        self.arm();
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    fn arm(&mut self) {
+        self.armed = self.at;
+        self.sleep.as_mut().reset(self.at);
+    }
+
+    fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(context));
+            if self.at <= self.armed {
+                return Poll::Ready(());
+            }
+            self.arm();
+        }
+    }
+
+    async fn expired(&mut self) {
+        std::future::poll_fn(|context| self.poll_expired(context)).await;
+    }
+
+    /// Like [`Self::expired`], but never once an answer has begun: from then on, silence is bounded per read and write.
+    async fn expired_before_answer(&mut self, home: &Home) {
+        std::future::poll_fn(|context| {
+            if home.is_answered() {
+                return Poll::Pending;
+            }
+            ready!(self.poll_expired(context));
+            if home.is_answered() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+}
+
+/// Runs when dropped.
+struct Undo<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// The head as the engine gets it: without an empty line before it, and with its target in origin form. An absolute
+/// target (RFC 9112 section 3.2.2) names the same authority as Host, so nothing is lost.
+fn origin_form(mut head_bytes: BytesMut, head: &Head) -> BytesMut {
+    if !head.absolute {
+        let _ = head_bytes.split_to(head.start);
+        return head_bytes;
+    }
+    let path = head.path.of(&head_bytes);
+    let mut rewritten = BytesMut::with_capacity(head_bytes.len() + 1);
+    rewritten.extend_from_slice(&head_bytes[head.start..head.target.start]);
+    if !path.starts_with(b"/") {
+        rewritten.extend_from_slice(b"/");
+    }
+    rewritten.extend_from_slice(path);
+    rewritten.extend_from_slice(&head_bytes[head.target.end..]);
+    rewritten
+}
+
+fn head_refusal(error: HeadError) -> Refusal {
+    match error {
+        HeadError::Malformed(malformed) => Refusal::BadRequest(malformed.as_str()),
+        HeadError::UriTooLong => Refusal::UriTooLong,
+        HeadError::HeadersTooLarge => Refusal::HeadersTooLarge,
+        HeadError::MethodNotImplemented => Refusal::MethodNotImplemented,
+        HeadError::VersionNotSupported => Refusal::VersionNotSupported,
+        HeadError::ExpectationFailed => Refusal::ExpectationFailed,
+    }
+}
+
+async fn write_and_linger(mut core: Box<Core>, bytes: Vec<u8>) {
+    let written = tokio::time::timeout(REFUSE, async {
+        core.io.write_all(&bytes).await?;
+        core.io.flush().await
+    });
+    if matches!(written.await, Ok(Ok(()))) {
+        linger(core).await;
+    }
+}
+
+/// Ends our side, then reads what the client still sends, within bounds: closing a socket with unread bytes makes the
+/// kernel send a reset, which can overtake the answer.
+async fn linger(mut core: Box<Core>) {
+    let until = Instant::now() + LINGER;
+    let _ = tokio::time::timeout_at(until, core.io.shutdown()).await;
+    let mut left = LINGER_BYTES_MAX;
+    let mut scrap = [0_u8; 4096];
+    while left > 0 {
+        match tokio::time::timeout_at(until, core.io.read(&mut scrap)).await {
+            Ok(Ok(read)) if read > 0 => left = left.saturating_sub(read),
+            _ => return,
+        }
+    }
+}
+
+async fn close(mut core: Box<Core>) {
+    let _ = tokio::time::timeout(LINGER, core.io.shutdown()).await;
+}
+
+fn unix_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,81 @@
+//! Leaving: readiness says 503, answers say `Connection: close`, idle connections are let go, and the process ends as
+//! soon as nothing is in flight, at the latest when the drain deadline has passed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::census::Census;
+use crate::gateway::drain::Leave;
+
+/// How often the leaving process looks whether it is alone.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Turns signals into the end of the server, after the drain. The engine's own sequence is not used: it sleeps a fixed
+/// time, and cuts idle connections at once.
+pub struct Signals {
+    leave: Arc<Leave>,
+    census: Arc<Census>,
+    deadline: Duration,
+}
+
+impl Signals {
+    /// Drains this long at most.
+    #[must_use]
+    pub fn new(leave: Arc<Leave>, census: Arc<Census>, deadline: Duration) -> Self {
+        Self {
+            leave,
+            census,
+            deadline,
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (mut terminate, mut interrupt, mut quit) = (
+            listen(SignalKind::terminate()),
+            listen(SignalKind::interrupt()),
+            listen(SignalKind::quit()),
+        );
+        tokio::select! {
+            () = next(&mut terminate) => log::info!("SIGTERM: leaving"),
+            () = next(&mut interrupt) => log::info!("interrupted: leaving"),
+            () = next(&mut quit) => log::info!("SIGQUIT: leaving"),
+        }
+        self.leave.begin();
+        let alone = async {
+            while self.census.open() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = alone => log::info!("nothing is in flight: the end"),
+            () = tokio::time::sleep(self.deadline) => {
+                log::warn!("{} connections are cut at the drain deadline", self.census.open());
+            }
+            () = next(&mut terminate) => log::warn!("SIGTERM again: {} connections are cut", self.census.open()),
+            () = next(&mut interrupt) => log::warn!("interrupted again: {} connections are cut", self.census.open()),
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+fn listen(kind: SignalKind) -> Option<Signal> {
+    signal(kind)
+        .inspect_err(|error| log::error!("signal handler: {error}"))
+        .ok()
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}

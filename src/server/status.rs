@@ -1,0 +1,107 @@
+//! The status listener: liveness, readiness, metrics. On its own thread, so that a busy gateway still answers its
+//! supervisor.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+
+use crate::gateway::drain::Drain;
+use crate::sync::file::unix_ms;
+use crate::sync::{self, Revisions};
+use crate::telemetry::{Metrics, metrics};
+use crate::throttle::Throttle;
+
+/// What the status listener tells about.
+pub struct Status {
+    /// The gateway's id.
+    pub gateway: String,
+    /// Revisions.
+    pub revisions: Arc<Revisions>,
+    /// Counters.
+    pub throttle: Arc<Throttle>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether it is leaving.
+    pub drain: Drain,
+}
+
+/// The answer of `/status/ready`.
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    gateway: String,
+    version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not: Option<&'static str>,
+    revision: sync::Status,
+}
+
+/// Answers on this listener until the runtime ends.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, status: Arc<Status>) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, router(status)).await
+}
+
+fn router(status: Arc<Status>) -> Router {
+    Router::new()
+        .route("/status", get(live))
+        .route("/healthz", get(live))
+        .route("/status/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/health", get(ready))
+        .route("/metrics", get(render))
+        .with_state(status)
+}
+
+/// 200 while the process works.
+async fn live(State(status): State<Arc<Status>>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "status": "ok", "gateway": status.gateway, "version": env!("CARGO_PKG_VERSION") }))
+}
+
+/// 200 with a revision applied and not leaving.
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    let revision = status.revisions.status();
+    let why_not = if status.drain.is_begun() {
+        Some("draining")
+    } else if revision.digest.is_none() {
+        Some("no revision is applied")
+    } else {
+        None
+    };
+    let code = if why_not.is_none() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = Ready {
+        ready: why_not.is_none(),
+        gateway: status.gateway.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        why_not,
+        revision,
+    };
+    (code, Json(body)).into_response()
+}
+
+async fn render(State(status): State<Arc<Status>>) -> Response {
+    let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    status.metrics.throttle_counters.set(gauge(status.throttle.entries()));
+    status
+        .metrics
+        .throttle_evictions
+        .set(i64::try_from(status.throttle.evictions()).unwrap_or(i64::MAX));
+    match status.metrics.render(unix_ms()) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

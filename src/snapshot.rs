@@ -1,0 +1,501 @@
+//! Everything a request reads, compiled from a revision, immutable.
+//!
+//! Compiled off the request threads, swapped as one, pinned by each request. What has to survive a revision (counters,
+//! key sets, verified tokens, rotations, metrics) belongs to the process and is referred to by identity.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderName;
+use http::{HeaderValue, Method};
+use prometheus::Histogram;
+use smallvec::SmallVec;
+
+use crate::auth::{Authenticator, Caller, KeySets, TokenCache, credential};
+use crate::document::{self, Mistakes, Severity};
+use crate::names::{ApiName, ApplicationName, PlanName};
+use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
+use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{RouteMetrics, seconds};
+use crate::throttle::{Decisions, Demand, Place, Rule, Subject, headers};
+use crate::upstream::{Rotations, Upstream, resolve};
+
+/// The limits that count for one request; the common case needs no allocation.
+pub type Demands<'a> = SmallVec<[Demand<'a>; 8]>;
+
+/// A revision, running.
+pub struct Snapshot {
+    digest: String,
+    short_digest: Arc<str>,
+    routes: Vec<Route>,
+    table: RouteTable,
+    apis: Vec<Api>,
+    plans: Vec<Vec<Rule>>,
+    plan_names: Vec<PlanName>,
+    applications: Vec<Application>,
+    upstreams: Vec<Upstream>,
+    upstream_seconds: Vec<Histogram>,
+    authenticator: Authenticator,
+}
+
+/// A route, running.
+pub struct Route {
+    /// Index of its API.
+    pub api: usize,
+    /// Its pattern, as in the revision.
+    pub pattern: Arc<str>,
+    /// Scopes that a token needs.
+    pub scopes: Vec<String>,
+    subject: Subject,
+    metrics: RouteMetrics,
+}
+
+/// An API, running.
+pub struct Api {
+    /// Its name.
+    pub name: ApiName,
+    /// Its base path.
+    pub base_path: String,
+    /// Whether the base path is cut off for the upstream.
+    pub strip_base_path: bool,
+    /// Index of its upstream.
+    pub upstream: usize,
+    /// Fields that carry its credentials and are not passed on.
+    pub stripped_headers: Vec<HeaderName>,
+    /// Query parameter that carries its key and is not passed on.
+    pub stripped_parameter: Option<String>,
+    /// What a client that is not let in is told.
+    pub challenges: Challenges,
+    rules: Vec<Rule>,
+    /// `RateLimit-Policy` without a plan, then with each plan.
+    policies: Vec<Option<HeaderValue>>,
+    subject: Subject,
+    seconds: Histogram,
+}
+
+/// `WWW-Authenticate` of an API (RFC 6750 section 3 for tokens).
+pub struct Challenges {
+    /// No credential.
+    pub missing: HeaderValue,
+    /// One that is not valid.
+    pub invalid: HeaderValue,
+    /// More than one.
+    pub ambiguous: HeaderValue,
+}
+
+/// An application, running.
+struct Application {
+    name: ApplicationName,
+    header: HeaderValue,
+    subject: Subject,
+    /// One per API.
+    subscriptions: Vec<Option<Subject>>,
+}
+
+/// What snapshots are compiled with: everything of the process that outlives them.
+pub struct Compiler {
+    /// Which key types are let in.
+    pub environment_type: EnvironmentType,
+    /// Issuers' keys.
+    pub key_sets: KeySets,
+    /// Verified tokens.
+    pub tokens: Arc<TokenCache>,
+    /// Where upstreams' rotations stand.
+    pub rotations: Arc<Rotations>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Compiler {
+    /// Compiles a revision. Resolves the host names of endpoints, so it blocks. With the snapshot come the warnings.
+    ///
+    /// # Errors
+    /// What is wrong beyond the document itself: routes that collide, endpoints that do not resolve.
+    pub fn compile(&self, loaded: Loaded) -> Result<(Snapshot, Mistakes), Mistakes> {
+        let (table, conflicts) = route_table(&loaded);
+        let (upstreams, unresolved) = self.upstreams(&loaded.revision);
+        let loaded = loaded.with(conflicts.into_iter().chain(unresolved))?;
+
+        let revision = &loaded.revision;
+        let plans = (revision.plans.iter())
+            .map(|plan| self.rules(&plan.limits, Place::Plan(&plan.name), plan.name.as_str()))
+            .collect::<Vec<_>>();
+        let snapshot = Snapshot {
+            short_digest: Arc::from(revision.digest.get(..12).unwrap_or(&revision.digest)),
+            digest: revision.digest.clone(),
+            routes: self.routes(revision),
+            table,
+            apis: revision.apis.iter().map(|api| self.api(api, &plans)).collect(),
+            plans,
+            plan_names: revision.plans.iter().map(|plan| plan.name.clone()).collect(),
+            applications: revision
+                .applications
+                .iter()
+                .map(|application| running(application, revision))
+                .collect(),
+            upstream_seconds: (revision.upstreams.iter())
+                .map(|upstream| self.metrics.upstream_seconds(upstream.name.as_str()))
+                .collect(),
+            upstreams,
+            authenticator: Authenticator::compile(
+                revision,
+                self.environment_type,
+                &self.key_sets,
+                Arc::clone(&self.tokens),
+            ),
+        };
+        Ok((snapshot, loaded.warnings))
+    }
+}
+
+/// Something that is wrong with a document, found after it was read.
+pub type Finding = (document::Place, Severity, String);
+
+/// The route table of a revision, whose targets are the routes in document order, and what collides in it.
+#[must_use]
+pub fn route_table(loaded: &Loaded) -> (RouteTable, Vec<Finding>) {
+    let rules = || {
+        loaded
+            .revision
+            .apis
+            .iter()
+            .flat_map(|api| api.routes.iter().map(move |rule| (api, rule)))
+    };
+    let entries = (0_u32..).zip(rules()).flat_map(|(target, (api, rule))| {
+        let hosts = api.hosts.iter().map(Some).chain(api.hosts.is_empty().then_some(None));
+        hosts.map(move |host| Entry {
+            host,
+            pattern: &rule.path,
+            methods: &rule.methods,
+            slash_too: rule.slash_too,
+            target,
+        })
+    });
+    let (table, conflicts) = RouteTable::compile(entries);
+    if conflicts.is_empty() {
+        return (table, Vec::new());
+    }
+    let places: Vec<document::Place> = loaded
+        .places
+        .iter()
+        .flat_map(|api| api.routes.iter().copied())
+        .collect();
+    let owners: Vec<&ApiName> = rules().map(|(api, _)| &api.name).collect();
+    let findings = conflicts
+        .iter()
+        .filter_map(|conflict| {
+            let (winner, loser) = (conflict.winner as usize, conflict.loser as usize);
+            let place = *places.get(loser)?;
+            let (owner, other) = (owners.get(loser)?, owners.get(winner)?);
+            let line = places.get(winner).map_or(0, |place| place.line);
+            Some((place, severity(&conflict.kind), told(conflict, owner, other, line)))
+        })
+        .collect();
+    (table, findings)
+}
+
+fn severity(kind: &ConflictKind) -> Severity {
+    match kind {
+        ConflictKind::SameMethods(_) => Severity::Error,
+        ConflictKind::Shadowed => Severity::Warning,
+    }
+}
+
+fn told(conflict: &Conflict, owner: &ApiName, other: &ApiName, line: u32) -> String {
+    let host = match &conflict.host {
+        None => "any host".to_owned(),
+        Some(HostPattern::Exact(host)) => host.clone(),
+        Some(HostPattern::Wildcard(suffix)) => format!("*.{suffix}"),
+    };
+    let pattern = &conflict.pattern;
+    match &conflict.kind {
+        ConflictKind::SameMethods(methods) if methods.is_empty() => format!(
+            "api \"{owner}\": route \"{pattern}\" on {host} is published by api \"{other}\" already (line {line}); remove one, or give them different methods"
+        ),
+        ConflictKind::SameMethods(methods) => format!(
+            "api \"{owner}\": route \"{pattern}\" on {host} is published for {} by api \"{other}\" already (line {line}); remove one, or give them different methods",
+            methods.join(", ")
+        ),
+        ConflictKind::Shadowed => format!(
+            "api \"{owner}\": route \"{pattern}\" on {host} is never reached: more specific routes of api \"{other}\" (line {line}) take everything"
+        ),
+    }
+}
+
+impl Compiler {
+    /// What stands behind each target of the route table.
+    fn routes(&self, revision: &Revision) -> Vec<Route> {
+        let routes = revision.apis.iter().enumerate().flat_map(|(index, api)| {
+            api.routes.iter().map(move |rule| Route {
+                api: index,
+                pattern: Arc::from(rule.path.as_str()),
+                scopes: rule.scopes.clone(),
+                subject: Subject::of_pair(api.name.as_str(), &rule.path),
+                metrics: self.metrics.route(api.name.as_str(), &rule.path),
+            })
+        });
+        routes.collect()
+    }
+
+    /// The upstreams, with their endpoints resolved; and the endpoints that do not resolve.
+    fn upstreams(&self, revision: &Revision) -> (Vec<Upstream>, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let mut upstreams = Vec::with_capacity(revision.upstreams.len());
+        for upstream in &revision.upstreams {
+            let mut addresses: Vec<SocketAddr> = Vec::with_capacity(upstream.endpoints.len());
+            for endpoint in &upstream.endpoints {
+                match resolve::resolve(endpoint) {
+                    Ok(address) => addresses.push(address),
+                    Err(error) => findings.push((
+                        document::Place::default(),
+                        Severity::Error,
+                        format!(
+                            "upstream \"{}\": endpoint \"{}\" does not resolve: {error}",
+                            upstream.name, endpoint.host
+                        ),
+                    )),
+                }
+            }
+            upstreams.push(Upstream::compile(
+                upstream,
+                &addresses,
+                self.rotations.of(&upstream.name),
+            ));
+        }
+        (upstreams, findings)
+    }
+
+    fn api(&self, api: &revision::Api, plans: &[Vec<Rule>]) -> Api {
+        let rules = self.rules(&api.limits, Place::Api(&api.name), api.name.as_str());
+        let policies = std::iter::once(None)
+            .chain(plans.iter().map(Some))
+            .map(|plan| headers::policy_field(rules.iter().chain(plan.into_iter().flatten())))
+            .collect();
+        let places = &api.credentials;
+        Api {
+            name: api.name.clone(),
+            base_path: api.base_path.clone(),
+            strip_base_path: api.strip_base_path,
+            upstream: api.upstream,
+            stripped_headers: credential::headers_to_strip(places).cloned().collect(),
+            stripped_parameter: credential::parameter_to_strip(places).map(str::to_owned),
+            challenges: Challenges::compile(api),
+            rules,
+            policies,
+            subject: Subject::of_bytes(api.name.as_str().as_bytes()),
+            seconds: self.metrics.request_seconds(api.name.as_str()),
+        }
+    }
+
+    fn rules(&self, limits: &[Limit], place: Place<'_>, owner: &str) -> Vec<Rule> {
+        limits
+            .iter()
+            .map(|limit| {
+                let label = [owner, "/", limit.name.as_str()].concat();
+                let [allow, deny, would_deny] =
+                    self.metrics.throttle_decisions(&label, ["allow", "deny", "would_deny"]);
+                Rule::compile(
+                    limit,
+                    place,
+                    Decisions {
+                        allow,
+                        deny,
+                        would_deny,
+                    },
+                )
+            })
+            .collect()
+    }
+}
+
+impl Snapshot {
+    /// SHA-256 of the revision, in hex.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Its first twelve digits.
+    #[must_use]
+    pub fn short_digest(&self) -> &Arc<str> {
+        &self.short_digest
+    }
+
+    /// How many routes there are.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.authenticator.key_count()
+    }
+
+    /// Stage 1: the route for a request, as a position for [`Self::route`].
+    ///
+    /// # Errors
+    /// When nothing is published there, or not with this method.
+    pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<u32, Miss<'_>> {
+        self.table.find(host, path, method)
+    }
+
+    /// What [`Self::find`] does, step by step.
+    #[must_use]
+    pub fn trace(&self, host: &str, path: &str, method: &Method) -> Vec<Step> {
+        self.table.trace(host, path, method)
+    }
+
+    /// The route at a position.
+    #[must_use]
+    pub fn route(&self, position: u32) -> Option<&Route> {
+        self.routes.get(position as usize)
+    }
+
+    /// The route at a position, and its API.
+    #[must_use]
+    pub fn route_and_api(&self, position: u32) -> Option<(&Route, &Api)> {
+        let route = self.route(position)?;
+        Some((route, self.apis.get(route.api)?))
+    }
+
+    /// The upstream of an API.
+    #[must_use]
+    pub fn upstream_of(&self, api: &Api) -> Option<&Upstream> {
+        self.upstreams.get(api.upstream)
+    }
+
+    /// The histogram of an API's upstream.
+    #[must_use]
+    pub fn upstream_seconds_of(&self, api: &Api) -> Option<&Histogram> {
+        self.upstream_seconds.get(api.upstream)
+    }
+
+    /// Stage 2.
+    #[must_use]
+    pub fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    /// The limits that count for a request, in the order in which they are spent: the API's own, then the plan's.
+    #[must_use]
+    pub fn demands<'a>(&'a self, route: &Route, api: &'a Api, caller: &Caller, client: Option<IpAddr>) -> Demands<'a> {
+        let plan = caller
+            .plan()
+            .and_then(|plan| self.plans.get(plan))
+            .map_or(&[][..], Vec::as_slice);
+        api.rules
+            .iter()
+            .chain(plan)
+            .map(|rule| Demand {
+                rule,
+                subject: self.subject(rule.scope(), route, api, caller, client),
+            })
+            .collect()
+    }
+
+    /// The limits of an API and a plan, as in [`Self::demands`].
+    #[must_use]
+    pub fn policy<'a>(&self, api: &'a Api, caller: &Caller) -> Option<&'a HeaderValue> {
+        let position = caller.plan().map_or(0, |plan| plan + 1);
+        api.policies.get(position).and_then(Option::as_ref)
+    }
+
+    /// The plan of a caller's subscription.
+    #[must_use]
+    pub fn plan_name(&self, caller: &Caller) -> Option<&PlanName> {
+        self.plan_names.get(caller.plan()?)
+    }
+
+    /// The application of a caller: its name, and the name as a header.
+    #[must_use]
+    pub fn application_of(&self, caller: &Caller) -> Option<(&ApplicationName, &HeaderValue)> {
+        let application = self.applications.get(caller.application()?)?;
+        Some((&application.name, &application.header))
+    }
+
+    /// Counts an answered request.
+    pub fn count(&self, route: u32, status: u16, code: &'static str, elapsed: Duration) {
+        if let Some(route) = self.route(route) {
+            route.metrics.count(status, code);
+            if let Some(api) = self.apis.get(route.api) {
+                api.seconds.observe(seconds(elapsed));
+            }
+        }
+    }
+
+    /// What shares a counter with this request. A caller who lacks what a scope names is counted by the next thing he
+    /// is known by, never not at all.
+    fn subject(&self, scope: Scope, route: &Route, api: &Api, caller: &Caller, client: Option<IpAddr>) -> Subject {
+        let key = || caller.key_hash().map(|hash| tagged(b'k', hash));
+        let token = || caller.subject_hash().map(|hash| tagged(b's', hash));
+        let address = || client.map_or_else(Subject::none, Subject::of_ip);
+        let application = || caller.application().and_then(|index| self.applications.get(index));
+        let anyhow = || key().or_else(token).unwrap_or_else(address);
+        match scope {
+            Scope::Global => Subject::none(),
+            Scope::Api => api.subject,
+            Scope::Route => route.subject,
+            Scope::Application => application().map_or_else(anyhow, |application| application.subject),
+            Scope::Subscription => application()
+                .and_then(|application| application.subscriptions.get(route.api).copied().flatten())
+                .unwrap_or_else(anyhow),
+            Scope::Key => anyhow(),
+            Scope::Subject => token().or_else(key).unwrap_or_else(address),
+            Scope::Ip => address(),
+        }
+    }
+}
+
+impl Challenges {
+    fn compile(api: &revision::Api) -> Self {
+        let key = api.auth.contains(&AuthMethod::ApiKey);
+        let token = api.auth.iter().any(|method| matches!(method, AuthMethod::Jwt(_)));
+        let field = |error: &str| {
+            let mut parts = Vec::new();
+            if token {
+                parts.push(format!("Bearer realm=\"{}\"{error}", api.name));
+            }
+            if key {
+                parts.push(format!(
+                    "ApiKey realm=\"{}\", header=\"{}\"",
+                    api.name, api.credentials.key_header
+                ));
+            }
+            HeaderValue::from_str(&parts.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("Bearer"))
+        };
+        Self {
+            missing: field(""),
+            invalid: field(", error=\"invalid_token\""),
+            ambiguous: field(", error=\"invalid_request\""),
+        }
+    }
+}
+
+fn running(application: &revision::Application, revision: &Revision) -> Application {
+    let name = application.name.as_str();
+    let mut subscriptions = vec![None; revision.apis.len()];
+    for subscription in &application.subscriptions {
+        if let (Some(slot), Some(api)) = (
+            subscriptions.get_mut(subscription.api),
+            revision.apis.get(subscription.api),
+        ) {
+            *slot = Some(Subject::of_pair(api.name.as_str(), name));
+        }
+    }
+    Application {
+        header: HeaderValue::from_str(name).unwrap_or_else(|_| HeaderValue::from_static("")),
+        subject: Subject::of_pair("application", name),
+        name: application.name.clone(),
+        subscriptions,
+    }
+}
+
+fn tagged(tag: u8, hash: u64) -> Subject {
+    let mut bytes = [tag; 9];
+    bytes[1..].copy_from_slice(&hash.to_le_bytes());
+    Subject::of_bytes(&bytes)
+}

@@ -1,0 +1,122 @@
+//! Watches a revision file.
+//!
+//! By polling: `stat` four times a second costs nothing, needs no kernel resource per file, and sees through renames,
+//! symlink swaps and network file systems, each of which makes file notifications miss changes.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Revisions;
+
+/// How often the file is looked at. A change is applied once two looks in a row see the same file, which is at most
+/// half a second after the writer is done: a file that is being written in place is not read half.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Enough of a file's metadata to know that it was replaced or rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// A file that is watched. Created before the file is read for the first time, so that no change is missed.
+pub struct Watch {
+    path: PathBuf,
+    applied: Option<Stamp>,
+    seen: Option<Stamp>,
+}
+
+impl Watch {
+    /// Notes how the file is now.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        let stamp = Stamp::of(&path);
+        Self {
+            path,
+            applied: stamp,
+            seen: stamp,
+        }
+    }
+
+    /// Applies every change of the file until `stopped` says so. Blocks its thread.
+    pub fn run(mut self, revisions: &Revisions, stopped: &dyn Fn() -> bool) {
+        while !stopped() {
+            std::thread::sleep(LOOK);
+            if self.has_settled_change() {
+                if self.applied.is_some() {
+                    // A refusal is logged, counted and shown where it happens.
+                    let _ = revisions.apply_file(&self.path, unix_ms());
+                } else {
+                    log::warn!("{} is gone; the last good revision serves on", self.path.display());
+                }
+            }
+            revisions.bury();
+        }
+    }
+
+    /// Whether the file differs from the applied one and has been the same for two looks.
+    fn has_settled_change(&mut self) -> bool {
+        let now = Stamp::of(&self.path);
+        let settled = now == self.seen;
+        self.seen = now;
+        if settled && now != self.applied {
+            self.applied = now;
+            return true;
+        }
+        false
+    }
+}
+
+/// Unix time in milliseconds.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_taken_once_and_only_when_the_writer_has_paused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("revision.yaml");
+        std::fs::write(&path, "one").unwrap();
+        let mut watch = Watch::new(path.clone());
+        assert!(!watch.has_settled_change());
+
+        std::fs::write(&path, "half of it").unwrap();
+        assert!(!watch.has_settled_change(), "just written");
+        std::fs::write(&path, "half of it and the rest").unwrap();
+        assert!(!watch.has_settled_change(), "still being written");
+        assert!(watch.has_settled_change());
+        assert!(!watch.has_settled_change());
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_over_the_old_one_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("revision.yaml");
+        std::fs::write(&path, "same").unwrap();
+        let mut watch = Watch::new(path.clone());
+        let fresh = directory.path().join("fresh");
+        std::fs::write(&fresh, "same").unwrap();
+        std::fs::rename(&fresh, &path).unwrap();
+        assert!(!watch.has_settled_change());
+        assert!(watch.has_settled_change());
+    }
+}

@@ -1,0 +1,351 @@
+//! Prometheus metrics: names and labels as in the contract. No label takes its value from a client.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// Upper bounds of duration buckets in seconds: the OpenTelemetry HTTP set, with three finer ones for cached work.
+const DURATION_BUCKETS: [f64; 17] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Upper bounds of phase buckets in seconds.
+const PHASE_BUCKETS: [f64; 10] = [1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 1e-4, 1e-3, 1e-2];
+
+/// Every metric of the process. One instance, shared by reference; all methods are cheap enough for the request path
+/// unless they say otherwise.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    upstream_seconds: HistogramVec,
+    /// Decisions per limit: labels `limit`, `decision`.
+    throttle_decisions: IntCounterVec,
+    key_lookups: IntCounterVec,
+    revision: IntGaugeVec,
+    revision_refused: IntCounterVec,
+    /// Age of the applied revision, in seconds, set when rendered.
+    revision_age: Gauge,
+    /// Time per stage, sampled.
+    phase_seconds: HistogramVec,
+    /// Connections that are open.
+    pub connections_open: IntGauge,
+    /// Connections that wait for a request.
+    pub connections_idle: IntGauge,
+    /// Connections refused because of a bound.
+    pub connections_refused: IntCounter,
+    /// Requests between admission and answer.
+    pub requests_in_flight: IntGauge,
+    /// Panics that were caught.
+    pub panics: IntCounter,
+    /// Log records that did not fit into the queue.
+    pub access_log_dropped: IntCounter,
+    /// Counters that were given up to make room.
+    pub throttle_evictions: IntGauge,
+    /// Counters held.
+    pub throttle_counters: IntGauge,
+    applied_at_ms: AtomicU64,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice, which a test excludes.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let connections = register(
+            &registry,
+            IntGaugeVec::new(
+                Opts::new("tollgate_connections", "Client connections by state"),
+                &["state"],
+            )?,
+        )?;
+        let refused = register(
+            &registry,
+            IntCounter::new(
+                "tollgate_connections_refused_total",
+                "Connections refused because of a bound",
+            )?,
+        )?;
+        let metrics = Self {
+            requests: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "tollgate_requests_total",
+                        "Requests by route and answer; code is the refusal code",
+                    ),
+                    &["api", "route", "status", "code"],
+                )?,
+            )?,
+            request_seconds: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "tollgate_request_duration_seconds",
+                        "From the request head to the last byte",
+                    )
+                    .buckets(DURATION_BUCKETS.to_vec()),
+                    &["api"],
+                )?,
+            )?,
+            upstream_seconds: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "tollgate_upstream_duration_seconds",
+                        "From connecting to the answer's head",
+                    )
+                    .buckets(DURATION_BUCKETS.to_vec()),
+                    &["upstream"],
+                )?,
+            )?,
+            throttle_decisions: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("tollgate_throttle_decisions_total", "Decisions of each limit"),
+                    &["limit", "decision"],
+                )?,
+            )?,
+            key_lookups: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("tollgate_key_lookups_total", "Credentials checked, by result"),
+                    &["result"],
+                )?,
+            )?,
+            revision: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("tollgate_revision", "1 for the applied revision"),
+                    &["digest"],
+                )?,
+            )?,
+            revision_refused: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("tollgate_revision_refused_total", "Revisions that were not applied"),
+                    &["reason"],
+                )?,
+            )?,
+            revision_age: register(
+                &registry,
+                Gauge::new(
+                    "tollgate_revision_age_seconds",
+                    "Time since the applied revision was applied",
+                )?,
+            )?,
+            phase_seconds: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new("tollgate_phase_duration_seconds", "Time per stage, one request in 64")
+                        .buckets(PHASE_BUCKETS.to_vec()),
+                    &["phase"],
+                )?,
+            )?,
+            connections_open: connections.with_label_values(&["open"]),
+            connections_idle: connections.with_label_values(&["idle"]),
+            connections_refused: refused,
+            requests_in_flight: register(
+                &registry,
+                IntGauge::new("tollgate_requests_in_flight", "Requests between admission and answer")?,
+            )?,
+            panics: register(
+                &registry,
+                IntCounter::new("tollgate_panics_total", "Panics that were caught")?,
+            )?,
+            access_log_dropped: register(
+                &registry,
+                IntCounter::new(
+                    "tollgate_access_log_dropped_total",
+                    "Log records dropped because the queue was full",
+                )?,
+            )?,
+            throttle_evictions: register(
+                &registry,
+                IntGauge::new(
+                    "tollgate_throttle_evictions",
+                    "Live counters given up because the table was full",
+                )?,
+            )?,
+            throttle_counters: register(
+                &registry,
+                IntGauge::new("tollgate_throttle_counters", "Counters held by this process")?,
+            )?,
+            applied_at_ms: AtomicU64::new(0),
+            registry,
+        };
+        #[cfg(target_os = "linux")]
+        metrics
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// The counters of one route, to be kept in the snapshot.
+    #[must_use]
+    pub fn route(&self, api: &str, route: &str) -> RouteMetrics {
+        RouteMetrics {
+            api: api.to_owned(),
+            route: route.to_owned(),
+            requests: self.requests.clone(),
+            common: Default::default(),
+        }
+    }
+
+    /// The duration histogram of an API, to be kept in the snapshot.
+    #[must_use]
+    pub fn request_seconds(&self, api: &str) -> Histogram {
+        self.request_seconds.with_label_values(&[api])
+    }
+
+    /// The duration histogram of an upstream, to be kept in the snapshot.
+    #[must_use]
+    pub fn upstream_seconds(&self, upstream: &str) -> Histogram {
+        self.upstream_seconds.with_label_values(&[upstream])
+    }
+
+    /// The histogram of a stage.
+    #[must_use]
+    pub fn phase_seconds(&self, phase: &str) -> Histogram {
+        self.phase_seconds.with_label_values(&[phase])
+    }
+
+    /// The counters of one decision of a limit each, in the order of `decisions`; to be kept in the snapshot.
+    #[must_use]
+    pub fn throttle_decisions<const N: usize>(&self, limit: &str, decisions: [&str; N]) -> [IntCounter; N] {
+        decisions.map(|decision| self.throttle_decisions.with_label_values(&[limit, decision]))
+    }
+
+    /// The counter of one result of checking a credential.
+    #[must_use]
+    pub fn key_lookup(&self, result: &str) -> IntCounter {
+        self.key_lookups.with_label_values(&[result])
+    }
+
+    /// Notes that a revision was applied at `now_ms` (unix milliseconds).
+    pub fn revision_applied(&self, digest: &str, now_ms: u64) {
+        self.revision.reset();
+        self.revision.with_label_values(&[digest]).set(1);
+        self.applied_at_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Counts a revision that was not applied.
+    pub fn revision_refused(&self, reason: &str) {
+        self.revision_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// The text that Prometheus scrapes. Not for the request path.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn render(&self, now_ms: u64) -> Result<Vec<u8>, prometheus::Error> {
+        let applied = self.applied_at_ms.load(Ordering::Relaxed);
+        if applied > 0 {
+            #[allow(clippy::cast_precision_loss, reason = "an age in milliseconds is far below 2^52")]
+            self.revision_age.set(now_ms.saturating_sub(applied) as f64 / 1000.0);
+        }
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Counts an answer to a request that matched no route.
+    pub fn unrouted(&self, status: u16, code: &'static str) {
+        let mut digits = itoa::Buffer::new();
+        self.requests
+            .with_label_values(&["", "", digits.format(status), code])
+            .inc();
+    }
+}
+
+/// Statuses whose counter is found by position; others take the slower way through the label map.
+const COMMON: [u16; 20] = [
+    200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 409, 413, 422, 429, 500, 502, 503,
+];
+
+/// The request counters of one route.
+///
+/// Series come into being with the first request that has their labels, so that 100,000 idle routes cost a scrape
+/// nothing.
+pub struct RouteMetrics {
+    api: String,
+    route: String,
+    requests: IntCounterVec,
+    common: [OnceLock<IntCounter>; COMMON.len()],
+}
+
+impl RouteMetrics {
+    /// Counts one answer; `code` is the refusal's code or empty.
+    pub fn count(&self, status: u16, code: &'static str) {
+        // A refusal's code is not part of the position, so only answers of upstreams take the short way.
+        if code.is_empty()
+            && let Some(position) = COMMON.iter().position(|known| *known == status)
+            && let Some(counter) = self.common.get(position)
+        {
+            counter.get_or_init(|| self.counter(status, code)).inc();
+            return;
+        }
+        self.counter(status, code).inc();
+    }
+
+    fn counter(&self, status: u16, code: &'static str) -> IntCounter {
+        let mut digits = itoa::Buffer::new();
+        self.requests
+            .with_label_values(&[self.api.as_str(), self.route.as_str(), digits.format(status), code])
+    }
+}
+
+/// Seconds as Prometheus wants them.
+#[must_use]
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_appear_with_their_first_request_and_count_each_answer_once() {
+        let metrics = Metrics::new().unwrap();
+        let route = metrics.route("orders", "/orders/{id}");
+        let before = String::from_utf8(metrics.render(0).unwrap()).unwrap();
+        assert!(!before.contains("tollgate_requests_total{"));
+
+        route.count(200, "");
+        route.count(200, "");
+        route.count(418, "");
+        route.count(429, "rate_limited");
+        let text = String::from_utf8(metrics.render(0).unwrap()).unwrap();
+        assert!(text.contains(r#"tollgate_requests_total{api="orders",code="",route="/orders/{id}",status="200"} 2"#));
+        assert!(text.contains(r#"code="",route="/orders/{id}",status="418"} 1"#));
+        assert!(text.contains(r#"code="rate_limited",route="/orders/{id}",status="429"} 1"#));
+    }
+
+    #[test]
+    fn only_the_newest_revision_is_shown_with_its_age() {
+        let metrics = Metrics::new().unwrap();
+        metrics.revision_applied("aaa", 1_000);
+        metrics.revision_applied("bbb", 5_000);
+        let text = String::from_utf8(metrics.render(7_500).unwrap()).unwrap();
+        assert!(!text.contains("aaa"));
+        assert!(text.contains(r#"tollgate_revision{digest="bbb"} 1"#));
+        assert!(text.contains("tollgate_revision_age_seconds 2.5"));
+    }
+}
