@@ -1,7 +1,39 @@
-//! tollgate
+//! tollgate: an API gateway for bare-metal hosts, on Pingora.
+//!
+//! A request travels through stages in one order, told by [`gateway::Gateway`]:
+//!
+//! ```text
+//! listener → normalise → route → authenticate → throttle → choose upstream → proxy → record
+//! ```
+//!
+//! Modules in reading order: first what the program is, then the journey and its stages, then what they stand on.
+//! Imports point one way: `cli → server → {gateway, sync} → snapshot → stages → {revision, config} → {units, names}`.
+#![deny(missing_docs, unsafe_code)]
+
+// The program.
+pub mod cli;
+pub mod server;
+
+// The journey.
+pub mod framing;
+pub mod gateway;
+
+// Its stages, in order.
+pub mod auth;
+pub mod route;
+pub mod telemetry;
+pub mod throttle;
+pub mod upstream;
+
+// Where the rules come from.
+pub mod snapshot;
+pub mod sync;
+
+// What is written down.
 pub mod config;
 pub mod document;
-pub mod names;
 pub mod revision;
-pub mod route;
+
+// Words.
+pub mod names;
 pub mod units;

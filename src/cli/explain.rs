@@ -57,16 +57,20 @@ pub fn run(args: &Args, output: Output) -> u8 {
 
 fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     let usage = |error: String| (USAGE, error);
-    let method = Method::from_bytes(args.method.as_bytes())
-        .map_err(|_| usage(format!("-X {}: not a method", args.method)))?;
-    let url: Uri = args.url.parse().map_err(|error| usage(format!("{}: {error}", args.url)))?;
+    let method =
+        Method::from_bytes(args.method.as_bytes()).map_err(|_| usage(format!("-X {}: not a method", args.method)))?;
+    let url: Uri = args
+        .url
+        .parse()
+        .map_err(|error| usage(format!("{}: {error}", args.url)))?;
     let headers = headers(&args.headers).map_err(usage)?;
     let given = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-    let host = given.or_else(|| url.authority().map(http::uri::Authority::as_str)).unwrap_or_default();
+    let host = given
+        .or_else(|| url.authority().map(http::uri::Authority::as_str))
+        .unwrap_or_default();
 
     let environment = Environment::of_process();
-    let config =
-        config::load(&args.config, &environment, None).map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
+    let config = config::load(&args.config, &environment, None).map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
     let file = args.revision.as_ref().unwrap_or(&config.revision.file);
     let metrics = Metrics::new().map_err(|error| (FAILED, error.to_string()))?;
     let compiler = Compiler {
@@ -87,7 +91,12 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         headers: &headers,
         client: args.client,
     };
-    Ok(explain(&snapshot, &Throttle::new(1024), &question, Time::from(SystemTime::now())))
+    Ok(explain(
+        &snapshot,
+        &Throttle::new(1024),
+        &question,
+        Time::from(SystemTime::now()),
+    ))
 }
 
 fn headers(fields: &[String]) -> Result<HeaderMap, String> {
@@ -116,7 +125,10 @@ fn print(explanation: &Explanation) {
     }
     if let Some(caller) = &explanation.caller {
         let known_by = [
-            caller.application.as_ref().map(|name| format!("application \"{name}\"")),
+            caller
+                .application
+                .as_ref()
+                .map(|name| format!("application \"{name}\"")),
             caller.plan.as_ref().map(|name| format!("plan \"{name}\"")),
             caller.key_id.as_ref().map(|id| format!("key \"{id}\"")),
             caller.key_type.map(|kind| format!("type {kind}")),
@@ -126,8 +138,18 @@ fn print(explanation: &Explanation) {
         row("caller", &[&[caller.by.to_owned()], &facts[..]].concat().join(", "));
     }
     for limit in &explanation.limits {
-        let shadow = if limit.mode == "shadow" { " (shadow: only counts)" } else { "" };
-        row("limit", &format!("{} {} per {}{shadow}, counter {}", limit.name, limit.rate, limit.per, limit.counter));
+        let shadow = if limit.mode == "shadow" {
+            " (shadow: only counts)"
+        } else {
+            ""
+        };
+        row(
+            "limit",
+            &format!(
+                "{} {} per {}{shadow}, counter {}",
+                limit.name, limit.rate, limit.per, limit.counter
+            ),
+        );
     }
     if let Some(upstream) = &explanation.upstream {
         row("upstream", &format!("{} gets {}", upstream.name, upstream.target));
@@ -137,7 +159,11 @@ fn print(explanation: &Explanation) {
     }
     match (explanation.status, explanation.code) {
         (Some(status), Some(code)) => {
-            let reason = explanation.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let reason = explanation
+                .reason
+                .as_ref()
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default();
             row("answer", &format!("{status} {code}{reason}"));
         }
         _ => row("answer", "the upstream's"),

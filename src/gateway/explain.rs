@@ -133,7 +133,10 @@ pub struct EndpointFacts {
 /// Explains a request against a snapshot and the counters of this process.
 #[must_use]
 pub fn explain(snapshot: &Snapshot, throttle: &Throttle, question: &Question<'_>, now: Time) -> Explanation {
-    let mut explanation = Explanation { revision: snapshot.digest().to_owned(), ..Explanation::default() };
+    let mut explanation = Explanation {
+        revision: snapshot.digest().to_owned(),
+        ..Explanation::default()
+    };
     if let Err((refusal, reason)) = walk(snapshot, throttle, question, now, &mut explanation) {
         explanation.status = Some(refusal.status());
         explanation.code = Some(refusal.code());
@@ -149,13 +152,20 @@ fn walk(
     now: Time,
     explanation: &mut Explanation,
 ) -> Result<(), (Refusal, String)> {
-    let path = normalise(question.path)
-        .map_err(|error| (Refusal::BadRequest(error.as_str()), error.as_str().to_owned()))?;
+    let path =
+        normalise(question.path).map_err(|error| (Refusal::BadRequest(error.as_str()), error.as_str().to_owned()))?;
     explanation.path = Some(path.clone().into_owned());
-    explanation.route_steps =
-        snapshot.trace(question.host, &path, question.method).iter().map(ToString::to_string).collect();
-    let position = snapshot.find(question.host, &path, question.method).map_err(|miss| (missed(miss), String::new()))?;
-    let (route, api) = snapshot.route_and_api(position).ok_or_else(|| (Refusal::Internal, String::new()))?;
+    explanation.route_steps = snapshot
+        .trace(question.host, &path, question.method)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let position = snapshot
+        .find(question.host, &path, question.method)
+        .map_err(|miss| (missed(miss), String::new()))?;
+    let (route, api) = snapshot
+        .route_and_api(position)
+        .ok_or_else(|| (Refusal::Internal, String::new()))?;
     explanation.api = Some(api.name.to_string());
     explanation.route = Some(route.pattern.to_string());
 
@@ -169,7 +179,15 @@ fn walk(
         })?;
     explanation.caller = Some(caller_facts(snapshot, &caller));
 
-    let exhausted = limits(snapshot, throttle, (route, api), &caller, question.client, now, explanation);
+    let exhausted = limits(
+        snapshot,
+        throttle,
+        (route, api),
+        &caller,
+        question.client,
+        now,
+        explanation,
+    );
     explanation.upstream = upstream_facts(snapshot, api, question, &path);
     match exhausted {
         Some(name) => Err((Refusal::limited_by(&name), format!("limit \"{name}\" is used up"))),
@@ -256,7 +274,11 @@ fn upstream_facts(snapshot: &Snapshot, api: &Api, question: &Question<'_>, path:
     };
     let target = upstream_target(api, question.path, path, question.query)
         .map_or_else(as_sent, |target| String::from_utf8_lossy(&target).into_owned());
-    let total: f64 = upstream.endpoints().iter().map(|endpoint| f64::from(endpoint.weight())).sum();
+    let total: f64 = upstream
+        .endpoints()
+        .iter()
+        .map(|endpoint| f64::from(endpoint.weight()))
+        .sum();
     let mut endpoints: Vec<EndpointFacts> = upstream
         .endpoints()
         .iter()
@@ -267,5 +289,9 @@ fn upstream_facts(snapshot: &Snapshot, api: &Api, question: &Question<'_>, path:
         })
         .collect();
     endpoints.sort_by(|a, b| b.share_percent.total_cmp(&a.share_percent));
-    Some(UpstreamFacts { name: upstream.name().to_string(), target, endpoints })
+    Some(UpstreamFacts {
+        name: upstream.name().to_string(),
+        target,
+        endpoints,
+    })
 }
