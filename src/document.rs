@@ -1,6 +1,6 @@
 //! Reading a configuration file so that every mistake in it is reported at once, with its place.
 //!
-//! A file goes through four steps. [`Document::parse`] turns the text into a tree in which every value knows
+//! A file goes through four steps. `Document::parse` turns the text into a tree in which every value knows
 //! its line and column, and replaces `${references}`. `Document::decode` makes the raw types of a format out of
 //! it; what does not fit is reported, left out, and decoding goes on. The format's own checks report what the
 //! types cannot say. `Document::finish` gives the warnings or all the mistakes.

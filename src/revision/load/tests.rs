@@ -541,6 +541,41 @@ fn a_secret_from_a_file_is_in_no_message_wherever_it_is_misplaced() {
 }
 
 #[test]
+fn not_even_a_part_of_a_secret_or_its_lower_case_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    let reference = format!("${{file:{}}}", path.display());
+    for secret in [
+        &"Hunter2".repeat(500),
+        "/Hunter2/",
+        "/{Hunter2}/{Hunter2}",
+        "Hunter2.example:80",
+        "Hunter2\u{1b}[0m",
+    ] {
+        std::fs::write(&path, secret).unwrap();
+        let found = mistakes(&format!(
+            "{BASE}apis: [{{ name: a, base_path: '{reference}', hosts: ['{reference}'], auth: none, upstream: '{reference}', \
+             routes: [{{ path: '{reference}', methods: ['{reference}'] }}] }}]\n"
+        ));
+        assert!(!found.to_ascii_lowercase().contains("hunter2"), "{secret} gave {found}");
+        assert!(found.contains("does not fit here"), "{found}");
+    }
+}
+
+#[test]
+fn a_message_is_one_line_of_bounded_length_whatever_it_quotes() {
+    let rate = |rate: &str| {
+        mistakes(&format!(
+            "version: 1\nplans: [{{ name: p, limits: [{{ name: l, rate: \"{rate}\" }}] }}]\n"
+        ))
+    };
+    let found = rate("5\\n\\e[31m/s");
+    assert_eq!(found.lines().count(), 1, "{found}");
+    assert!(!found.contains('\u{1b}'), "{found}");
+    assert!(rate(&"x".repeat(1_000_000)).len() < 5_000);
+}
+
+#[test]
 fn a_later_check_can_add_to_what_was_found() {
     let text = with_api("    auth: none\n");
     let loaded_once = loaded(&text);
@@ -610,7 +645,7 @@ proptest! {
 
     #[test]
     fn no_damage_to_a_good_file_makes_reading_panic(at in 0usize..6000, length in 0usize..40, with in "\\PC{0,8}") {
-        let good = include_str!("../../conf/revision.yaml");
+        let good = include_str!("../../../conf/revision.yaml");
         let (mut start, mut end) = (at.min(good.len()), (at + length).min(good.len()));
         while !good.is_char_boundary(start) { start -= 1; }
         while !good.is_char_boundary(end) { end -= 1; }
