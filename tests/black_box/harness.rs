@@ -1,0 +1,77 @@
+//! What the stories are told with: a gateway, the services behind it, and the clients in front of it.
+
+mod client;
+mod gateway;
+mod origin;
+mod revision;
+
+use std::fmt::Write;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+pub use client::{Answer, Client, Connection, Request};
+pub use gateway::{Gateway, Output, Setup, tollgate};
+pub use origin::{
+    Exchange, Origin, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips, echo,
+    garbage, hangs, huge, resets_mid_body, slow,
+};
+pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
+
+/// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with
+/// something else.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `look` finds something, and gives it.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `holds` does.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(what, || holds().then_some(()));
+}
+
+/// Holds back a part of a story until the test says go: instead of a pause that is sometimes too short.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// A closed one.
+    pub fn closed() -> Self {
+        Self::default()
+    }
+
+    /// Lets everybody through, now and later.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open; gives up without a word after [`PATIENCE`], because the test that forgot to open it
+    /// has failed already.
+    pub fn pass(&self) {
+        let open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open));
+    }
+}
+
+/// SHA-256 in hex.
+pub fn sha256_hex(text: &str) -> String {
+    Sha256::digest(text.as_bytes())
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
