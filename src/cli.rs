@@ -57,6 +57,15 @@ enum Verb {
 }
 
 impl Cli {
+    /// What is logged when `TOLLGATE_LOG` does not say: a verb that answers a question does not tell stories.
+    #[must_use]
+    pub fn log_filter(&self) -> &'static str {
+        match self.verb {
+            Verb::Run(_) | Verb::Demo(_) => "info,pingora=warn,pingora_core=warn,pingora_proxy=warn",
+            _ => "warn",
+        }
+    }
+
     /// Does what was asked.
     #[must_use]
     pub fn run(self) -> ExitCode {

@@ -110,7 +110,10 @@ mod tests {
     /// Places are worth a reader of our own only if it reads what every other YAML reader reads.
     #[test]
     fn the_shipped_files_mean_the_same_to_serde_yaml() {
-        for text in [include_str!("../conf/tollgate.yaml"), include_str!("../conf/revision.yaml")] {
+        for text in [
+            include_str!("../conf/tollgate.yaml"),
+            include_str!("../conf/revision.yaml"),
+        ] {
             let mut document = Document::parse(text, "conf", &environment()).unwrap();
             let (ours, _) = document.decode::<serde_json::Value>();
             let theirs: serde_json::Value = serde_yaml::from_str(text).unwrap();

@@ -28,9 +28,9 @@ use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounter};
 
-use crate::auth::{Denial, credential};
+use crate::auth::{Denial, Identity, credential};
 use crate::framing::BodyFault;
 use crate::route::Miss;
 use crate::route::path::normalise;
@@ -54,6 +54,7 @@ pub struct Gateway {
     drain: Drain,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
+    credentials_accepted: IntCounter,
     phases: Phases,
 }
 
@@ -85,6 +86,7 @@ impl Gateway {
                 authenticate: metrics.phase_seconds("authenticate"),
                 throttle: metrics.phase_seconds("throttle"),
             },
+            credentials_accepted: metrics.key_lookup("valid"),
             metrics,
             access_log,
         }
@@ -118,6 +120,9 @@ impl Gateway {
                 self.metrics.key_lookup(denial.reason()).inc();
                 denied(denial, api)
             })?;
+        if !matches!(caller.identity(), Identity::Anonymous) {
+            self.credentials_accepted.inc();
+        }
         journey.identified(&caller, &snapshot);
         stopwatch.lap(&self.phases.authenticate);
 
