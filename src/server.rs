@@ -20,12 +20,13 @@ use pingora::server::{RunArgs, Server as Engine};
 use pingora::services::listening::Service;
 
 use crate::auth::{KeySets, TokenCache};
+use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
 use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
 use crate::sync::Revisions;
-use crate::sync::file::{Watch, unix_ms};
+use crate::sync::file::Watch;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::{Throttle, Time};

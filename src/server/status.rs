@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use crate::auth::{KeySetStatus, KeySets};
+use crate::clock::unix_ms;
 use crate::gateway::drain::Drain;
-use crate::sync::file::unix_ms;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
 use crate::throttle::Throttle;
