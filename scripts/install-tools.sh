@@ -18,7 +18,7 @@ test)
 esac
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "tollgate: cargo is missing; install Rust 1.90 or newer from https://rustup.rs" >&2
+    echo "tollgate: cargo is missing; install Rust 1.91 or newer from https://rustup.rs" >&2
     exit 1
 fi
 if [ "${1:-build}" = test ]; then

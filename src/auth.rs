@@ -26,7 +26,7 @@ use http::HeaderMap;
 
 pub use self::caller::{Caller, Identity, KeyRef};
 pub use self::denial::{Denial, Invalid};
-pub use self::jwks::KeySets;
+pub use self::jwks::{KeySetStatus, KeySets};
 pub use self::jwt::{TokenCache, VerifiedToken};
 pub use self::key::{NewKey, new_key};
 

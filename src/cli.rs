@@ -15,6 +15,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 const DONE: u8 = 0;
 /// Failed.
 const FAILED: u8 = 1;
+/// Called wrongly; what clap exits with.
+const USAGE: u8 = 2;
 /// A configuration was refused (`EX_CONFIG` of sysexits.h).
 const REFUSED: u8 = 78;
 
@@ -55,6 +57,15 @@ enum Verb {
 }
 
 impl Cli {
+    /// What is logged when `TOLLGATE_LOG` does not say: a verb that answers a question does not tell stories.
+    #[must_use]
+    pub fn log_filter(&self) -> &'static str {
+        match self.verb {
+            Verb::Run(_) | Verb::Demo(_) => "info,pingora=warn,pingora_core=warn,pingora_proxy=warn",
+            _ => "warn",
+        }
+    }
+
     /// Does what was asked.
     #[must_use]
     pub fn run(self) -> ExitCode {

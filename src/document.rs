@@ -1,6 +1,6 @@
 //! Reading a configuration file so that every mistake in it is reported at once, with its place.
 //!
-//! A file goes through four steps. [`Document::parse`] turns the text into a tree in which every value knows
+//! A file goes through four steps. `Document::parse` turns the text into a tree in which every value knows
 //! its line and column, and replaces `${references}`. `Document::decode` makes the raw types of a format out of
 //! it; what does not fit is reported, left out, and decoding goes on. The format's own checks report what the
 //! types cannot say. `Document::finish` gives the warnings or all the mistakes.
@@ -105,6 +105,45 @@ mod tests {
 
     fn environment() -> Environment {
         Environment::fixed([("A", "1")], jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    /// Places are worth a reader of our own only if it reads what every other YAML reader reads.
+    #[test]
+    fn the_shipped_files_mean_the_same_to_serde_yaml() {
+        for text in [
+            include_str!("../conf/tollgate.yaml"),
+            include_str!("../conf/revision.yaml"),
+        ] {
+            let mut document = Document::parse(text, "conf", &environment()).unwrap();
+            let (ours, _) = document.decode::<serde_json::Value>();
+            let theirs: serde_json::Value = serde_yaml::from_str(text).unwrap();
+            assert_eq!(ours, Some(theirs));
+        }
+    }
+
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::Value;
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[ -~]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 1..5).prop_map(Value::from),
+                prop::collection::btree_map("[a-z ]{1,8}", inner, 1..5)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_serde_yaml_writes_is_read_as_it_was_meant(value in value()) {
+            let text = serde_yaml::to_string(&value).unwrap().replace('$', "$$");
+            let mut document = Document::parse(&text, "written", &environment()).unwrap();
+            prop_assert_eq!(document.decode::<serde_json::Value>().0, Some(value));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
 pub mod drain;
+pub mod explain;
 pub mod forward;
 pub mod journey;
 pub mod refusal;
@@ -27,9 +28,9 @@ use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounter};
 
-use crate::auth::{Denial, credential};
+use crate::auth::{Denial, Identity, credential};
 use crate::framing::BodyFault;
 use crate::route::Miss;
 use crate::route::path::normalise;
@@ -53,6 +54,7 @@ pub struct Gateway {
     drain: Drain,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
+    credentials_accepted: IntCounter,
     phases: Phases,
 }
 
@@ -84,6 +86,7 @@ impl Gateway {
                 authenticate: metrics.phase_seconds("authenticate"),
                 throttle: metrics.phase_seconds("throttle"),
             },
+            credentials_accepted: metrics.key_lookup("valid"),
             metrics,
             access_log,
         }
@@ -113,7 +116,13 @@ impl Gateway {
             .authenticator()
             .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
             .await
-            .map_err(|denial| self.denied(denial, api))?;
+            .map_err(|denial| {
+                self.metrics.key_lookup(denial.reason()).inc();
+                denied(denial, api)
+            })?;
+        if !matches!(caller.identity(), Identity::Anonymous) {
+            self.credentials_accepted.inc();
+        }
         journey.identified(&caller, &snapshot);
         stopwatch.lap(&self.phases.authenticate);
 
@@ -150,23 +159,6 @@ impl Gateway {
             session.write_response_body(Some(body), true).await?;
         }
         Ok(())
-    }
-
-    fn denied(&self, denial: Denial, api: &Api) -> Refusal {
-        self.metrics.key_lookup(denial.reason()).inc();
-        let challenges = &api.challenges;
-        match denial {
-            Denial::CredentialMissing => Refusal::CredentialMissing(challenges.missing.clone()),
-            Denial::CredentialAmbiguous => {
-                Refusal::CredentialInvalid(challenges.ambiguous.clone(), Denial::CredentialAmbiguous.reason())
-            }
-            Denial::CredentialInvalid(why) => Refusal::CredentialInvalid(challenges.invalid.clone(), why.reason()),
-            Denial::CredentialExpired => Refusal::CredentialExpired(challenges.invalid.clone()),
-            Denial::KeyTypeMismatch => Refusal::KeyTypeMismatch,
-            Denial::SubscriptionMissing => Refusal::SubscriptionMissing,
-            Denial::ScopeInsufficient { required } => Refusal::ScopeInsufficient(scope_challenge(&required)),
-            Denial::KeysUnavailable => Refusal::KeyServiceUnavailable,
-        }
     }
 }
 
@@ -428,6 +420,22 @@ fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -
         target.extend_from_slice(query.as_bytes());
     }
     Some(target)
+}
+
+fn denied(denial: Denial, api: &Api) -> Refusal {
+    let challenges = &api.challenges;
+    match denial {
+        Denial::CredentialMissing => Refusal::CredentialMissing(challenges.missing.clone()),
+        Denial::CredentialAmbiguous => {
+            Refusal::CredentialInvalid(challenges.ambiguous.clone(), Denial::CredentialAmbiguous.reason())
+        }
+        Denial::CredentialInvalid(why) => Refusal::CredentialInvalid(challenges.invalid.clone(), why.reason()),
+        Denial::CredentialExpired => Refusal::CredentialExpired(challenges.invalid.clone()),
+        Denial::KeyTypeMismatch => Refusal::KeyTypeMismatch,
+        Denial::SubscriptionMissing => Refusal::SubscriptionMissing,
+        Denial::ScopeInsufficient { required } => Refusal::ScopeInsufficient(scope_challenge(&required)),
+        Denial::KeysUnavailable => Refusal::KeyServiceUnavailable,
+    }
 }
 
 fn missed(miss: Miss<'_>) -> Refusal {

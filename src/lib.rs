@@ -35,5 +35,6 @@ pub mod document;
 pub mod revision;
 
 // Words.
+pub mod clock;
 pub mod names;
 pub mod units;

@@ -10,10 +10,9 @@ use tollgate::cli::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(
-        env_logger::Env::default().filter_or("TOLLGATE_LOG", "info,pingora=warn,pingora_core=warn,pingora_proxy=warn"),
-    )
-    .format_timestamp_millis()
-    .init();
-    Cli::parse().run()
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().filter_or("TOLLGATE_LOG", cli.log_filter()))
+        .format_timestamp_millis()
+        .init();
+    cli.run()
 }

@@ -175,6 +175,23 @@ pub enum Scope {
     Ip,
 }
 
+impl Scope {
+    /// As written in configuration and in counters' names.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Api => "api",
+            Self::Route => "route",
+            Self::Application => "application",
+            Self::Subscription => "subscription",
+            Self::Key => "key",
+            Self::Subject => "subject",
+            Self::Ip => "ip",
+        }
+    }
+}
+
 /// Whether a limit refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

@@ -20,12 +20,13 @@ use pingora::server::{RunArgs, Server as Engine};
 use pingora::services::listening::Service;
 
 use crate::auth::{KeySets, TokenCache};
+use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
 use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
 use crate::sync::Revisions;
-use crate::sync::file::{Watch, unix_ms};
+use crate::sync::file::Watch;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::{Throttle, Time};
@@ -63,6 +64,7 @@ pub struct Server {
     access_log: AccessLog,
     log_writer: Option<Writer>,
     revisions: Arc<Revisions>,
+    key_sets: KeySets,
     throttle: Arc<Throttle>,
     watch: Watch,
     leave: Arc<Leave>,
@@ -122,9 +124,10 @@ impl Server {
             .build()
             .map_err(|error| machine("side runtime")(&error))?;
         let (leave, drain) = leaving::pair();
+        let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let compiler = Compiler {
             environment_type: config.gateway.environment_type,
-            key_sets: KeySets::new(side.handle().clone(), drain.watch()),
+            key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             rotations: Arc::new(Rotations::default()),
             metrics: Arc::clone(&metrics),
@@ -145,6 +148,7 @@ impl Server {
             access_log,
             log_writer,
             revisions,
+            key_sets,
             throttle: Arc::new(Throttle::new(COUNTERS_MAX)),
             watch,
             leave: Arc::new(leave),
@@ -223,6 +227,7 @@ impl Server {
             let status = Arc::new(Status {
                 gateway: self.config.gateway.id.clone(),
                 revisions: Arc::clone(&self.revisions),
+                key_sets: self.key_sets.clone(),
                 throttle: Arc::clone(&self.throttle),
                 metrics: Arc::clone(&self.metrics),
                 drain: self.drain.clone(),

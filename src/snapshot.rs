@@ -14,9 +14,9 @@ use smallvec::SmallVec;
 
 use crate::auth::{Authenticator, Caller, KeySets, TokenCache, credential};
 use crate::document::{self, Mistakes, Severity};
-use crate::names::{ApiName, ApplicationName};
+use crate::names::{ApiName, ApplicationName, PlanName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
-use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable};
+use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{RouteMetrics, seconds};
 use crate::throttle::{Decisions, Demand, Place, Rule, Subject, headers};
@@ -33,6 +33,7 @@ pub struct Snapshot {
     table: RouteTable,
     apis: Vec<Api>,
     plans: Vec<Vec<Rule>>,
+    plan_names: Vec<PlanName>,
     applications: Vec<Application>,
     upstreams: Vec<Upstream>,
     upstream_seconds: Vec<Histogram>,
@@ -128,6 +129,7 @@ impl Compiler {
             table,
             apis: revision.apis.iter().map(|api| self.api(api, &plans)).collect(),
             plans,
+            plan_names: revision.plans.iter().map(|plan| plan.name.clone()).collect(),
             applications: revision
                 .applications
                 .iter()
@@ -341,6 +343,12 @@ impl Snapshot {
         self.table.find(host, path, method)
     }
 
+    /// What [`Self::find`] does, step by step.
+    #[must_use]
+    pub fn trace(&self, host: &str, path: &str, method: &Method) -> Vec<Step> {
+        self.table.trace(host, path, method)
+    }
+
     /// The route at a position.
     #[must_use]
     pub fn route(&self, position: u32) -> Option<&Route> {
@@ -394,6 +402,12 @@ impl Snapshot {
     pub fn policy<'a>(&self, api: &'a Api, caller: &Caller) -> Option<&'a HeaderValue> {
         let position = caller.plan().map_or(0, |plan| plan + 1);
         api.policies.get(position).and_then(Option::as_ref)
+    }
+
+    /// The plan of a caller's subscription.
+    #[must_use]
+    pub fn plan_name(&self, caller: &Caller) -> Option<&PlanName> {
+        self.plan_names.get(caller.plan()?)
     }
 
     /// The application of a caller: its name, and the name as a header.

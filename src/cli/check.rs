@@ -1,5 +1,7 @@
 //! `tollgate check`
 
+mod connect;
+
 use std::path::PathBuf;
 
 use super::{DONE, Output, REFUSED, print_json};
@@ -15,6 +17,9 @@ pub struct Args {
     /// Revision file; the one that the bootstrap file names when absent.
     #[arg(long)]
     revision: Option<PathBuf>,
+    /// Also try what the revision refers to: endpoints of upstreams, key sets of issuers.
+    #[arg(long)]
+    connect: bool,
 }
 
 /// Reports everything that is wrong with both files.
@@ -35,7 +40,12 @@ pub fn run(args: &Args, output: Output) -> u8 {
             loaded.with(conflicts)
         });
         match checked {
-            Ok(loaded) => mistakes.extend(loaded.warnings.iter().cloned()),
+            Ok(loaded) => {
+                mistakes.extend(loaded.warnings.iter().cloned());
+                if args.connect {
+                    mistakes.extend(connect::findings(&loaded));
+                }
+            }
             Err(found) => mistakes.extend(found.iter().cloned()),
         }
     }

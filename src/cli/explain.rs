@@ -1,9 +1,171 @@
 //! `tollgate explain`
-use super::Output;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+use super::{DONE, FAILED, Output, REFUSED, USAGE, print_json};
+use crate::auth::{KeySets, TokenCache};
+use crate::config;
+use crate::document::Environment;
+use crate::gateway::explain::{Explanation, Question, explain};
+use crate::revision;
+use crate::snapshot::Compiler;
+use crate::telemetry::Metrics;
+use crate::throttle::{Throttle, Time};
+use crate::upstream::Rotations;
+
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
-/// x
-pub fn run(_args: &Args, _output: Output) -> u8 {
-    0
+pub struct Args {
+    /// Bootstrap file.
+    #[arg(long, default_value = "conf/tollgate.yaml")]
+    config: PathBuf,
+    /// Revision file; the one that the bootstrap file names when absent.
+    #[arg(long)]
+    revision: Option<PathBuf>,
+    /// Method.
+    #[arg(short = 'X', long, default_value = "GET")]
+    method: String,
+    /// A header field, such as 'X-API-Key: …'; may be repeated.
+    #[arg(short = 'H', long = "header")]
+    headers: Vec<String>,
+    /// The client's address.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    client: IpAddr,
+    /// The URL that the client would use, such as <http://api.example.com/orders/7>.
+    url: String,
+}
+
+/// Explains one request.
+pub fn run(args: &Args, output: Output) -> u8 {
+    match explained(args) {
+        Ok(explanation) if output == Output::Json => print_json(&explanation),
+        Ok(explanation) => {
+            print(&explanation);
+            DONE
+        }
+        Err((code, error)) => {
+            eprintln!("{error}");
+            code
+        }
+    }
+}
+
+fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
+    let usage = |error: String| (USAGE, error);
+    let method =
+        Method::from_bytes(args.method.as_bytes()).map_err(|_| usage(format!("-X {}: not a method", args.method)))?;
+    let url: Uri = args
+        .url
+        .parse()
+        .map_err(|error| usage(format!("{}: {error}", args.url)))?;
+    let headers = headers(&args.headers).map_err(usage)?;
+    let given = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let host = given
+        .or_else(|| url.authority().map(http::uri::Authority::as_str))
+        .unwrap_or_default();
+
+    let environment = Environment::of_process();
+    let config = config::load(&args.config, &environment, None).map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
+    let file = args.revision.as_ref().unwrap_or(&config.revision.file);
+    let metrics = Metrics::new().map_err(|error| (FAILED, error.to_string()))?;
+    let compiler = Compiler {
+        environment_type: config.gateway.environment_type,
+        key_sets: KeySets::offline(),
+        tokens: Arc::new(TokenCache::new(1)),
+        rotations: Arc::new(Rotations::default()),
+        metrics: Arc::new(metrics),
+    };
+    let (snapshot, _) = revision::load(file, &environment)
+        .and_then(|loaded| compiler.compile(loaded))
+        .map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
+    let question = Question {
+        method: &method,
+        host,
+        path: url.path(),
+        query: url.query(),
+        headers: &headers,
+        client: args.client,
+    };
+    Ok(explain(
+        &snapshot,
+        &Throttle::new(1024),
+        &question,
+        Time::from(SystemTime::now()),
+    ))
+}
+
+fn headers(fields: &[String]) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for field in fields {
+        let wrong = || format!("-H '{field}': write a name, a colon and a value");
+        let (name, value) = field.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn print(explanation: &Explanation) {
+    let row = |label: &str, text: &str| println!("{label:<10} {text}");
+    row("revision", &explanation.revision);
+    if let Some(path) = &explanation.path {
+        row("path", path);
+    }
+    for (position, step) in explanation.route_steps.iter().enumerate() {
+        row(if position == 0 { "matching" } else { "" }, step);
+    }
+    if let (Some(api), Some(route)) = (&explanation.api, &explanation.route) {
+        row("route", &format!("{route} of api \"{api}\""));
+    }
+    if let Some(caller) = &explanation.caller {
+        let known_by = [
+            caller
+                .application
+                .as_ref()
+                .map(|name| format!("application \"{name}\"")),
+            caller.plan.as_ref().map(|name| format!("plan \"{name}\"")),
+            caller.key_id.as_ref().map(|id| format!("key \"{id}\"")),
+            caller.key_type.map(|kind| format!("type {kind}")),
+            caller.subject.as_ref().map(|subject| format!("subject \"{subject}\"")),
+        ];
+        let facts: Vec<String> = known_by.into_iter().flatten().collect();
+        row("caller", &[&[caller.by.to_owned()], &facts[..]].concat().join(", "));
+    }
+    for limit in &explanation.limits {
+        let shadow = if limit.mode == "shadow" {
+            " (shadow: only counts)"
+        } else {
+            ""
+        };
+        row(
+            "limit",
+            &format!(
+                "{} {} per {}{shadow}, counter {}",
+                limit.name, limit.rate, limit.per, limit.counter
+            ),
+        );
+    }
+    if let Some(upstream) = &explanation.upstream {
+        row("upstream", &format!("{} gets {}", upstream.name, upstream.target));
+        for endpoint in &upstream.endpoints {
+            row("", &format!("{} ({} %)", endpoint.address, endpoint.share_percent));
+        }
+    }
+    match (explanation.status, explanation.code) {
+        (Some(status), Some(code)) => {
+            let reason = explanation
+                .reason
+                .as_ref()
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default();
+            row("answer", &format!("{status} {code}{reason}"));
+        }
+        _ => row("answer", "the upstream's"),
+    }
 }

@@ -5,27 +5,29 @@
 //! missing because its value was dropped is not reported a second time; `Dropped` is how checks that come
 //! later know.
 
+mod error;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fmt;
 
 use serde::de::value::{StrDeserializer, U64Deserializer};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::at::{AT, NOT_AVAILABLE};
 use super::mistake::{Place, Report, quote};
-use super::suggest::did_you_mean;
 use super::tree::{Key, Node, Style, Value};
+use error::{Error, Reason, listed};
 
 /// How often decoding starts again. Each round finds one mistake; more than this nobody corrects at a time.
 const ROUNDS: usize = 100;
 
-/// The keys whose values were reported and dropped, by the place of their mapping.
+/// The keys whose values, or items in them, were reported and dropped, by the place of their mapping.
 #[derive(Debug, Default)]
 pub(crate) struct Dropped(HashSet<(Place, Box<str>)>);
 
 impl Dropped {
-    /// Whether the mapping at this place had this key, with a value that has been reported already.
+    /// Whether the mapping at this place had this key with a value, or a list with an item, that has been
+    /// reported already: what is missing now may have been there.
     pub(crate) fn contains(&self, mapping: Place, key: &str) -> bool {
         !self.0.is_empty() && self.0.contains(&(mapping, Box::from(key)))
     }
@@ -37,6 +39,7 @@ pub(super) fn decode<T: DeserializeOwned>(root: &Node, report: &mut Report) -> (
     for _ in 0..ROUNDS {
         let decoder = Decoder {
             node: root,
+            owner: None,
             dropped: &dropped,
         };
         match T::deserialize(decoder) {
@@ -65,12 +68,21 @@ pub(super) fn decode<T: DeserializeOwned>(root: &Node, report: &mut Report) -> (
 #[derive(Clone, Copy)]
 struct Decoder<'a> {
     node: &'a Node,
+    /// The mapping and the key that this is the value of.
+    owner: Option<(Place, &'a str)>,
     dropped: &'a RefCell<Dropped>,
 }
 
 impl<'a> Decoder<'a> {
-    fn at(self, node: &'a Node) -> Self {
-        Self { node, ..self }
+    fn at(self, node: &'a Node, owner: Option<(Place, &'a str)>) -> Self {
+        Self { node, owner, ..self }
+    }
+
+    fn drop_part(self, owner: Option<(Place, &str)>, part: &Node) {
+        part.dropped.set(true);
+        if let Some((mapping, key)) = owner {
+            self.dropped.borrow_mut().0.insert((mapping, key.into()));
+        }
     }
 
     fn unexpected(self, expected: &'static str) -> Error {
@@ -286,7 +298,7 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
             Value::Map(entries) => match entries.as_slice() {
                 [(key, node)] => visitor.visit_enum(Variant {
                     key,
-                    decoder: self.at(node),
+                    decoder: self.at(node, None),
                 }),
                 _ => Err(Error::new(Reason::Text(format!(
                     "expected one of {}, alone or as the only key of a mapping",
@@ -319,14 +331,19 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     type Error = Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        let Some(node) = self.rest.by_ref().find(|node| !node.dropped.get()) else {
-            return Ok(None);
+        let node = loop {
+            match self.rest.next() {
+                None => return Ok(None),
+                // Perhaps dropped before decoding began: a reference that leads nowhere.
+                Some(node) if node.dropped.get() => self.decoder.drop_part(self.decoder.owner, node),
+                Some(node) => break node,
+            }
         };
-        match seed.deserialize(self.decoder.at(node)) {
+        match seed.deserialize(self.decoder.at(node, None)) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.place.is_some() => Err(error),
             Err(error) => {
-                node.dropped.set(true);
+                self.decoder.drop_part(self.decoder.owner, node);
                 Err(error.at(node.place, node))
             }
         }
@@ -345,12 +362,9 @@ struct Entries<'a> {
     value: Option<&'a (Key, Node)>,
 }
 
-impl Entries<'_> {
-    fn drop_entry(&self, key: &Key, node: &Node) {
-        node.dropped.set(true);
-        let mapping = self.decoder.node.place;
-        let mut dropped = self.decoder.dropped.borrow_mut();
-        dropped.0.insert((mapping, key.text.clone()));
+impl<'a> Entries<'a> {
+    fn owner(&self, key: &'a Key) -> Option<(Place, &'a str)> {
+        Some((self.decoder.node.place, &key.text))
     }
 }
 
@@ -361,8 +375,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let entry = loop {
             match self.rest.next() {
                 None => return Ok(None),
-                // Perhaps dropped before decoding began: a reference that leads nowhere.
-                Some((key, node)) if node.dropped.get() => self.drop_entry(key, node),
+                Some((key, node)) if node.dropped.get() => self.decoder.drop_part(self.owner(key), node),
                 Some(entry) => break entry,
             }
         };
@@ -371,7 +384,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         match seed.deserialize(StrDeserializer::<Error>::new(&key.text)) {
             Ok(value) => Ok(Some(value)),
             Err(mut error) => {
-                self.drop_entry(key, node);
+                self.decoder.drop_part(self.owner(key), node);
                 if let Reason::UnknownKey { context, .. } = &mut error.reason {
                     *context = self.context;
                 }
@@ -384,11 +397,11 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let Some((key, node)) = self.value.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        match seed.deserialize(self.decoder.at(node)) {
+        match seed.deserialize(self.decoder.at(node, self.owner(key))) {
             Ok(value) => Ok(value),
             Err(error) if error.place.is_some() => Err(error),
             Err(error) => {
-                self.drop_entry(key, node);
+                self.decoder.drop_part(self.owner(key), node);
                 // Here the mistake is the key, not what is or is not written after it.
                 let place = match error.reason {
                     Reason::Nothing | Reason::NotAvailable => key.place,
@@ -463,159 +476,6 @@ impl<'de> de::VariantAccess<'de> for Decoder<'_> {
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         de::Deserializer::deserialize_map(self, visitor)
     }
-}
-
-/// Why a value does not fit, in the words of the file's author.
-#[derive(Debug)]
-pub(super) struct Error {
-    reason: Reason,
-    /// Set by the innermost value that the error belongs to.
-    place: Option<Place>,
-    /// The mapping of a missing key: its own place, not the place to report.
-    mapping: Option<Place>,
-    key: Option<Box<str>>,
-}
-
-#[derive(Debug)]
-enum Reason {
-    Text(String),
-    Nothing,
-    NotAvailable,
-    UnknownKey {
-        key: String,
-        context: &'static str,
-        expected: &'static [&'static str],
-    },
-    UnknownValue {
-        value: String,
-        expected: &'static [&'static str],
-    },
-    Missing(&'static str),
-}
-
-impl Error {
-    fn new(reason: Reason) -> Self {
-        Self {
-            reason,
-            place: None,
-            mapping: None,
-            key: None,
-        }
-    }
-
-    fn at(mut self, place: Place, node: &Node) -> Self {
-        self.place = Some(place);
-        self.mapping = Some(node.place);
-        self
-    }
-
-    fn named(mut self, key: &str) -> Self {
-        self.key = Some(key.into());
-        self
-    }
-
-    /// Whether this only follows from a value that has been reported already.
-    fn known(&self, root: &Node, dropped: &Dropped) -> bool {
-        match self.reason {
-            Reason::Missing(key) => dropped.contains(self.mapping.unwrap_or(root.place), key),
-            _ => false,
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reason {
-            Reason::Text(text) => f.write_str(text),
-            Reason::Nothing => match &self.key {
-                Some(key) => write!(f, "{} has no value; write one or remove the key", quote(key)),
-                None => f.write_str("an item without a value; write one or remove it"),
-            },
-            Reason::NotAvailable => {
-                let key = self.key.as_deref().unwrap_or_default();
-                write!(f, "{} is not available in this build", quote(key))
-            }
-            Reason::UnknownKey { key, context, expected } => {
-                write!(f, "unknown key {}{}", quote(key), within(context))?;
-                let meant = did_you_mean(key, expected.iter().copied());
-                if !meant.is_empty() {
-                    f.write_str(&meant)
-                } else if key == "<<" {
-                    f.write_str("; merge keys are not part of YAML 1.2")
-                } else {
-                    write!(f, "; known here: {}", expected.join(", "))
-                }
-            }
-            Reason::UnknownValue { value, expected } => {
-                write!(f, "expected one of {}, found {}", listed(expected), quote(value))?;
-                f.write_str(&did_you_mean(value, expected.iter().copied()))
-            }
-            Reason::Missing(key) => write!(f, "{} is missing", quote(key)),
-        }
-    }
-}
-
-impl de::Error for Error {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(Reason::Text(message.to_string()))
-    }
-
-    /// Only what a visitor of ours expects comes here; the shapes of structures and lists are checked above.
-    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        let found = match found {
-            de::Unexpected::Bool(truth) => truth.to_string(),
-            de::Unexpected::Unsigned(number) => number.to_string(),
-            de::Unexpected::Signed(number) => number.to_string(),
-            de::Unexpected::Float(number) => number.to_string(),
-            de::Unexpected::Str(text) => quote(text),
-            de::Unexpected::Unit => return Self::new(Reason::Nothing),
-            de::Unexpected::Seq => "a list".to_owned(),
-            de::Unexpected::Map => "a mapping".to_owned(),
-            _ => "something else".to_owned(),
-        };
-        Self::new(Reason::Text(format!("expected {expected}, found {found}")))
-    }
-
-    fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::invalid_type(found, expected)
-    }
-
-    fn unknown_variant(value: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(Reason::UnknownValue {
-            value: value.to_owned(),
-            expected,
-        })
-    }
-
-    fn unknown_field(key: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(Reason::UnknownKey {
-            key: key.to_owned(),
-            context: "",
-            expected,
-        })
-    }
-
-    fn missing_field(key: &'static str) -> Self {
-        Self::new(Reason::Missing(key))
-    }
-}
-
-fn listed(names: &[&str]) -> String {
-    names.join(", ")
-}
-
-/// ` in health check` from `RawHealthCheck`.
-fn within(type_name: &str) -> String {
-    let mut noun = String::new();
-    for character in type_name.strip_prefix("Raw").unwrap_or_default().chars() {
-        if character.is_ascii_uppercase() {
-            noun.push(' ');
-        }
-        noun.push(character.to_ascii_lowercase());
-    }
-    if noun.is_empty() { noun } else { format!(" in{noun}") }
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! What is wrong with a file, and where.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
 
 /// The most mistakes that are kept; a file with more is not read to the end by anybody.
 const MOST: usize = 1000;
+/// The longest message in characters.
+const LONGEST_MESSAGE: usize = 1000;
 
 /// A position in a file; lines and columns count from 1, columns in characters.
 ///
@@ -132,8 +136,10 @@ impl std::error::Error for Mistakes {}
 #[derive(Clone, Default)]
 pub struct Source {
     name: String,
-    /// What was read through a reference, and the reference to show in its stead.
+    /// What was read from files, and the reference to show in its stead.
     secrets: Vec<(String, String)>,
+    /// Where it went. A message about such a value may show a part of it, or its lower case.
+    secret_places: HashMap<Place, String>,
 }
 
 impl fmt::Debug for Source {
@@ -150,14 +156,18 @@ impl Source {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            secrets: Vec::new(),
+            ..Self::default()
         }
     }
 
-    /// A mistake at a place of this file. Secrets that the file refers to are taken out of the message.
+    /// A mistake at a place of this file. Secrets that the file refers to are taken out of the message, which
+    /// becomes one line of bounded length.
     #[must_use]
     pub fn mistake(&self, place: Place, severity: Severity, message: impl Into<String>) -> Mistake {
         let mut message = message.into();
+        if let Some(reference) = self.secret_places.get(&place) {
+            message = format!("what {reference} holds does not fit here");
+        }
         for (secret, reference) in &self.secrets {
             if message.contains(secret.as_str()) {
                 message = message.replace(secret.as_str(), reference);
@@ -168,14 +178,15 @@ impl Source {
             line: place.line,
             column: place.column,
             severity,
-            message,
+            message: one_line(&message),
         }
     }
 
-    /// Remembers a text that no message may show; `reference` is shown in its stead.
-    pub(super) fn hide(&mut self, secret: &str, reference: &str) {
-        let escaped: String = quote(secret).trim_matches('"').to_owned();
-        for form in [secret.to_owned(), escaped] {
+    /// Remembers a text that no message may show, and the place of the value that it went into. `reference` is
+    /// shown in its stead.
+    pub(super) fn hide(&mut self, secret: &str, reference: &str, place: Place) {
+        self.secret_places.insert(place, reference.to_owned());
+        for form in [secret.to_owned(), escaped(secret).into_owned()] {
             if !form.is_empty() && !self.secrets.iter().any(|(known, _)| *known == form) {
                 self.secrets.push((form, reference.to_owned()));
             }
@@ -217,7 +228,8 @@ impl Report {
         &mut self.source
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether what is found from now on is not shown.
+    pub(crate) fn is_full(&self) -> bool {
         self.found.len() >= MOST
     }
 
@@ -250,24 +262,35 @@ impl Report {
     }
 }
 
-/// A user's text in quotes for a message: control characters escaped, and cut when it is very long.
+/// A user's text in quotes for a message. It is not cut here, because a part of a secret is not recognised as one.
 pub(crate) fn quote(text: &str) -> String {
-    const SHOWN: usize = 200;
-    let mut quoted = String::with_capacity(text.len().min(SHOWN) + 2);
-    quoted.push('"');
-    for (index, character) in text.chars().enumerate() {
-        if index == SHOWN {
-            quoted.push('…');
-            break;
-        }
+    format!("\"{}\"", escaped(text))
+}
+
+/// Control characters would break the line or speak to the terminal.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
         if character.is_control() {
-            quoted.extend(character.escape_default());
+            escaped.extend(character.escape_default());
         } else {
-            quoted.push(character);
+            escaped.push(character);
         }
     }
-    quoted.push('"');
-    quoted
+    Cow::Owned(escaped)
+}
+
+/// A message as it is shown.
+fn one_line(message: &str) -> String {
+    let mut line = escaped(message).into_owned();
+    if let Some((end, _)) = line.char_indices().nth(LONGEST_MESSAGE) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 #[cfg(test)]
@@ -307,7 +330,7 @@ mod tests {
     #[test]
     fn a_hidden_text_is_replaced_by_its_reference_even_when_it_was_escaped() {
         let mut source = Source::new("a");
-        source.hide("se\ncret", "${file:/x}");
+        source.hide("se\ncret", "${file:/x}", Place { line: 7, column: 7 });
         for shown in ["se\ncret", &quote("se\ncret")] {
             let message = source.mistake(Place::default(), Severity::Error, shown).message;
             assert!(message.contains("${file:/x}") && !message.contains("cret"), "{message}");

@@ -10,7 +10,7 @@ use std::{env, fmt, fs};
 
 use jiff::Timestamp;
 
-use super::mistake::{Report, quote};
+use super::mistake::{Place, Report, quote};
 use super::tree::{Node, Style, Value};
 
 /// The longest file that a reference may bring in; a token or a key is a few KiB.
@@ -120,7 +120,7 @@ impl Replacer<'_> {
         match &mut node.value {
             Value::List(items) => items.iter_mut().for_each(|item| self.node(item)),
             Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| self.node(node)),
-            Value::Scalar(text, style) if text.contains('$') => match self.replaced(text) {
+            Value::Scalar(text, style) if text.contains('$') => match self.replaced(text, node.place) {
                 Ok((replaced, whole)) => {
                     *text = replaced.into();
                     *style = if whole { Style::Substituted } else { Style::Quoted };
@@ -137,7 +137,7 @@ impl Replacer<'_> {
     }
 
     /// The text with its references replaced, and whether it consisted of nothing but one reference.
-    fn replaced(&mut self, text: &str) -> Result<(String, bool), String> {
+    fn replaced(&mut self, text: &str, place: Place) -> Result<(String, bool), String> {
         let mut replaced = String::with_capacity(text.len());
         let mut rest = text;
         let mut whole = false;
@@ -151,7 +151,7 @@ impl Replacer<'_> {
                 let Some((reference, after)) = inside.split_once('}') else {
                     return Err("\"${\" without \"}\"; write $${ for the characters themselves".to_owned());
                 };
-                let value = self.resolve(reference)?;
+                let value = self.resolve(reference, place)?;
                 self.budget = self
                     .budget
                     .checked_sub(value.len())
@@ -168,7 +168,7 @@ impl Replacer<'_> {
         Ok((replaced, whole))
     }
 
-    fn resolve(&mut self, reference: &str) -> Result<String, String> {
+    fn resolve(&mut self, reference: &str, place: Place) -> Result<String, String> {
         let shown = format!("${{{reference}}}");
         if matches!(self.environment.variables, Variables::Refused) {
             return Err(format!("{} cannot be used in a document from elsewhere", quote(&shown)));
@@ -181,7 +181,7 @@ impl Replacer<'_> {
                     quote(&shown)
                 ));
             }
-            return self.secret(path, &shown);
+            return self.secret(path, &shown, place);
         }
         if let Some(name) = reference.strip_prefix("cred:") {
             if name.is_empty() || name.contains('/') || name.starts_with('.') {
@@ -196,7 +196,7 @@ impl Replacer<'_> {
                     quote(&shown)
                 ));
             };
-            return self.secret(&Path::new(&directory).join(name), &shown);
+            return self.secret(&Path::new(&directory).join(name), &shown, place);
         }
         let (name, default) = match reference.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
@@ -223,11 +223,11 @@ impl Replacer<'_> {
         }
     }
 
-    fn secret(&mut self, path: &Path, shown: &str) -> Result<String, String> {
+    fn secret(&mut self, path: &Path, shown: &str, place: Place) -> Result<String, String> {
         let read = self.files.entry(path.to_owned()).or_insert_with(|| read_secret(path));
         match read {
             Ok(secret) => {
-                self.report.source_mut().hide(secret, shown);
+                self.report.source_mut().hide(secret, shown, place);
                 Ok(secret.clone())
             }
             Err(message) => Err(format!("{}: {message}", quote(shown))),

@@ -10,7 +10,18 @@ pub(crate) fn of<T: JsonSchema>(title: &str) -> Value {
     let settings = SchemaSettings::draft07().with_transform(RecursiveTransform(Tidy));
     let mut schema = settings.into_generator().into_root_schema_for::<T>();
     schema.insert("title".to_owned(), title.into());
+    if let Some(Value::Object(definitions)) = schema.get_mut("definitions") {
+        *definitions = std::mem::take(definitions)
+            .into_iter()
+            .map(|(name, schema)| (public(&name).to_owned(), schema))
+            .collect();
+    }
     schema.to_value()
+}
+
+/// `Api` from `RawApi`: that a type is the raw one is nothing to the author of a file.
+fn public(name: &str) -> &str {
+    name.strip_prefix("Raw").unwrap_or(name)
 }
 
 /// Takes out what the types say about Rust and not about the file.
@@ -19,6 +30,11 @@ struct Tidy;
 
 impl Transform for Tidy {
     fn transform(&mut self, schema: &mut Schema) {
+        if let Some(Value::String(reference)) = schema.get_mut("$ref")
+            && let Some(name) = reference.strip_prefix("#/definitions/")
+        {
+            *reference = format!("#/definitions/{}", public(name));
+        }
         // A key is there or not; `null` is refused by the decoder.
         if let Some(Value::Array(types)) = schema.get_mut("type") {
             types.retain(|name| name != "null");

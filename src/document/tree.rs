@@ -1,6 +1,6 @@
 //! A YAML (or JSON) text as a tree in which every value knows its place.
 //!
-//! The file is read by one parser only. The obvious way, `serde_yaml` for the values and a second parser for
+//! The file is read by one parser only. The obvious way, serde_yaml for the values and a second parser for
 //! the places, reads every file under two dialects and cannot tell a place from a serde error; it was also
 //! slower in measurements. The tree is built without recursion and everything that could grow beyond the file
 //! (nesting, aliases) has a bound.

@@ -189,6 +189,18 @@ impl Refusal {
         }
     }
 
+    /// A 429 without the particulars of a moment: for explanations.
+    #[must_use]
+    pub fn limited_by(limit: &str) -> Self {
+        let empty = HeaderValue::from_static("");
+        Self::RateLimited(Box::new(RateLimited {
+            limit: Arc::from(limit),
+            rate_limit: empty.clone(),
+            policy: empty,
+            retry_after: HeaderValue::from_static("1"),
+        }))
+    }
+
     /// The name of the limit that refused.
     #[must_use]
     pub fn limit(&self) -> Option<Arc<str>> {

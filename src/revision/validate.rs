@@ -5,8 +5,9 @@
 
 mod api;
 mod issuer;
+mod limit;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,21 +15,14 @@ use jiff::Timestamp;
 
 use super::load::ApiPlaces;
 use super::raw::{
-    RawApplication, RawBalance, RawEndpoint, RawKey, RawKeyType, RawLimit, RawMode, RawPlan, RawRetries, RawRevision,
-    RawScope, RawSubscription, RawUpstream, RawUpstreamTimeouts, RawWindow,
+    RawApplication, RawBalance, RawEndpoint, RawKey, RawKeyType, RawRetries, RawRevision, RawSubscription, RawUpstream,
+    RawUpstreamTimeouts,
 };
-use super::{
-    Application, Endpoint, Key, KeyType, Limit, Mode, Plan, Revision, Scope, Subscription, Upstream, UpstreamTimeouts,
-    WindowKind,
-};
+use super::{Application, Endpoint, Key, KeyType, Revision, Subscription, Upstream, UpstreamTimeouts};
 use crate::document::{At, Dropped, Name, NotAvailable, Place, Report, Text, did_you_mean, quote};
-use crate::names::LimitName;
-use crate::units::{Period, Rate};
 
 /// The longest deadline that makes sense to anybody; it also keeps sums of durations far from overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// The largest count of a sliding window, whose estimate multiplies counts in 32 bits' worth of precision.
-const LARGEST_SLIDING: u32 = 16_777_215;
 
 /// What the checks need to know besides the file.
 pub(super) struct Surroundings<'a> {
@@ -66,6 +60,8 @@ struct Checker<'a> {
 struct Names<'r> {
     noun: &'static str,
     positions: HashMap<&'r str, usize>,
+    /// In the order of the file, so that the same name is suggested every time.
+    in_order: Vec<&'r str>,
     /// False when the list itself could not be read; then nothing can be said about a reference into it.
     known: bool,
 }
@@ -150,12 +146,12 @@ impl Checker<'_> {
         }
         self.not_empty(raw.place, &who, "endpoints", endpoints);
         let mut resolved: Vec<Endpoint> = Vec::with_capacity(endpoints.len());
+        let mut seen = HashSet::with_capacity(endpoints.len());
         for raw in endpoints {
             let Some(endpoint) = self.endpoint(raw, &who) else {
                 continue;
             };
-            let same = |other: &Endpoint| (&other.host, other.port) == (&endpoint.host, endpoint.port);
-            if resolved.iter().any(same) {
+            if !seen.insert((endpoint.host.clone(), endpoint.port)) {
                 let message = format!("{who} has this endpoint twice; for a larger share, give it a weight");
                 self.report.error(raw.place, message);
             }
@@ -219,98 +215,6 @@ impl Checker<'_> {
             self.report.error(raw.place, message);
         }
         *raw.get()
-    }
-
-    fn plan(&mut self, raw: &At<RawPlan>) -> Option<Plan> {
-        let RawPlan { name, limits } = &raw.value;
-        let who = who("plan", name.as_ref());
-        let name = self.need(raw.place, &who, "name", name.as_ref());
-        if limits.is_none() && !self.dropped.contains(raw.place, "limits") {
-            let message = format!("{who} has no \"limits\"; write limits: [] if it is meant to be unlimited");
-            self.report.error(raw.place, message);
-        }
-        let limits = self.limits(limits.as_deref().unwrap_or_default(), &who, Scope::Subscription);
-        Some(Plan {
-            name: name?.as_str().into(),
-            limits,
-        })
-    }
-
-    fn limits(&mut self, raws: &[At<RawLimit>], who: &str, default_scope: Scope) -> Vec<Limit> {
-        let mut limits: Vec<Limit> = Vec::with_capacity(raws.len());
-        for raw in raws {
-            let Some(limit) = self.limit(raw, who, default_scope) else {
-                continue;
-            };
-            if limits.iter().any(|other| other.name == limit.name) {
-                let message = format!("{who} has two limits {}", quote(limit.name.as_str()));
-                self.report.error(raw.place, message);
-            }
-            limits.push(limit);
-        }
-        limits
-    }
-
-    fn limit(&mut self, raw: &At<RawLimit>, who: &str, default_scope: Scope) -> Option<Limit> {
-        let RawLimit {
-            name,
-            rate,
-            burst,
-            window,
-            per,
-            mode,
-        } = &raw.value;
-        let whose = format!("a limit of {who}");
-        let name = self.need(raw.place, &whose, "name", name.as_ref());
-        let rate = self.need(raw.place, &whose, "rate", rate.as_ref());
-        let window = self.window(*rate?.get(), rate?.place, window.as_ref(), burst.as_ref());
-        Some(Limit {
-            name: LimitName::from(name?.as_str()),
-            rate: *rate?.get(),
-            window,
-            scope: per.as_ref().map_or(default_scope, |per| scope(per.value)),
-            mode: match mode.unwrap_or(RawMode::Enforce) {
-                RawMode::Enforce => Mode::Enforce,
-                RawMode::Shadow => Mode::Shadow,
-            },
-        })
-    }
-
-    fn window(
-        &mut self,
-        rate: Rate,
-        rate_place: Place,
-        window: Option<&At<RawWindow>>,
-        burst: Option<&At<u32>>,
-    ) -> WindowKind {
-        let kind = match (window.map(|window| window.value), rate.period) {
-            (Some(kind), _) => kind,
-            (None, Period::Second) => RawWindow::TokenBucket,
-            (None, _) => RawWindow::Fixed,
-        };
-        if let Some(burst) = burst {
-            if kind != RawWindow::TokenBucket {
-                let message = "\"burst\" belongs to token buckets; add window: token_bucket or remove it \
-                               (only rates per second are token buckets of themselves)";
-                self.report.error(burst.place, message);
-            } else if burst.value == 0 {
-                self.report
-                    .error(burst.place, "a burst of 0 lets nothing through; it is at least 1");
-            }
-        }
-        match kind {
-            RawWindow::Fixed => WindowKind::Fixed,
-            RawWindow::Sliding => {
-                if rate.count > LARGEST_SLIDING {
-                    let message = format!("a sliding window counts to at most {LARGEST_SLIDING}; {rate} is more");
-                    self.report.error(rate_place, message);
-                }
-                WindowKind::Sliding
-            }
-            RawWindow::TokenBucket => WindowKind::TokenBucket {
-                burst: burst.map_or(rate.count, |burst| burst.value),
-            },
-        }
     }
 
     fn application(
@@ -448,6 +352,7 @@ impl Checker<'_> {
         names: impl Iterator<Item = Option<&'r At<Text<Name>>>>,
     ) -> Names<'r> {
         let mut positions = HashMap::new();
+        let mut in_order = Vec::new();
         let mut lines: HashMap<&str, u32> = HashMap::new();
         for (position, name) in names.enumerate() {
             let Some(name) = name else {
@@ -463,10 +368,12 @@ impl Checker<'_> {
             }
             lines.insert(name.as_str(), name.place.line);
             positions.insert(name.as_str(), position);
+            in_order.push(name.as_str());
         }
         Names {
             noun,
             positions,
+            in_order,
             known: !self.dropped.contains(self.place, list),
         }
     }
@@ -474,10 +381,9 @@ impl Checker<'_> {
     /// The position of what a name refers to.
     fn look_up(&mut self, names: &Names<'_>, who: &str, name: &At<Text<Name>>) -> Option<usize> {
         let found = names.positions.get(name.as_str()).copied();
-        if found.is_none() && names.known {
-            let mut candidates: Vec<&str> = names.positions.keys().copied().collect();
-            candidates.sort_unstable();
-            let meant = did_you_mean(name.as_str(), candidates);
+        // Looking for what was meant costs more than anything else here, so not for what is not shown.
+        if found.is_none() && names.known && !self.report.is_full() {
+            let meant = did_you_mean(name.as_str(), names.in_order.iter().copied());
             let message = format!("{who}: {} {} does not exist{meant}", names.noun, quote(name.as_str()));
             self.report.error(name.place, message);
         }
@@ -498,18 +404,5 @@ fn who(noun: &str, name: Option<&At<Text<Name>>>) -> String {
         Some(name) => format!("{noun} {}", quote(name.as_str())),
         None if noun.starts_with(['a', 'i', 'u', 'A']) => format!("an {noun}"),
         None => format!("a {noun}"),
-    }
-}
-
-fn scope(raw: RawScope) -> Scope {
-    match raw {
-        RawScope::Global => Scope::Global,
-        RawScope::Api => Scope::Api,
-        RawScope::Route => Scope::Route,
-        RawScope::Application => Scope::Application,
-        RawScope::Subscription => Scope::Subscription,
-        RawScope::Key => Scope::Key,
-        RawScope::Subject => Scope::Subject,
-        RawScope::Ip => Scope::Ip,
     }
 }

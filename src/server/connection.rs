@@ -19,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -33,6 +33,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 
 use super::census::{Census, Unseated};
+use crate::clock::unix_ms;
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, BodyFault, Head, HeadError, HeadLimits, MessageBody};
 use crate::gateway::drain::Drain;
@@ -100,12 +101,12 @@ impl Connections {
     ) -> Self {
         Self {
             proxy,
-            limits: limits.clone(),
+            limits: *limits,
             head_limits: HeadLimits {
                 bytes: limits.header_bytes,
                 ..HeadLimits::default()
             },
-            timeouts: timeouts.clone(),
+            timeouts: *timeouts,
             census,
             drain,
             metrics,
@@ -405,9 +406,4 @@ async fn linger(mut core: Box<Core>) {
 
 async fn close(mut core: Box<Core>) {
     let _ = tokio::time::timeout(LINGER, core.io.shutdown()).await;
-}
-
-fn unix_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,8 +11,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
+use crate::auth::{KeySetStatus, KeySets};
+use crate::clock::unix_ms;
 use crate::gateway::drain::Drain;
-use crate::sync::file::unix_ms;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
 use crate::throttle::Throttle;
@@ -23,6 +24,8 @@ pub struct Status {
     pub gateway: String,
     /// Revisions.
     pub revisions: Arc<Revisions>,
+    /// Issuers' keys.
+    pub key_sets: KeySets,
     /// Counters.
     pub throttle: Arc<Throttle>,
     /// Metrics.
@@ -40,6 +43,19 @@ struct Ready {
     #[serde(skip_serializing_if = "Option::is_none")]
     why_not: Option<&'static str>,
     revision: sync::Status,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    key_sets: Vec<KeySet>,
+}
+
+/// An issuer's keys. Never a reason for 503: an issuer that is away must not take every gateway out of rotation.
+#[derive(Serialize)]
+struct KeySet {
+    source: String,
+    keys: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
 }
 
 /// Answers on this listener until the runtime ends.
@@ -89,8 +105,20 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         why_not,
         revision,
+        key_sets: status.key_sets.status().into_iter().map(KeySet::from).collect(),
     };
     (code, Json(body)).into_response()
+}
+
+impl From<KeySetStatus> for KeySet {
+    fn from(status: KeySetStatus) -> Self {
+        Self {
+            source: status.source,
+            keys: status.keys,
+            age_seconds: status.age.map(|age| age.as_secs()),
+            last_error: status.last_error,
+        }
+    }
 }
 
 async fn render(State(status): State<Arc<Status>>) -> Response {
@@ -100,6 +128,11 @@ async fn render(State(status): State<Arc<Status>>) -> Response {
         .metrics
         .throttle_evictions
         .set(i64::try_from(status.throttle.evictions()).unwrap_or(i64::MAX));
+    let sets = status.key_sets.status();
+    status.metrics.set_key_sets(
+        sets.iter()
+            .map(|set| (set.source.as_str(), set.keys, set.age, set.failures)),
+    );
     match status.metrics.render(unix_ms()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -5,9 +5,10 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::Revisions;
+use crate::clock::unix_ms;
 
 /// How often the file is looked at. A change is applied once two looks in a row see the same file, which is at most
 /// half a second after the writer is done: a file that is being written in place is not read half.
@@ -78,13 +79,6 @@ impl Watch {
         }
         false
     }
-}
-
-/// Unix time in milliseconds.
-#[must_use]
-pub fn unix_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ pub struct Metrics {
     pub throttle_evictions: IntGauge,
     /// Counters held.
     pub throttle_counters: IntGauge,
+    jwks_keys: IntGaugeVec,
+    jwks_age_seconds: IntGaugeVec,
+    jwks_failures: IntGaugeVec,
     applied_at_ms: AtomicU64,
 }
 
@@ -182,6 +185,33 @@ impl Metrics {
                 &registry,
                 IntGauge::new("tollgate_throttle_counters", "Counters held by this process")?,
             )?,
+            jwks_keys: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("tollgate_jwks_keys", "Keys of an issuer that are usable"),
+                    &["source"],
+                )?,
+            )?,
+            jwks_age_seconds: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "tollgate_jwks_age_seconds",
+                        "Time since an issuer's keys were read; -1 if never",
+                    ),
+                    &["source"],
+                )?,
+            )?,
+            jwks_failures: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "tollgate_jwks_failures",
+                        "Attempts to read an issuer's keys that failed",
+                    ),
+                    &["source"],
+                )?,
+            )?,
             applied_at_ms: AtomicU64::new(0),
             registry,
         };
@@ -231,6 +261,21 @@ impl Metrics {
     #[must_use]
     pub fn key_lookup(&self, result: &str) -> IntCounter {
         self.key_lookups.with_label_values(&[result])
+    }
+
+    /// Replaces what is shown about issuers' keys. Sources come from the revision, so their number is bounded by it.
+    pub fn set_key_sets<'a>(&self, sets: impl Iterator<Item = (&'a str, usize, Option<Duration>, u64)>) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.jwks_keys.reset();
+        self.jwks_age_seconds.reset();
+        self.jwks_failures.reset();
+        for (source, keys, age, failures) in sets {
+            self.jwks_keys.with_label_values(&[source]).set(gauge(keys as u64));
+            self.jwks_age_seconds
+                .with_label_values(&[source])
+                .set(age.map_or(-1, |age| gauge(age.as_secs())));
+            self.jwks_failures.with_label_values(&[source]).set(gauge(failures));
+        }
     }
 
     /// Notes that a revision was applied at `now_ms` (unix milliseconds).

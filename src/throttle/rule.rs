@@ -49,14 +49,14 @@ impl Rule {
             kind_of_place,
             place,
             limit.name.as_str(),
-            scope_word(limit.scope),
+            limit.scope.as_str(),
             window_word(limit.window),
             period_word(limit.rate.period),
         ];
         Self {
             identity: Identity::of_parts(&parts.map(str::as_bytes)),
             name: limit.name.clone(),
-            key: format!("{kind_of_place}/{place}/{}/{}", limit.name, scope_word(limit.scope)),
+            key: format!("{kind_of_place}/{place}/{}/{}", limit.name, limit.scope.as_str()),
             rate: limit.rate,
             quota: Quota::new(limit.rate, limit.window),
             scope: limit.scope,
@@ -144,19 +144,6 @@ impl Decisions {
             deny: of("deny")?,
             would_deny: of("would_deny")?,
         })
-    }
-}
-
-fn scope_word(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Global => "global",
-        Scope::Api => "api",
-        Scope::Route => "route",
-        Scope::Application => "application",
-        Scope::Subscription => "subscription",
-        Scope::Key => "key",
-        Scope::Subject => "subject",
-        Scope::Ip => "ip",
     }
 }
 

@@ -38,7 +38,7 @@ impl Checker<'_> {
         } = &raw.value;
         let who = who("API", name.as_ref());
         let name = self.need(raw.place, &who, "name", name.as_ref());
-        let hosts = self.hosts(hosts.as_ref(), &who);
+        let hosts = self.hosts(raw.place, hosts.as_ref(), &who);
         let base_path = self.need(raw.place, &who, "base_path", base_path.as_ref());
         let methods = self.auth(raw.place, auth.as_ref(), &who, issuers);
         if let (Some([AuthMethod::ApiKey]), Some(name), false) = (methods.as_deref(), name, subscribed) {
@@ -57,7 +57,7 @@ impl Checker<'_> {
             .is_none_or(|methods| methods.iter().any(|method| matches!(method, AuthMethod::Jwt(_))));
         let base = base_path.map_or("/", |base| base.get().0.as_str());
         let (routes, route_places) = match routes {
-            Some(routes) => self.routes(routes, base, &who, tokens),
+            Some(routes) => self.routes(raw.place, routes, base, &who, tokens),
             None => everything_below(base, base_path.map_or(raw.place, |base| base.place)),
         };
         let name = name?;
@@ -80,11 +80,11 @@ impl Checker<'_> {
         Some((api, places))
     }
 
-    fn hosts(&mut self, raw: Option<&At<Vec<At<Text<HostText>>>>>, who: &str) -> Vec<HostPattern> {
+    fn hosts(&mut self, item: Place, raw: Option<&At<Vec<At<Text<HostText>>>>>, who: &str) -> Vec<HostPattern> {
         let Some(raw) = raw else {
             return Vec::new();
         };
-        if raw.is_empty() {
+        if raw.is_empty() && !self.dropped.contains(item, "hosts") {
             let message = format!("{who} has an empty list of hosts; for every host, remove \"hosts\"");
             self.report.error(raw.place, message);
         }
@@ -120,7 +120,7 @@ impl Checker<'_> {
         let RawAuth::Any(raws) = &raw.value else {
             return Some(Vec::new());
         };
-        if raws.is_empty() {
+        if raws.is_empty() && !self.dropped.contains(item, "auth") {
             let message = format!("{who} has an empty list of auth; write auth: none if everybody may call it");
             self.report.error(raw.place, message);
         }
@@ -192,24 +192,25 @@ impl Checker<'_> {
 
     fn routes(
         &mut self,
+        item: Place,
         raw: &At<Vec<At<RawRoute>>>,
         base: &str,
         who: &str,
         tokens: bool,
     ) -> (Vec<RouteRule>, Vec<Place>) {
-        if raw.is_empty() {
+        if raw.is_empty() && !self.dropped.contains(item, "routes") {
             let message = format!("{who} has an empty list of routes; for everything below, remove \"routes\"");
             self.report.error(raw.place, message);
         }
         let mut routes = Vec::with_capacity(raw.len());
         let mut places = Vec::with_capacity(raw.len());
-        for item in &raw.value {
+        for route in &raw.value {
             let RawRoute {
                 path,
                 methods,
                 scopes,
                 cache: NotAvailable,
-            } = &item.value;
+            } = &route.value;
             if let (false, Some(scope)) = (tokens, scopes.first()) {
                 let message = format!(
                     "{who} asks for scopes here, which only tokens have, and lets no tokens in; add {{ jwt: ISSUER }} \
@@ -217,12 +218,12 @@ impl Checker<'_> {
                 );
                 self.report.error(scope.place, message);
             }
-            let methods = self.methods(methods.as_ref());
+            let methods = self.methods(route.place, methods.as_ref());
             // The text is only made when it is needed: there may be 100,000 routes.
             let path = match path {
                 Some(path) => path,
                 None => {
-                    self.need::<()>(item.place, &format!("a route of {who}"), "path", None);
+                    self.need::<()>(route.place, &format!("a route of {who}"), "path", None);
                     continue;
                 }
             };
@@ -237,11 +238,11 @@ impl Checker<'_> {
         (routes, places)
     }
 
-    fn methods(&mut self, raw: Option<&At<Vec<At<Text<Method>>>>>) -> BTreeSet<String> {
+    fn methods(&mut self, item: Place, raw: Option<&At<Vec<At<Text<Method>>>>>) -> BTreeSet<String> {
         let Some(raw) = raw else {
             return BTreeSet::new();
         };
-        if raw.is_empty() {
+        if raw.is_empty() && !self.dropped.contains(item, "methods") {
             self.report.error(
                 raw.place,
                 "an empty list of methods; for every method, remove \"methods\"",

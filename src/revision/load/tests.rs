@@ -209,13 +209,13 @@ apis:
         mistakes(&text),
         "\
 r.yaml:4:28: \"10.0.0.1\" has no port; write host:port, such as 10.0.0.1:8080, orders.internal:8080 or [2001:db8::1]:8080
-r.yaml:6:43: \"5000/fortnight\" is not a rate; write a whole number, a slash and s, m, h, d, week or month, such as 100/s or 5000/m
+r.yaml:6:45: \"5000/fortnight\" is not a rate; write a whole number, a slash and s, m, h, d, week or month, such as 100/s or 5000/m
 r.yaml:9:13: host \"API.example.com\" has to be lower case: \"api.example.com\"
 r.yaml:10:16: base path \"/orders/\" ends in a slash; write \"/orders\"
 r.yaml:11:28: API \"orders\": issuer \"crop\" does not exist; did you mean \"corp\"?
 r.yaml:12:5: unknown key \"upstrem\" in api; did you mean \"upstream\"?
 r.yaml:13:15: API \"orders\": upstream \"order\" does not exist; did you mean \"orders\"?
-r.yaml:23:28: application \"mobile\": API \"order\" does not exist; did you mean \"orders\"?"
+r.yaml:24:28: application \"mobile\": API \"order\" does not exist; did you mean \"orders\"?"
     );
 }
 
@@ -318,12 +318,12 @@ applications:
     assert_eq!(
         mistakes(&text),
         "\
-r.yaml:3:49: upstream \"u\" has this endpoint twice; for a larger share, give it a weight
-r.yaml:4:11: upstream \"u\" is defined twice; the first is in line 3
-r.yaml:5:51: plan \"p\" has two limits \"x\"
-r.yaml:7:26: API \"a\" has this host twice
-r.yaml:7:63: API \"a\" has this way in twice
-r.yaml:10:43: application \"one\" is subscribed to this API already in line 10
+r.yaml:3:48: upstream \"u\" has this endpoint twice; for a larger share, give it a weight
+r.yaml:4:13: upstream \"u\" is defined twice; the first is in line 3
+r.yaml:5:53: plan \"p\" has two limits \"x\"
+r.yaml:7:27: API \"a\" has this host twice
+r.yaml:7:62: API \"a\" has this way in twice
+r.yaml:10:42: application \"one\" is subscribed to this API already in line 10
 r.yaml:13:18: key \"k\" is defined twice; the first is in line 11
 r.yaml:13:29: a key of application \"two\" has the same hash as the key in line 11; a key belongs to one application"
     );
@@ -488,7 +488,7 @@ fn scopes_need_tokens() {
 fn keys_and_tokens_are_read_from_different_headers() {
     let text =
         with_api("    auth: none\n    credentials: { key_header: Authorization, key_query: key, forward: true }\n");
-    assert!(mistakes(&text).contains("r.yaml:8:33: API \"a\" reads keys and tokens from the same header"));
+    assert!(mistakes(&text).contains("r.yaml:8:32: API \"a\" reads keys and tokens from the same header"));
     let text =
         with_api("    auth: none\n    credentials: { key_header: X-Key, key_query: key, token_header: X-Token }\n");
     let credentials = loaded(&text).revision.apis.remove(0).credentials;
@@ -506,14 +506,11 @@ fn a_revision_with_warnings_only_is_accepted() {
     );
     assert_eq!(
         loaded(&text).warnings.to_string(),
-        format!(
-            "\
+        "\
 r.yaml:4:11: warning: API \"a\" lets in keys only, and no application is subscribed to it
-r.yaml:8:42: warning: this limit never counts, because API \"a\" is called without tokens
-r.yaml:10:{}: warning: a key of application \"m\" expired at 2026-01-01T00:00:00Z and is refused; remove the record when \
-             it is no longer in use",
-            22 + 15 + 8 + 64 + 11
-        )
+r.yaml:8:41: warning: this limit never counts, because API \"a\" is called without tokens
+r.yaml:10:115: warning: a key of application \"m\" expired at 2026-01-01T00:00:00Z and is refused; remove the record when \
+             it is no longer in use"
     );
 }
 
@@ -541,6 +538,41 @@ fn a_secret_from_a_file_is_in_no_message_wherever_it_is_misplaced() {
         let found = mistakes(&text);
         assert!(!found.contains("hunter2"), "{text} gave {found}");
     }
+}
+
+#[test]
+fn not_even_a_part_of_a_secret_or_its_lower_case_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    let reference = format!("${{file:{}}}", path.display());
+    for secret in [
+        &"Hunter2".repeat(500),
+        "/Hunter2/",
+        "/{Hunter2}/{Hunter2}",
+        "Hunter2.example:80",
+        "Hunter2\u{1b}[0m",
+    ] {
+        std::fs::write(&path, secret).unwrap();
+        let found = mistakes(&format!(
+            "{BASE}apis: [{{ name: a, base_path: '{reference}', hosts: ['{reference}'], auth: none, upstream: '{reference}', \
+             routes: [{{ path: '{reference}', methods: ['{reference}'] }}] }}]\n"
+        ));
+        assert!(!found.to_ascii_lowercase().contains("hunter2"), "{secret} gave {found}");
+        assert!(found.contains("does not fit here"), "{found}");
+    }
+}
+
+#[test]
+fn a_message_is_one_line_of_bounded_length_whatever_it_quotes() {
+    let rate = |rate: &str| {
+        mistakes(&format!(
+            "version: 1\nplans: [{{ name: p, limits: [{{ name: l, rate: \"{rate}\" }}] }}]\n"
+        ))
+    };
+    let found = rate("5\\n\\e[31m/s");
+    assert_eq!(found.lines().count(), 1, "{found}");
+    assert!(!found.contains('\u{1b}'), "{found}");
+    assert!(rate(&"x".repeat(1_000_000)).len() < 5_000);
 }
 
 #[test]
@@ -613,7 +645,7 @@ proptest! {
 
     #[test]
     fn no_damage_to_a_good_file_makes_reading_panic(at in 0usize..6000, length in 0usize..40, with in "\\PC{0,8}") {
-        let good = include_str!("../../conf/revision.yaml");
+        let good = include_str!("../../../conf/revision.yaml");
         let (mut start, mut end) = (at.min(good.len()), (at + length).min(good.len()));
         while !good.is_char_boundary(start) { start -= 1; }
         while !good.is_char_boundary(end) { end -= 1; }

@@ -1,0 +1,297 @@
+//! What would happen to a request, and why, told without counting, calling or waiting.
+//!
+//! The same stages as in [`super::Gateway::admit`], in the same order, asked instead of told.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, Method};
+use serde::Serialize;
+
+use super::refusal::Refusal;
+use super::{denied, missed, upstream_target};
+use crate::auth::Caller;
+use crate::revision::Scope;
+use crate::route::path::normalise;
+use crate::snapshot::{Api, Route, Snapshot};
+use crate::throttle::{Throttle, Time};
+
+/// A request to be explained.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// Method.
+    pub method: &'a Method,
+    /// Value of `Host`.
+    pub host: &'a str,
+    /// Path as a client would send it.
+    pub path: &'a str,
+    /// Query, without the question mark.
+    pub query: Option<&'a str>,
+    /// Header fields.
+    pub headers: &'a HeaderMap,
+    /// Address that it would come from.
+    pub client: IpAddr,
+}
+
+/// What would happen.
+#[derive(Debug, Default, Serialize)]
+pub struct Explanation {
+    /// SHA-256 of the revision.
+    pub revision: String,
+    /// Status that the gateway would answer with; absent when the upstream would answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Code of the refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// Why, with more than a client would be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The path that is matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// How the route was found, step by step.
+    pub route_steps: Vec<String>,
+    /// The API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
+    /// The route's pattern.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Who would be calling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerFacts>,
+    /// The limits that would count the request, in the order in which they are spent.
+    pub limits: Vec<LimitFacts>,
+    /// Where it would go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamFacts>,
+}
+
+/// Who would be calling.
+#[derive(Debug, Serialize)]
+pub struct CallerFacts {
+    /// `anonymous`, `key` or `token`.
+    pub by: &'static str,
+    /// Application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<String>,
+    /// Plan of its subscription.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Public name of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Its type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_type: Option<&'static str>,
+    /// Subject of the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+}
+
+/// A limit that would count the request.
+#[derive(Debug, Serialize)]
+pub struct LimitFacts {
+    /// Its name.
+    pub name: String,
+    /// The counter.
+    pub counter: String,
+    /// The configured rate.
+    pub rate: String,
+    /// What shares the counter.
+    pub per: &'static str,
+    /// Whether it refuses (`enforce`) or only counts (`shadow`).
+    pub mode: &'static str,
+    /// What is left for this caller in this process.
+    pub remaining: u32,
+    /// Seconds until there is more.
+    pub reset_seconds: u64,
+}
+
+/// Where the request would go.
+#[derive(Debug, Serialize)]
+pub struct UpstreamFacts {
+    /// The upstream.
+    pub name: String,
+    /// Path and query that it would get.
+    pub target: String,
+    /// Endpoints with their share of the traffic in percent, largest first.
+    pub endpoints: Vec<EndpointFacts>,
+}
+
+/// An endpoint.
+#[derive(Debug, Serialize)]
+pub struct EndpointFacts {
+    /// As in the revision.
+    pub address: String,
+    /// What it resolves to.
+    pub resolved: String,
+    /// Share of the traffic in percent.
+    pub share_percent: f64,
+}
+
+/// Explains a request against a snapshot and the counters of this process.
+#[must_use]
+pub fn explain(snapshot: &Snapshot, throttle: &Throttle, question: &Question<'_>, now: Time) -> Explanation {
+    let mut explanation = Explanation {
+        revision: snapshot.digest().to_owned(),
+        ..Explanation::default()
+    };
+    if let Err((refusal, reason)) = walk(snapshot, throttle, question, now, &mut explanation) {
+        explanation.status = Some(refusal.status());
+        explanation.code = Some(refusal.code());
+        explanation.reason = Some(reason).filter(|reason| !reason.is_empty());
+    }
+    explanation
+}
+
+fn walk(
+    snapshot: &Snapshot,
+    throttle: &Throttle,
+    question: &Question<'_>,
+    now: Time,
+    explanation: &mut Explanation,
+) -> Result<(), (Refusal, String)> {
+    let path =
+        normalise(question.path).map_err(|error| (Refusal::BadRequest(error.as_str()), error.as_str().to_owned()))?;
+    explanation.path = Some(path.clone().into_owned());
+    explanation.route_steps = snapshot
+        .trace(question.host, &path, question.method)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let position = snapshot
+        .find(question.host, &path, question.method)
+        .map_err(|miss| (missed(miss), String::new()))?;
+    let (route, api) = snapshot
+        .route_and_api(position)
+        .ok_or_else(|| (Refusal::Internal, String::new()))?;
+    explanation.api = Some(api.name.to_string());
+    explanation.route = Some(route.pattern.to_string());
+
+    let now_ms = now.unix_nanos() / 1_000_000;
+    let caller = snapshot
+        .authenticator()
+        .examine(route.api, &route.scopes, question.headers, question.query, now_ms)
+        .map_err(|denial| {
+            let reason = denial.reason().to_owned();
+            (denied(denial, api), reason)
+        })?;
+    explanation.caller = Some(caller_facts(snapshot, &caller));
+
+    let exhausted = limits(
+        snapshot,
+        throttle,
+        (route, api),
+        &caller,
+        question.client,
+        now,
+        explanation,
+    );
+    explanation.upstream = upstream_facts(snapshot, api, question, &path);
+    match exhausted {
+        Some(name) => Err((Refusal::limited_by(&name), format!("limit \"{name}\" is used up"))),
+        None => Ok(()),
+    }
+}
+
+fn caller_facts(snapshot: &Snapshot, caller: &Caller) -> CallerFacts {
+    CallerFacts {
+        by: match (caller.key_id(), caller.token()) {
+            (Some(_), _) => "key",
+            (None, Some(_)) => "token",
+            (None, None) => "anonymous",
+        },
+        application: snapshot.application_of(caller).map(|(name, _)| name.to_string()),
+        plan: snapshot.plan_name(caller).map(ToString::to_string),
+        key_id: caller.key_id().map(ToString::to_string),
+        key_type: caller.key_type().map(crate::revision::KeyType::as_str),
+        subject: caller.subject().map(str::to_owned),
+    }
+}
+
+/// Fills in the limits; the name of an enforced one that has nothing left, if there is one.
+fn limits(
+    snapshot: &Snapshot,
+    throttle: &Throttle,
+    (route, api): (&Route, &Api),
+    caller: &Caller,
+    client: IpAddr,
+    now: Time,
+    explanation: &mut Explanation,
+) -> Option<String> {
+    let mut exhausted = None;
+    for demand in snapshot.demands(route, api, caller, Some(client)) {
+        let scope = demand.rule.scope();
+        let subject = subject_name(scope, snapshot, (route, api), caller, client);
+        let description = throttle.describe(&demand, &subject, now);
+        if description.enforced && description.remaining == 0 {
+            exhausted = exhausted.or_else(|| Some(demand.rule.name().to_string()));
+        }
+        explanation.limits.push(LimitFacts {
+            name: demand.rule.name().to_string(),
+            counter: description.key,
+            rate: description.rate.to_string(),
+            per: scope.as_str(),
+            mode: if description.enforced { "enforce" } else { "shadow" },
+            remaining: description.remaining,
+            reset_seconds: now.seconds_until(description.reset),
+        });
+    }
+    exhausted
+}
+
+/// The subject of a counter in words. Who lacks what a scope names is counted by the next thing he is known by, as in
+/// [`Snapshot::demands`].
+fn subject_name(
+    scope: Scope,
+    snapshot: &Snapshot,
+    (route, api): (&Route, &Api),
+    caller: &Caller,
+    client: IpAddr,
+) -> String {
+    let application = snapshot.application_of(caller).map(|(name, _)| name.to_string());
+    let key = || caller.key_id().map(|id| format!("key:{id}"));
+    let token = || caller.subject().map(|subject| format!("subject:{subject}"));
+    let anyhow = || key().or_else(token).unwrap_or_else(|| client.to_string());
+    match scope {
+        Scope::Global => String::new(),
+        Scope::Api => api.name.to_string(),
+        Scope::Route => format!("{}{}", api.name, route.pattern),
+        Scope::Application => application.unwrap_or_else(anyhow),
+        Scope::Subscription => application.map_or_else(anyhow, |application| format!("{application}@{}", api.name)),
+        Scope::Key => anyhow(),
+        Scope::Subject => token().or_else(key).unwrap_or_else(|| client.to_string()),
+        Scope::Ip => client.to_string(),
+    }
+}
+
+fn upstream_facts(snapshot: &Snapshot, api: &Api, question: &Question<'_>, path: &str) -> Option<UpstreamFacts> {
+    let upstream = snapshot.upstream_of(api)?;
+    let as_sent = || match question.query {
+        Some(query) => format!("{}?{query}", question.path),
+        None => question.path.to_owned(),
+    };
+    let target = upstream_target(api, question.path, path, question.query)
+        .map_or_else(as_sent, |target| String::from_utf8_lossy(&target).into_owned());
+    let total: f64 = upstream
+        .endpoints()
+        .iter()
+        .map(|endpoint| f64::from(endpoint.weight()))
+        .sum();
+    let mut endpoints: Vec<EndpointFacts> = upstream
+        .endpoints()
+        .iter()
+        .map(|endpoint| EndpointFacts {
+            address: endpoint.label().to_string(),
+            resolved: endpoint.address().to_string(),
+            share_percent: (f64::from(endpoint.weight()) / total * 1000.0).round() / 10.0,
+        })
+        .collect();
+    endpoints.sort_by(|a, b| b.share_percent.total_cmp(&a.share_percent));
+    Some(UpstreamFacts {
+        name: upstream.name().to_string(),
+        target,
+        endpoints,
+    })
+}
