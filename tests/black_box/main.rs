@@ -10,4 +10,5 @@
 )]
 mod harness;
 
+mod credentials;
 mod journey;
