@@ -12,3 +12,4 @@ mod harness;
 
 mod credentials;
 mod journey;
+mod limits;
