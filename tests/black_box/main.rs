@@ -13,3 +13,4 @@ mod harness;
 mod credentials;
 mod journey;
 mod limits;
+mod reload;
