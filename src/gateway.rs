@@ -94,14 +94,15 @@ impl Gateway {
 
     /// Decides whether a request is let in: the journey up to the upstream.
     async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<(), Refusal> {
+        let (raw_path, query) = split_target(request)?;
+        journey.saw(request, raw_path);
         let in_flight = InFlight::enter(&self.metrics.requests_in_flight, self.in_flight_max);
         journey.hold(in_flight.ok_or(Refusal::Overloaded("requests_in_flight"))?);
         let snapshot = journey.snapshot.clone().ok_or(Refusal::NotReady)?;
         let mut stopwatch = Stopwatch::start(journey.is_timed());
 
-        let (raw_path, query) = split_target(request)?;
         let path = normalise(raw_path).map_err(|error| Refusal::BadRequest(error.as_str()))?;
-        journey.saw(request, &path);
+        journey.normalised(&path);
         let host = request
             .headers
             .get(HOST)

@@ -3,6 +3,7 @@
 //! `record` is for operators and is filled as facts appear; `admission` is for decisions and is complete or absent.
 //! Nothing decides by reading the record.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -189,6 +190,13 @@ impl Journey {
         self.record.method = Some(request.method.clone());
         self.record.host = clipped(host).to_owned();
         self.record.path = clipped(path).to_owned();
+    }
+
+    /// Notes the path that is matched, when it is not the one that was asked for.
+    pub fn normalised(&mut self, path: &Cow<'_, str>) {
+        if let Cow::Owned(path) = path {
+            clipped(path).clone_into(&mut self.record.path);
+        }
     }
 
     /// Notes the route.
