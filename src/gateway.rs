@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod request_id;
 pub mod wire;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,7 +103,9 @@ impl Gateway {
         let mut stopwatch = Stopwatch::start(journey.is_timed());
 
         let path = normalise(raw_path).map_err(|error| Refusal::BadRequest(error.as_str()))?;
-        journey.normalised(&path);
+        if let Cow::Owned(path) = &path {
+            journey.normalised(path);
+        }
         let host = request
             .headers
             .get(HOST)
@@ -407,9 +410,9 @@ fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -
     };
     let query = match (query, api.stripped_parameter.as_deref()) {
         (Some(query), Some(name)) => Some(credential::strip_query_parameter(query, name)),
-        (query, _) => query.map(std::borrow::Cow::Borrowed),
+        (query, _) => query.map(Cow::Borrowed),
     };
-    let unchanged = path == raw_path && !matches!(query, Some(std::borrow::Cow::Owned(_)));
+    let unchanged = path == raw_path && !matches!(query, Some(Cow::Owned(_)));
     if unchanged {
         return None;
     }

@@ -3,7 +3,6 @@
 //! `record` is for operators and is filled as facts appear; `admission` is for decisions and is complete or absent.
 //! Nothing decides by reading the record.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -193,10 +192,8 @@ impl Journey {
     }
 
     /// Notes the path that is matched, when it is not the one that was asked for.
-    pub fn normalised(&mut self, path: &Cow<'_, str>) {
-        if let Cow::Owned(path) = path {
-            clipped(path).clone_into(&mut self.record.path);
-        }
+    pub fn normalised(&mut self, path: &str) {
+        clipped(path).clone_into(&mut self.record.path);
     }
 
     /// Notes the route.
