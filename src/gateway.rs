@@ -102,6 +102,10 @@ impl Gateway {
         let snapshot = journey.snapshot.clone().ok_or(Refusal::NotReady)?;
         let mut stopwatch = Stopwatch::start(journey.is_timed());
 
+        if raw_path == "*" {
+            // OPTIONS about the server as a whole (RFC 9112 section 3.2.4): no API is that.
+            return Err(Refusal::RouteNotFound);
+        }
         let path = normalise(raw_path).map_err(|error| Refusal::BadRequest(error.as_str()))?;
         if let Cow::Owned(path) = &path {
             journey.normalised(path);
