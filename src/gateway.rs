@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use http::HeaderValue;
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -294,6 +294,10 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         journey.answered();
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It knows no chunks (RFC 9112 section 6.1). Without a length, the end of the connection ends the answer.
+            response.remove_header(&TRANSFER_ENCODING);
+        }
         if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
             response.insert_header(X_REQUEST_ID, id)?;
         }
@@ -308,6 +312,12 @@ impl ProxyHttp for Gateway {
         }
         if self.drain.is_begun() {
             session.set_keepalive(None);
+        } else if session.req_header().version == http::Version::HTTP_11
+            && wire_of(session)
+                .is_some_and(|wire| wire.is_received() && wire.head().is_some_and(|head| head.expect_continue))
+        {
+            // The engine took the 100 for an answer before the end of the body, and gave the connection up.
+            session.set_keepalive(Some(0));
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ impl Setup {
     pub fn start(self) -> Gateway {
         let process = Process::start(self.command());
         let directory = self.directory;
-        let mut said = |what: &'static str| {
+        let said = |what: &'static str| {
             eventually(what, || {
                 assert!(process.is_running(), "the gateway ended:\n{}", process.log());
                 let log = process.log();
