@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod request_id;
 pub mod wire;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -94,14 +95,21 @@ impl Gateway {
 
     /// Decides whether a request is let in: the journey up to the upstream.
     async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<(), Refusal> {
+        let (raw_path, query) = split_target(request)?;
+        journey.saw(request, raw_path);
         let in_flight = InFlight::enter(&self.metrics.requests_in_flight, self.in_flight_max);
         journey.hold(in_flight.ok_or(Refusal::Overloaded("requests_in_flight"))?);
         let snapshot = journey.snapshot.clone().ok_or(Refusal::NotReady)?;
         let mut stopwatch = Stopwatch::start(journey.is_timed());
 
-        let (raw_path, query) = split_target(request)?;
+        if raw_path == "*" {
+            // OPTIONS about the server as a whole (RFC 9112 section 3.2.4): no API is that.
+            return Err(Refusal::RouteNotFound);
+        }
         let path = normalise(raw_path).map_err(|error| Refusal::BadRequest(error.as_str()))?;
-        journey.saw(request, &path);
+        if let Cow::Owned(path) = &path {
+            journey.normalised(path);
+        }
         let host = request
             .headers
             .get(HOST)
@@ -416,9 +424,9 @@ fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -
     };
     let query = match (query, api.stripped_parameter.as_deref()) {
         (Some(query), Some(name)) => Some(credential::strip_query_parameter(query, name)),
-        (query, _) => query.map(std::borrow::Cow::Borrowed),
+        (query, _) => query.map(Cow::Borrowed),
     };
-    let unchanged = path == raw_path && !matches!(query, Some(std::borrow::Cow::Owned(_)));
+    let unchanged = path == raw_path && !matches!(query, Some(Cow::Owned(_)));
     if unchanged {
         return None;
     }

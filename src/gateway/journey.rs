@@ -191,6 +191,11 @@ impl Journey {
         self.record.path = clipped(path).to_owned();
     }
 
+    /// Notes the path that is matched, when it is not the one that was asked for.
+    pub fn normalised(&mut self, path: &str) {
+        clipped(path).clone_into(&mut self.record.path);
+    }
+
     /// Notes the route.
     pub fn matched(&mut self, position: u32, route: &Route, api: &Api) {
         self.route = Some(position);
