@@ -13,4 +13,5 @@ mod harness;
 mod credentials;
 mod journey;
 mod limits;
+mod operations;
 mod reload;
