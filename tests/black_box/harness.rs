@@ -4,6 +4,7 @@ mod client;
 mod gateway;
 mod origin;
 mod revision;
+mod token;
 
 use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,6 +19,7 @@ pub use origin::{
     echo, garbage, hangs, huge, resets_mid_body, slow,
 };
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
+pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with
 /// something else.

@@ -10,4 +10,7 @@
 )]
 mod harness;
 
+mod credentials;
 mod journey;
+mod limits;
+mod reload;
