@@ -10,4 +10,6 @@
 )]
 mod harness;
 
+mod deadlines;
 mod journey;
+mod security;

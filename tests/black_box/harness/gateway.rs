@@ -23,6 +23,7 @@ pub struct Setup {
     server: String,
     access_log: String,
     environment: Vec<(String, String)>,
+    open_files: Option<u32>,
 }
 
 /// A running gateway. Ends when dropped, and then tells its log if the test has failed.
@@ -60,6 +61,16 @@ fn command() -> Command {
     command
 }
 
+/// The standard library cannot set a resource limit of a child; a shell can.
+fn command_with_open_files(most: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_tollgate"));
+    shell.env_remove("TOLLGATE_LOG").stdin(Stdio::null());
+    shell
+}
+
 impl Setup {
     /// More of the `gateway:` section, such as `environment_type: production`.
     pub fn gateway(mut self, lines: &str) -> Self {
@@ -85,6 +96,12 @@ impl Setup {
         self
     }
 
+    /// Lets it have at most so many files and sockets open.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     /// A file beside the revision.
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
         std::fs::write(self.directory.path().join(name), content).unwrap();
@@ -101,7 +118,7 @@ impl Setup {
     pub fn start(self) -> Gateway {
         let process = Process::start(self.command());
         let directory = self.directory;
-        let mut said = |what: &'static str| {
+        let said = |what: &'static str| {
             eventually(what, || {
                 assert!(process.is_running(), "the gateway ended:\n{}", process.log());
                 let log = process.log();
@@ -144,7 +161,10 @@ impl Setup {
         );
         let path = directory.join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
-        let mut command = command();
+        let mut command = match self.open_files {
+            None => command(),
+            Some(most) => command_with_open_files(most),
+        };
         command.arg("run").arg("--config").arg(path);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -162,6 +182,7 @@ impl Gateway {
             server: String::new(),
             access_log: String::new(),
             environment: Vec::new(),
+            open_files: None,
         }
     }
 
