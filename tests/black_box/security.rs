@@ -5,6 +5,7 @@
 //! the gateway [unharmed](crate::harness::Gateway::assert_unharmed)?
 
 mod bodies;
+mod early_answers;
 mod framing;
 mod identity;
 mod limits;
