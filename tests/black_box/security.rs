@@ -10,6 +10,7 @@ mod framing;
 mod identity;
 mod limits;
 mod paths;
+mod secrets;
 mod tunnels;
 
 use crate::harness::*;
