@@ -11,6 +11,9 @@
 mod harness;
 
 mod credentials;
+mod deadlines;
+mod journey;
 mod journey;
 mod limits;
 mod reload;
+mod security;
