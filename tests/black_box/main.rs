@@ -13,7 +13,6 @@ mod harness;
 mod credentials;
 mod deadlines;
 mod journey;
-mod journey;
 mod limits;
 mod reload;
 mod security;
