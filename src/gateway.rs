@@ -43,7 +43,7 @@ use crate::throttle::{Exceeded, Throttle, headers};
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, InFlight, Journey};
-use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
+use refusal::{RateLimited, Refusal};
 use wire::Wire;
 
 /// Serves requests, each with the revision that is applied when it arrives.
@@ -273,7 +273,7 @@ impl ProxyHttp for Gateway {
                 credentials: api.map_or(&[][..], |api| &api.stripped_headers),
                 underscores: journey.underscores,
             },
-        )?;
+        );
         if let Some(target) = &journey.target {
             request.set_raw_path(target)?;
         }
@@ -299,15 +299,15 @@ impl ProxyHttp for Gateway {
             response.remove_header(&TRANSFER_ENCODING);
         }
         if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
-            response.insert_header(X_REQUEST_ID, id)?;
+            response.insert_header("X-Request-Id", id)?;
         }
         if let Some(admission) = &mut journey.admission {
             // Appended, not replaced: what the upstream says about its own limits stays true.
             if let Some(rate_limit) = admission.rate_limit.take() {
-                response.append_header(RATE_LIMIT, rate_limit)?;
+                response.append_header("RateLimit", rate_limit)?;
             }
             if let Some(policy) = admission.policy.take() {
-                response.append_header(RATE_LIMIT_POLICY, policy)?;
+                response.append_header("RateLimit-Policy", policy)?;
             }
         }
         if self.drain.is_begun() {

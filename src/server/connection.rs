@@ -52,9 +52,13 @@ const DRAINED_BODY_MAX: u64 = 64 * 1024;
 const DRAIN_BODY: Duration = Duration::from_secs(2);
 
 /// After an answer that ends the connection: how long and how much the client may still send, so that the kernel does
-/// not reset the connection under the answer.
+/// not reset the connection under the answer. More than the default limit of a body: most clients send all of theirs
+/// before they look for an answer.
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What is thrown away is read in pieces of about this size.
+const LINGER_BUFFER: usize = 16 * 1024;
 
 /// How long an idle connection is still listened to when the process leaves.
 const LEAVE_IDLE: Duration = Duration::from_millis(500);
@@ -395,9 +399,10 @@ async fn linger(mut core: Box<Core>) {
     let until = Instant::now() + LINGER;
     let _ = tokio::time::timeout_at(until, core.io.shutdown()).await;
     let mut left = LINGER_BYTES_MAX;
-    let mut scrap = [0_u8; 4096];
     while left > 0 {
-        match tokio::time::timeout_at(until, core.io.read(&mut scrap)).await {
+        core.buffer.clear();
+        core.buffer.reserve(LINGER_BUFFER);
+        match tokio::time::timeout_at(until, core.io.read_buf(&mut core.buffer)).await {
             Ok(Ok(read)) if read > 0 => left = left.saturating_sub(read),
             _ => return,
         }

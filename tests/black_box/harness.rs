@@ -2,6 +2,7 @@
 
 mod client;
 mod gateway;
+mod oracle;
 mod origin;
 mod revision;
 mod token;

@@ -11,7 +11,9 @@
 mod harness;
 
 mod credentials;
+mod deadlines;
 mod journey;
 mod limits;
 mod operations;
 mod reload;
+mod security;

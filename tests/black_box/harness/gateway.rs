@@ -24,6 +24,7 @@ pub struct Setup {
     listener: String,
     access_log: String,
     environment: Vec<(String, String)>,
+    open_files: Option<u32>,
 }
 
 /// A running gateway. Ends when dropped, and then tells its log if the test has failed.
@@ -76,6 +77,16 @@ fn command() -> Command {
     command
 }
 
+/// The standard library cannot set a resource limit of a child; a shell can.
+fn command_with_open_files(most: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_tollgate"));
+    shell.env_remove("TOLLGATE_LOG").stdin(Stdio::null());
+    shell
+}
+
 impl Setup {
     /// More of the `gateway:` section, such as `environment_type: production`.
     pub fn gateway(mut self, lines: &str) -> Self {
@@ -104,6 +115,12 @@ impl Setup {
     /// A variable of the environment.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets it have at most so many files and sockets open.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
         self
     }
 
@@ -162,7 +179,10 @@ impl Setup {
         );
         let path = directory.join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
-        let mut command = command();
+        let mut command = match self.open_files {
+            None => command(),
+            Some(most) => command_with_open_files(most),
+        };
         command.arg("run").arg("--config").arg(path);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -181,6 +201,7 @@ impl Gateway {
             listener: "127.0.0.1:0".to_owned(),
             access_log: String::new(),
             environment: Vec::new(),
+            open_files: None,
         }
     }
 

@@ -197,6 +197,11 @@ impl Exchange {
         Ok(chunk)
     }
 
+    /// Reads exactly so many bytes, whatever they are.
+    pub fn read(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        self.take(length)
+    }
+
     /// Sends a complete answer with these field lines (each ending in CRLF).
     pub fn respond(&mut self, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
         let head = format!(
