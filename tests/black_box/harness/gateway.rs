@@ -130,11 +130,6 @@ impl Setup {
         self
     }
 
-    /// The directory with the files.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Starts it and waits until it serves.
     #[track_caller]
     pub fn start(self) -> Gateway {
@@ -314,11 +309,6 @@ impl Gateway {
                 .into_iter()
                 .find(|line| line["request_id"] == request_id)
         })
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid
     }
 
     /// Asks it to leave.

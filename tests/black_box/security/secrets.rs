@@ -147,6 +147,10 @@ fn no_label_takes_its_value_from_a_client() {
         client.get("/orders").token(&chosen).send().expect(401);
     };
     everywhere(0);
+    // A request is counted, and then logged, when its answer is out.
+    until("all five are counted", || {
+        gateway.access_log_text().lines().count() == 5
+    });
     let before = series();
     (1..40).for_each(everywhere);
     assert_eq!(series(), before, "clients made series");
