@@ -48,17 +48,21 @@ fn every_kind_of_window_lets_in_so_many_and_no_more() {
 #[test]
 fn every_kind_of_window_lets_in_again_when_its_time_has_come() {
     let origin = Origin::start(answer(200, ""));
-    for limit in [
-        "{ name: l, rate: 2/s, window: fixed }",
-        "{ name: l, rate: 2/s, window: sliding }",
-        "{ name: l, rate: 2/s, window: token_bucket }",
-    ] {
-        let gateway = limited(&origin, limit);
-        let status = || gateway.client().get("/open").send().status;
-        for _ in 0..2 {
-            until("it is used up", || status() == 429);
-            until("it is there again", || status() == 200);
-        }
+    let kinds = ["fixed", "sliding", "token_bucket"];
+    let revision = kinds.iter().fold(Revision::of(&origin), |revision, kind| {
+        revision.api(&format!(
+            "{{ name: {kind}, base_path: /{kind}, auth: none, upstream: origin,
+                limits: [{{ name: l, rate: 2/s, window: {kind} }}] }}"
+        ))
+    });
+    let gateway = Gateway::with(revision).start();
+    let status = |kind: &str| gateway.client().get(&format!("/{kind}")).send().status;
+    for kind in kinds {
+        until("it is used up", || status(kind) == 429);
+    }
+    for kind in kinds {
+        until("it is there again", || status(kind) == 200);
+        until("it is used up again", || status(kind) == 429);
     }
 }
 
