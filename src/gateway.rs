@@ -347,7 +347,8 @@ impl ProxyHttp for Gateway {
 
     /// Failures are in the access log, with more than the engine knows about them.
     fn suppress_error_log(&self, _session: &Session, _journey: &Journey, error: &Error) -> bool {
-        log::debug!("{error}");
+        // Not the error itself: the engine puts the bytes it could not read into it, an upstream's cookies for one.
+        log::debug!("{} {}", error.esource().as_str(), error.etype().as_str());
         true
     }
 
