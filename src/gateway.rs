@@ -332,8 +332,10 @@ impl ProxyHttp for Gateway {
             }
         };
         let written = self.refuse(session, journey, &refusal).await.is_ok();
+        // The client was told that the connection goes on when all of its request is here, or a short rest is missing.
         if written
             && session.get_keepalive().is_some()
+            && session.as_downstream_mut().drain_request_body().await.is_ok()
             && let Some(wire) = wire_of(session)
             && wire.is_received()
         {

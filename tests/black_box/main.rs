@@ -13,3 +13,4 @@ mod harness;
 mod deadlines;
 mod journey;
 mod security;
+mod upstreams;
