@@ -4,7 +4,7 @@
 
 CARGO ?= cargo
 
-.PHONY: run test build fmt lint unit bench fuzz-check tools-build tools-test clean
+.PHONY: run test build fmt lint unit bench tools-build tools-test clean
 
 run: tools-build
 	$(CARGO) build --release --locked

@@ -61,7 +61,10 @@ impl Cli {
     /// What is logged when `TOLLGATE_LOG` does not say: a verb that answers a question does not tell stories.
     fn log_filter(&self) -> &'static str {
         match self.verb {
-            Verb::Run(_) | Verb::Demo(_) => "info,pingora=warn,pingora_core=warn,pingora_proxy=warn",
+            // The engine's connectors call it an error when a pooled connection is busy closing, and open another.
+            Verb::Run(_) | Verb::Demo(_) => {
+                "info,pingora=warn,pingora_core=warn,pingora_core::connectors=off,pingora_proxy=warn"
+            }
             _ => "warn",
         }
     }

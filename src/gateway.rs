@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use http::HeaderValue;
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -43,7 +43,7 @@ use crate::throttle::{Exceeded, Throttle, headers};
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, InFlight, Journey};
-use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
+use refusal::{RateLimited, Refusal};
 use wire::Wire;
 
 /// Serves requests, each with the revision that is applied when it arrives.
@@ -102,6 +102,10 @@ impl Gateway {
         let snapshot = journey.snapshot.clone().ok_or(Refusal::NotReady)?;
         let mut stopwatch = Stopwatch::start(journey.is_timed());
 
+        if raw_path == "*" {
+            // OPTIONS about the server as a whole (RFC 9112 section 3.2.4): no API is that.
+            return Err(Refusal::RouteNotFound);
+        }
         let path = normalise(raw_path).map_err(|error| Refusal::BadRequest(error.as_str()))?;
         if let Cow::Owned(path) = &path {
             journey.normalised(path);
@@ -269,7 +273,7 @@ impl ProxyHttp for Gateway {
                 credentials: api.map_or(&[][..], |api| &api.stripped_headers),
                 underscores: journey.underscores,
             },
-        )?;
+        );
         if let Some(target) = &journey.target {
             request.set_raw_path(target)?;
         }
@@ -290,20 +294,30 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         journey.answered();
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It knows no chunks (RFC 9112 section 6.1). Without a length, the end of the connection ends the answer.
+            response.remove_header(&TRANSFER_ENCODING);
+        }
         if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
-            response.insert_header(X_REQUEST_ID, id)?;
+            response.insert_header("X-Request-Id", id)?;
         }
         if let Some(admission) = &mut journey.admission {
             // Appended, not replaced: what the upstream says about its own limits stays true.
             if let Some(rate_limit) = admission.rate_limit.take() {
-                response.append_header(RATE_LIMIT, rate_limit)?;
+                response.append_header("RateLimit", rate_limit)?;
             }
             if let Some(policy) = admission.policy.take() {
-                response.append_header(RATE_LIMIT_POLICY, policy)?;
+                response.append_header("RateLimit-Policy", policy)?;
             }
         }
         if self.drain.is_begun() {
             session.set_keepalive(None);
+        } else if session.req_header().version == http::Version::HTTP_11
+            && wire_of(session)
+                .is_some_and(|wire| wire.is_received() && wire.head().is_some_and(|head| head.expect_continue))
+        {
+            // The engine took the 100 for an answer before the end of the body, and gave the connection up.
+            session.set_keepalive(Some(0));
         }
         Ok(())
     }

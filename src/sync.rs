@@ -48,7 +48,7 @@ pub struct Status {
 pub struct Refused {
     /// Unix milliseconds.
     pub at_ms: u64,
-    /// `unreadable`, `invalid` or `panicked`: the label of the metric.
+    /// `invalid` or `panicked`: the label of the metric.
     pub reason: &'static str,
     /// Every mistake with its place.
     pub mistakes: Vec<String>,

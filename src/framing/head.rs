@@ -240,9 +240,10 @@ pub fn find_head_end(buffer: &[u8], from: usize) -> Option<usize> {
 pub fn overrun(buffer: &[u8], limits: &HeadLimits) -> Option<HeadError> {
     let line = buffer.strip_prefix(b"\r\n").unwrap_or(buffer);
     let method_room = &line[..line.len().min(limits.method.saturating_add(1))];
-    match memchr::memchr(b' ', method_room) {
+    match memchr::memchr2(b' ', b'\n', method_room) {
         None if line.len() > limits.method => return Some(HeadError::MethodNotImplemented),
         None => {}
+        Some(at) if line[at] == b'\n' => return Some(Malformed::RequestLine.into()),
         Some(space) => {
             let target = &line[space + 1..];
             if target.len() > limits.target && memchr::memchr2(b' ', b'\n', &target[..=limits.target]).is_none() {

@@ -5,6 +5,7 @@ mod gateway;
 mod oracle;
 mod origin;
 mod revision;
+mod token;
 
 use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -15,10 +16,11 @@ use sha2::{Digest, Sha256};
 pub use client::{Answer, Client, Connection, Request};
 pub use gateway::{Gateway, Output, Setup, tollgate};
 pub use origin::{
-    Exchange, Origin, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips, echo,
-    garbage, hangs, huge, resets_mid_body, slow,
+    Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
+    echo, garbage, hangs, huge, resets_mid_body, slow,
 };
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
+pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with
 /// something else.
@@ -59,11 +61,16 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until it is open; gives up without a word after [`PATIENCE`], because the test that forgot to open it
-    /// has failed already.
+    /// Waits until it is open.
+    #[track_caller]
     pub fn pass(&self) {
         let open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open));
+        let (open, _) = self
+            .0
+            .1
+            .wait_timeout_while(open, PATIENCE, |open| !*open)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(*open, "waited {PATIENCE:?} in vain at a gate");
     }
 }
 

@@ -10,7 +10,10 @@
 )]
 mod harness;
 
+mod credentials;
 mod deadlines;
 mod journey;
+mod limits;
+mod reload;
 mod security;
 mod upstreams;

@@ -110,7 +110,7 @@ impl Request {
     #[track_caller]
     pub fn send_on(self, connection: &mut Connection) -> Answer {
         // An answer may come before everything is sent; then writing may fail, and reading tells why.
-        let _ = connection.try_send(&self.bytes());
+        let _ = connection.try_send(self.bytes());
         connection.try_answer(self.method == "HEAD").unwrap_or_else(|error| {
             panic!("no answer to {} {}: {error}", self.method, self.target);
         })

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// A running service. Ends, with all its connections, when dropped.
 pub struct Origin {
@@ -18,6 +18,10 @@ pub struct Origin {
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
+
+/// A service that has its port but is not there yet: connecting to it is refused. The port is held, so that no other
+/// test gets it.
+pub struct Planned(Socket);
 
 /// What a service does with a request. An error ends the connection, as the end of the peer does.
 pub trait Behaviour: Fn(&mut Exchange) -> io::Result<()> + Send + Sync + 'static {}
@@ -51,35 +55,7 @@ struct Shared {
 impl Origin {
     /// Starts a service on a free port.
     pub fn start(behaviour: impl Behaviour) -> Self {
-        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), behaviour)
-    }
-
-    /// Starts a service on this port, on which one has stopped, or has not yet been.
-    pub fn start_at(address: SocketAddr, behaviour: impl Behaviour) -> Self {
-        let listener = TcpListener::bind(address).expect("a port for an origin");
-        let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
-            behaviour: Box::new(behaviour),
-            stopped: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            bytes: AtomicU64::new(0),
-            received: Mutex::default(),
-            streams: Mutex::default(),
-        });
-        let accepting = {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || accept(&listener, &shared))
-        };
-        Self {
-            address,
-            shared,
-            accepting: Some(accepting),
-        }
-    }
-
-    /// An address on which nothing listens: connecting to it is refused.
-    pub fn nowhere() -> SocketAddr {
-        Self::start(hangs()).address()
+        Planned::new().start(behaviour)
     }
 
     /// Where it listens.
@@ -105,6 +81,44 @@ impl Origin {
     /// How many those are.
     pub fn requests(&self) -> usize {
         lock(&self.shared.received).len()
+    }
+}
+
+impl Planned {
+    /// Takes a free port.
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        Self(socket)
+    }
+
+    /// Where it is going to listen.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// Starts it.
+    pub fn start(self, behaviour: impl Behaviour) -> Origin {
+        self.0.listen(1024).unwrap();
+        let listener = TcpListener::from(self.0);
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            behaviour: Box::new(behaviour),
+            stopped: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            received: Mutex::default(),
+            streams: Mutex::default(),
+        });
+        let accepting = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || accept(&listener, &shared))
+        };
+        Origin {
+            address,
+            shared,
+            accepting: Some(accepting),
+        }
     }
 }
 

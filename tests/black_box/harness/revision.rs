@@ -1,6 +1,7 @@
 //! Revision files, put together from lines that look as an operator would write them.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::{Origin, sha256_hex};
 
@@ -38,12 +39,19 @@ pub fn key_record(id: &str, key: &str, more: &str) -> String {
 impl Revision {
     /// Nothing but an upstream `origin`, and a plan `free` without limits.
     pub fn of(origin: &Origin) -> Self {
-        Self::default()
-            .upstream(&format!(
-                "{{ name: origin, endpoints: [{{ address: \"{}\" }}] }}",
-                origin.address()
-            ))
-            .plan("{ name: free, limits: [] }")
+        Self::empty().behind("origin", origin.address())
+    }
+
+    /// Nothing but a plan `free` without limits.
+    pub fn empty() -> Self {
+        Self::default().plan("{ name: free, limits: [] }")
+    }
+
+    /// Adds an upstream with this one endpoint.
+    pub fn behind(self, name: &str, address: SocketAddr) -> Self {
+        self.upstream(&format!(
+            "{{ name: {name}, endpoints: [{{ address: \"{address}\" }}] }}"
+        ))
     }
 
     /// Adds an upstream.
