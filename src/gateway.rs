@@ -292,6 +292,8 @@ impl ProxyHttp for Gateway {
             }
         } else if response.status.is_informational() {
             return Ok(());
+        } else {
+            forward::frame_once(response)?;
         }
         journey.answered();
         if session.req_header().version == http::Version::HTTP_10 {

@@ -5,10 +5,11 @@
 
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, Result};
 use smallvec::SmallVec;
 
 use super::refusal::X_REQUEST_ID;
@@ -198,6 +199,37 @@ fn is_lookalike(name: &str, told: &Told<'_>) -> bool {
     NEVER.contains(&plain.as_str())
         || FORWARDING.contains(&plain.as_str())
         || ours.iter().chain(told.credentials).any(|own| own.as_str() == plain)
+}
+
+/// Makes sure that a client can read the upstream's answer in one way only, the way it was read here: the engine passes
+/// repeated lengths and other encodings on as they came, and an old version with an encoding it does not have.
+///
+/// # Errors
+/// When its encoding is not exactly one `chunked`, so what its content is cannot be said.
+pub fn frame_once(response: &mut ResponseHeader) -> Result<()> {
+    let mut encodings = response.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next()
+        && (encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "transfer encoding").into_up());
+    }
+    let mut lengths = response.headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || length.as_bytes().contains(&b','))
+    {
+        // The engine has made sure that they agree.
+        let one = length.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
+        let one = HeaderValue::from_bytes(one.trim_ascii())
+            .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "content length").into_up())?;
+        response.insert_header("Content-Length", one)?;
+    }
+    if response.status == http::StatusCode::NO_CONTENT {
+        response.remove_header(&TRANSFER_ENCODING);
+        response.remove_header(&CONTENT_LENGTH);
+    }
+    // RFC 9110 section 2.5: the version is that of whoever sends the message.
+    response.set_version(http::Version::HTTP_11);
+    Ok(())
 }
 
 /// The peer's address, behind what a trusted peer sent.

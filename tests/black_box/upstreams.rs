@@ -189,7 +189,7 @@ fn a_service_that_gives_no_answer_is_502_and_is_not_asked_twice() {
 
 #[test]
 fn an_answer_that_is_garbage_is_502() {
-    let rows: [&'static [u8]; 16] = [
+    let rows: [&'static [u8]; 17] = [
         b"garbage\r\n\r\n",
         b"\0\0\0\0\0\0\0\0\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -202,6 +202,7 @@ fn an_answer_that_is_garbage_is_502() {
         b"HTTP/1.1 200 OK\r\nx\0: y\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: \0\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\nhello!",
         b"HTTP/1.1 200 OK\r\ncontent-length: five\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\nhello",
         b"\x15\x03\x01\x00\x02\x02\x28",
@@ -211,6 +212,47 @@ fn an_answer_that_is_garbage_is_502() {
         let bad = Origin::start(garbage(bytes));
         let trial = Trial::of(&[bad.address()]);
         trial.get_fails(&String::from_utf8_lossy(bytes), 502, "upstream_failed");
+        trial.leaves_it_unharmed();
+    }
+}
+
+/// Refused, or passed on with one framing only: never both at once to the client.
+#[test]
+fn an_answer_that_is_framed_twice_reaches_the_client_framed_once_or_not_at_all() {
+    let rows: [&'static [u8]; 8] = [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: identity, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\nhello",
+    ];
+    for bytes in rows {
+        let what = String::from_utf8_lossy(bytes);
+        let bad = Origin::start(garbage(bytes));
+        let trial = Trial::of(&[bad.address()]);
+        let mut connection = trial.gateway.raw();
+        connection.send(b"GET /bad HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = connection.answer();
+        let lengths = answer.all("content-length").len();
+        let encodings = answer.all("transfer-encoding");
+        match answer.status {
+            200 => {
+                assert!(lengths + encodings.len() <= 1, "{what}: {answer:?}");
+                assert!(encodings.is_empty() || encodings == ["chunked"], "{what}: {answer:?}");
+                assert_eq!((answer.version, answer.text().as_str()), (1, "hello"), "{what}");
+            }
+            204 => assert!(encodings.is_empty() && lengths == 0, "{what}: {answer:?}"),
+            status => assert_eq!(status, 502, "{what}: {answer:?}"),
+        }
+        // Whatever follows on this connection is the answer to what is asked next, or nothing.
+        let _ = connection.try_send(b"GET /open/next HTTP/1.1\r\nHost: a\r\n\r\n");
+        if let Ok(next) = connection.try_answer(false) {
+            assert_eq!(next.expect(200).echo().target, "/open/next", "{what}");
+        }
+        drop(connection);
         trial.leaves_it_unharmed();
     }
 }
