@@ -192,10 +192,7 @@ impl ProxyHttp for Gateway {
         }
         let wire = wire_of(session);
         if let Some(wire) = wire {
-            journey.came_from(
-                Arc::clone(wire.home()),
-                wire.head().is_some_and(|head| head.has_underscore_names),
-            );
+            journey.came_from(wire);
         }
         let peer = wire.and_then(Wire::peer);
         let headers = &session.req_header().headers;

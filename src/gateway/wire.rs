@@ -8,11 +8,13 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -39,6 +41,8 @@ pub struct Core {
     pub body: MessageBody,
     /// The current message's head.
     pub head: Option<Head>,
+    /// When the current message's head was complete.
+    pub arrived: Instant,
     /// The socket's peer; absent on sockets that have none.
     pub peer: Option<IpAddr>,
     fault: Option<BodyFault>,
@@ -76,6 +80,7 @@ impl Core {
             buffer: BytesMut::new(),
             body: MessageBody::None,
             head: None,
+            arrived: Instant::now(),
             peer,
             fault: None,
             gone: false,
@@ -141,8 +146,8 @@ impl Core {
     /// The message is complete: what still comes belongs to a next one. Ready only when the client has gone.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.len() < AHEAD_MAX {
-            let mut ahead = [0_u8; 2048];
-            let mut chunk = ReadBuf::new(&mut ahead);
+            let mut ahead = [const { MaybeUninit::uninit() }; 2048];
+            let mut chunk = ReadBuf::uninit(&mut ahead);
             ready!(Pin::new(&mut self.io).poll_read(context, &mut chunk))?;
             if chunk.filled().is_empty() {
                 self.gone = true;
@@ -215,6 +220,12 @@ impl Wire {
     #[must_use]
     pub fn head(&self) -> Option<Head> {
         self.core.as_ref().and_then(|core| core.head)
+    }
+
+    /// When the current message's head was complete.
+    #[must_use]
+    pub fn arrived(&self) -> Option<Instant> {
+        self.core.as_ref().map(|core| core.arrived)
     }
 
     /// The socket's peer.
