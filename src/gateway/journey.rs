@@ -258,7 +258,7 @@ impl Journey {
             if let Some(snapshot) = &self.snapshot {
                 self.record.revision = Arc::clone(snapshot.short_digest());
             }
-            self.access_log.push(std::mem::take(&mut self.record));
+            self.access_log.push(&self.record);
         }
     }
 }

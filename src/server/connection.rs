@@ -269,7 +269,7 @@ impl Connections {
             ..Record::default()
         };
         if self.access_log.wants(record.status, record.code, 0) {
-            self.access_log.push(record);
+            self.access_log.push(&record);
         }
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes()).await;
     }
