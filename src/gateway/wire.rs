@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use http::HeaderValue;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -45,6 +46,8 @@ pub struct Core {
     pub arrived: Instant,
     /// The socket's peer; absent on sockets that have none.
     pub peer: Option<IpAddr>,
+    /// Its address as a header field: upstreams are told it with every request.
+    peer_field: Option<HeaderValue>,
     fault: Option<BodyFault>,
     gone: bool,
 }
@@ -82,6 +85,7 @@ impl Core {
             head: None,
             arrived: Instant::now(),
             peer,
+            peer_field: peer.and_then(|peer| HeaderValue::try_from(peer.to_string()).ok()),
             fault: None,
             gone: false,
         }
@@ -232,6 +236,12 @@ impl Wire {
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.core.as_ref().and_then(|core| core.peer)
+    }
+
+    /// The socket's peer, as a header field.
+    #[must_use]
+    pub fn peer_field(&self) -> Option<&HeaderValue> {
+        self.core.as_ref().and_then(|core| core.peer_field.as_ref())
     }
 
     /// What was wrong with the body, if anything.
