@@ -85,11 +85,18 @@ impl Cli {
     }
 }
 
+/// Prints a line. Unlike `println!` it does not panic when nobody reads any more, as in `tollgate schema … | head`.
+fn print_line(line: &impl std::fmt::Display) {
+    use std::io::Write;
+
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> u8 {
     match serde_json::to_string_pretty(value) {
         Ok(text) => {
-            println!("{text}");
+            print_line(&text);
             DONE
         }
         Err(error) => {

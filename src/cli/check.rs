@@ -4,7 +4,7 @@ mod connect;
 
 use std::path::PathBuf;
 
-use super::{DONE, Output, REFUSED, print_json};
+use super::{DONE, Output, REFUSED, print_json, print_line};
 use crate::document::{Environment, Mistake, Mistakes};
 use crate::{config, revision, snapshot};
 
@@ -55,9 +55,9 @@ pub fn run(args: &Args, output: Output) -> u8 {
     if output == Output::Json {
         print_json(&mistakes);
     } else if mistakes.is_empty() {
-        println!("no mistakes");
+        print_line(&"no mistakes");
     } else {
-        println!("{mistakes}");
+        print_line(&mistakes);
     }
     code
 }

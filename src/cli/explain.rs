@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use super::{DONE, FAILED, Output, REFUSED, USAGE, print_json};
+use super::{DONE, FAILED, Output, REFUSED, USAGE, print_json, print_line};
 use crate::auth::{KeySets, TokenCache};
 use crate::config;
 use crate::document::Environment;
@@ -112,7 +112,7 @@ fn headers(fields: &[String]) -> Result<HeaderMap, String> {
 }
 
 fn print(explanation: &Explanation) {
-    let row = |label: &str, text: &str| println!("{label:<10} {text}");
+    let row = |label: &str, text: &str| print_line(&format_args!("{label:<10} {text}"));
     row("revision", &explanation.revision);
     if let Some(path) = &explanation.path {
         row("path", path);

@@ -2,7 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{DONE, FAILED, Output, REFUSED, print_json};
+use super::{DONE, FAILED, Output, USAGE, print_json, print_line};
 use crate::auth::key::record_line;
 use crate::auth::new_key;
 use crate::names::{ApplicationName, KeyId};
@@ -45,7 +45,7 @@ pub fn run(verb: &Verb, output: Output) -> u8 {
         Ok(expires) => expires,
         Err(error) => {
             eprintln!("--expires: {error}; write an instant such as 2027-01-01T00:00:00Z");
-            return REFUSED;
+            return USAGE;
         }
     };
     let key_type = match args.key_type {
@@ -73,8 +73,13 @@ pub fn run(verb: &Verb, output: Output) -> u8 {
             },
         }));
     }
-    println!("key (shown once, hand it to the client):\n  {}\n", key.text.reveal());
-    println!("record (for applications: {application}: keys: in the revision):\n  - {record}");
+    print_line(&format_args!(
+        "key (shown once, hand it to the client):\n  {}\n",
+        key.text.reveal()
+    ));
+    print_line(&format_args!(
+        "record (for applications: {application}: keys: in the revision):\n  - {record}"
+    ));
     DONE
 }
 

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Connection, Request};
-pub use gateway::{Gateway, Output, Setup, tollgate};
+pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
-    echo, garbage, hangs, huge, resets_mid_body, slow,
+    echo, garbage, hangs, huge, resets_mid_body,
 };
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};

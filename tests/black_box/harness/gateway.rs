@@ -1,10 +1,10 @@
 //! The program under test, as a process.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub struct Setup {
     directory: TempDir,
     gateway: String,
     server: String,
+    listener: String,
     access_log: String,
     environment: Vec<(String, String)>,
     open_files: Option<u32>,
@@ -32,6 +33,14 @@ pub struct Gateway {
     address: SocketAddr,
     status_address: SocketAddr,
     process: Process,
+}
+
+/// The program in the background. Ends when dropped.
+pub struct Process {
+    pid: u32,
+    child: Mutex<Child>,
+    stdout: Stream,
+    stderr: Stream,
 }
 
 /// What a run of the program left behind.
@@ -47,12 +56,19 @@ pub struct Output {
 
 /// Runs the program to its end.
 pub fn tollgate<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
-    let output = command().args(arguments).output().expect("running the program");
-    Output {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Output::of(command().args(arguments))
+}
+
+/// Starts the program in the background.
+pub fn tollgate_in_background<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Process {
+    let mut command = command();
+    command.args(arguments);
+    Process::start(command)
+}
+
+/// Runs a line of shell.
+pub fn shell(line: &str) -> Output {
+    Output::of(Command::new("sh").args(["-c", line]).env("NO_PROXY", "*"))
 }
 
 fn command() -> Command {
@@ -84,6 +100,12 @@ impl Setup {
         self
     }
 
+    /// Another address to listen on than any free port.
+    pub fn listener(mut self, address: impl ToString) -> Self {
+        self.listener = address.to_string();
+        self
+    }
+
     /// Another access log than the file that [`Gateway::access_log`] reads.
     pub fn access_log(mut self, line: &str) -> Self {
         self.access_log = line.to_owned();
@@ -108,11 +130,6 @@ impl Setup {
         self
     }
 
-    /// The directory with the files.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Starts it and waits until it serves.
     #[track_caller]
     pub fn start(self) -> Gateway {
@@ -120,8 +137,8 @@ impl Setup {
         let directory = self.directory;
         let said = |what: &'static str| {
             eventually(what, || {
-                assert!(process.is_running(), "the gateway ended:\n{}", process.log());
-                let log = process.log();
+                assert!(process.is_running(), "the gateway ended:\n{}", process.stderr());
+                let log = process.stderr();
                 let line = log.lines().find(|line| line.contains(what))?;
                 line.rsplit(' ').next()?.parse::<SocketAddr>().ok()
             })
@@ -138,12 +155,7 @@ impl Setup {
 
     /// Starts it although it is going to end by itself.
     pub fn run(self) -> Output {
-        let output = self.command().output().expect("running the program");
-        Output {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Output::of(&mut self.command())
     }
 
     fn command(&self) -> Command {
@@ -153,10 +165,11 @@ impl Setup {
             line => line.to_owned(),
         };
         let config = format!(
-            "gateway: {{ id: gw-test, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"127.0.0.1:0\" }}]\n\
+            "gateway: {{ id: gw-test, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\" }}]\n\
              status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ file: \"{}\" }}\ntelemetry: {{ access_log: {access_log} }}\n",
             self.gateway,
             self.server,
+            self.listener,
             directory.join("revision.yaml").display(),
         );
         let path = directory.join("tollgate.yaml");
@@ -180,6 +193,7 @@ impl Gateway {
             directory,
             gateway: String::new(),
             server: String::new(),
+            listener: "127.0.0.1:0".to_owned(),
             access_log: String::new(),
             environment: Vec::new(),
             open_files: None,
@@ -254,7 +268,12 @@ impl Gateway {
 
     /// Everything it has logged.
     pub fn log(&self) -> String {
-        self.process.log()
+        self.process.stderr()
+    }
+
+    /// Everything it has printed.
+    pub fn stdout(&self) -> String {
+        self.process.stdout()
     }
 
     /// Waits until it has logged this.
@@ -292,20 +311,20 @@ impl Gateway {
         })
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid
-    }
-
     /// Asks it to leave.
     pub fn terminate(&self) {
         self.process.signal("TERM");
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&self) -> ExitStatus {
-        eventually("the gateway ends", || self.process.status())
+        self.process.wait()
     }
 }
 
@@ -329,56 +348,55 @@ impl Drop for Gateway {
     }
 }
 
-/// A child whose standard error is being read.
-struct Process {
-    pid: u32,
-    child: Mutex<Child>,
-    log: Arc<Mutex<String>>,
+/// What a child writes, as it writes it.
+struct Stream {
+    text: Arc<Mutex<String>>,
     reader: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Process {
     fn start(mut command: Command) -> Self {
         let mut child = command
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("starting the program");
-        let log = Arc::new(Mutex::new(String::new()));
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let reader = {
-            let log = Arc::clone(&log);
-            std::thread::spawn(move || {
-                for line in stderr.split(b'\n').map_while(Result::ok) {
-                    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                    log.push_str(&String::from_utf8_lossy(&line));
-                    log.push('\n');
-                }
-            })
-        };
         Self {
             pid: child.id(),
+            stdout: Stream::of(child.stdout.take().unwrap()),
+            stderr: Stream::of(child.stderr.take().unwrap()),
             child: Mutex::new(child),
-            log,
-            reader: Mutex::new(Some(reader)),
         }
     }
 
-    fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What it has printed.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
     }
 
-    fn status(&self) -> Option<ExitStatus> {
-        let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
-        status.expect("asking for the state of a child")
+    /// What it has complained about, and logged.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
     }
 
-    fn is_running(&self) -> bool {
+    /// How it ended; none while it runs.
+    pub fn status(&self) -> Option<ExitStatus> {
+        lock(&self.child).try_wait().expect("asking for the state of a child")
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&self) -> bool {
         self.status().is_none()
     }
 
-    /// The shell's own `kill`: the standard library can only send SIGKILL.
-    fn signal(&self, name: &str) {
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&self) -> ExitStatus {
+        eventually("the program ends", || self.status())
+    }
+
+    /// Sends a signal by name, with the shell's own `kill`: the standard library can only send SIGKILL.
+    pub fn signal(&self, name: &str) {
         // Only while the child was not waited for, so the number is still its own.
         if self.is_running() {
             let kill = format!("kill -{name} {}", self.pid);
@@ -386,14 +404,64 @@ impl Process {
         }
     }
 
-    /// Ends it for sure, and waits for the last of its log.
+    /// Ends it for sure, and waits for the last that it wrote.
     fn kill(&self) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = lock(&self.child);
         let _ = child.kill();
         let _ = child.wait();
         drop(child);
-        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        self.stdout.finish();
+        self.stderr.finish();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Stream {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let reader = {
+            let text = Arc::clone(&text);
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                    let mut text = lock(&text);
+                    text.push_str(&String::from_utf8_lossy(&line));
+                    text.push('\n');
+                }
+            })
+        };
+        Self {
+            text,
+            reader: Mutex::new(Some(reader)),
+        }
+    }
+
+    fn text(&self) -> String {
+        lock(&self.text).clone()
+    }
+
+    fn finish(&self) {
+        if let Some(reader) = lock(&self.reader).take() {
             let _ = reader.join();
         }
     }
+}
+
+impl Output {
+    fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("running a program");
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -381,16 +381,6 @@ pub fn answer(status: u16, body: &'static str) -> impl Behaviour {
     }
 }
 
-/// Thinks for a while, then echoes.
-pub fn slow(pause: Duration) -> impl Behaviour {
-    let echo = echo();
-    move |exchange: &mut Exchange| {
-        exchange.read_body()?;
-        std::thread::sleep(pause);
-        echo(exchange)
-    }
-}
-
 /// Answers byte by byte.
 pub fn drips(body: &'static str, pause: Duration) -> impl Behaviour {
     move |exchange: &mut Exchange| {

@@ -117,8 +117,8 @@ fn a_common_http_client_gets_large_and_chunked_answers_on_one_connection() {
                 .unwrap();
             assert_eq!(text, "abcdef");
         }
+        assert_eq!(gateway.metric("tollgate_connections{state=\"open\"}"), 1.0);
     });
-    assert_eq!(gateway.metric("tollgate_connections{state=\"open\"}"), 1.0);
 }
 
 #[test]
