@@ -465,10 +465,7 @@ fn a_service_killed_in_the_middle_of_a_request_is_502_and_served_again_when_it_i
     let mut connection = trial.gateway.raw();
     connection.send(b"GET /bad HTTP/1.1\r\nHost: a\r\n\r\n");
     until("the request is in the middle", || service.requests() == 1);
-    std::process::Command::new("sh")
-        .args(["-c", &format!("kill -KILL {}", killed.pid())])
-        .status()
-        .unwrap();
+    killed.kill();
     let answer = connection.answer();
     assert!(matches!(answer.status, 502 | 504), "{answer:?}");
     assert_eq!(service.requests(), 1, "asked again");
