@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod explain;
 mod key;
+mod operator_log;
 mod run;
 mod schema;
 
@@ -58,8 +59,7 @@ enum Verb {
 
 impl Cli {
     /// What is logged when `TOLLGATE_LOG` does not say: a verb that answers a question does not tell stories.
-    #[must_use]
-    pub fn log_filter(&self) -> &'static str {
+    fn log_filter(&self) -> &'static str {
         match self.verb {
             // The engine's connectors call it an error when a pooled connection is busy closing, and open another.
             Verb::Run(_) | Verb::Demo(_) => {
@@ -72,6 +72,7 @@ impl Cli {
     /// Does what was asked.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        operator_log::start(self.log_filter());
         let code = match self.verb {
             Verb::Run(args) => run::run(&args),
             Verb::Demo(args) => demo::run(&args),

@@ -43,7 +43,7 @@ use crate::throttle::{Exceeded, Throttle, headers};
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, InFlight, Journey};
-use refusal::{RateLimited, Refusal};
+use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
 use wire::Wire;
 
 /// Serves requests, each with the revision that is applied when it arrives.
@@ -172,30 +172,28 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Journey;
+    /// Boxed: the engine moves it through futures that it copies whole, several times a request.
+    type CTX = Box<Journey>;
 
-    fn new_ctx(&self) -> Journey {
-        Journey::begin(
+    fn new_ctx(&self) -> Box<Journey> {
+        Box::new(Journey::begin(
             self.revisions.current(),
             Arc::clone(&self.metrics),
             self.access_log.clone(),
-        )
+        ))
     }
 
     /// None: the default set holds a compressor that costs every request an allocation and does nothing.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// Who is there: before anything is decided, so that every answer has an id and every record a client.
-    async fn early_request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<()> {
         if self.drain.is_begun() {
             session.set_keepalive(None);
         }
         let wire = wire_of(session);
         if let Some(wire) = wire {
-            journey.came_from(
-                Arc::clone(wire.home()),
-                wire.head().is_some_and(|head| head.has_underscore_names),
-            );
+            journey.came_from(wire);
         }
         let peer = wire.and_then(Wire::peer);
         let headers = &session.req_header().headers;
@@ -204,7 +202,7 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
         match self.admit(session.req_header(), journey).await {
             Ok(()) => Ok(false),
             Err(refusal) => {
@@ -214,7 +212,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, journey: &mut Journey) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, journey: &mut Box<Journey>) -> Result<Box<HttpPeer>> {
         journey.upstream_started = Some(Instant::now());
         let picked = journey
             .upstream()
@@ -240,7 +238,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(position) = journey.endpoint {
@@ -253,9 +251,9 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> Result<()> {
         let (Some(snapshot), Some(admission), Some(trace)) = (&journey.snapshot, &journey.admission, &journey.trace)
         else {
@@ -266,6 +264,7 @@ impl ProxyHttp for Gateway {
             request,
             &Told {
                 origin: journey.origin,
+                peer: wire_of(session).and_then(Wire::peer_field),
                 request_id: &journey.record.request_id,
                 traceparent: &trace.parent,
                 application: snapshot.application_of(&admission.caller).map(|(_, header)| header),
@@ -284,7 +283,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> Result<()> {
         if response.status.as_u16() == 101 {
             if let Some(wire) = wire_of(session) {
@@ -292,24 +291,30 @@ impl ProxyHttp for Gateway {
             }
         } else if response.status.is_informational() {
             return Ok(());
+        } else {
+            forward::frame_once(response)?;
         }
         journey.answered();
-        if session.req_header().version == http::Version::HTTP_10 {
-            // It knows no chunks (RFC 9112 section 6.1). Without a length, the end of the connection ends the answer.
-            response.remove_header(&TRANSFER_ENCODING);
-        }
-        if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
-            response.insert_header("X-Request-Id", id)?;
-        }
-        if let Some(admission) = &mut journey.admission {
-            // Appended, not replaced: what the upstream says about its own limits stays true.
-            if let Some(rate_limit) = admission.rate_limit.take() {
-                response.append_header("RateLimit", rate_limit)?;
+        let knows_chunks = session.req_header().version != http::Version::HTTP_10;
+        forward::tell(response, |headers| {
+            headers.reserve(3);
+            if !knows_chunks {
+                // RFC 9112 section 6.1. Without a length, the end of the connection ends the answer.
+                headers.remove(TRANSFER_ENCODING);
             }
-            if let Some(policy) = admission.policy.take() {
-                response.append_header("RateLimit-Policy", policy)?;
+            if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
+                headers.insert(X_REQUEST_ID, id);
             }
-        }
+            if let Some(admission) = &mut journey.admission {
+                // Appended, not replaced: what the upstream says about its own limits stays true.
+                if let Some(rate_limit) = admission.rate_limit.take() {
+                    headers.append(RATE_LIMIT, rate_limit);
+                }
+                if let Some(policy) = admission.policy.take() {
+                    headers.append(RATE_LIMIT_POLICY, policy);
+                }
+            }
+        });
         if self.drain.is_begun() {
             session.set_keepalive(None);
         } else if session.req_header().version == http::Version::HTTP_11
@@ -322,7 +327,7 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Journey) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Box<Journey>) -> FailToProxy {
         let fault = wire_of(session).and_then(Wire::fault);
         let nothing_written = session
             .response_written()
@@ -346,8 +351,10 @@ impl ProxyHttp for Gateway {
             }
         };
         let written = self.refuse(session, journey, &refusal).await.is_ok();
+        // The client was told that the connection goes on when all of its request is here, or a short rest is missing.
         if written
             && session.get_keepalive().is_some()
+            && session.as_downstream_mut().drain_request_body().await.is_ok()
             && let Some(wire) = wire_of(session)
             && wire.is_received()
         {
@@ -360,12 +367,13 @@ impl ProxyHttp for Gateway {
     }
 
     /// Failures are in the access log, with more than the engine knows about them.
-    fn suppress_error_log(&self, _session: &Session, _journey: &Journey, error: &Error) -> bool {
-        log::debug!("{error}");
+    fn suppress_error_log(&self, _session: &Session, _journey: &Box<Journey>, error: &Error) -> bool {
+        // Not the error itself: the engine puts the bytes it could not read into it, an upstream's cookies for one.
+        log::debug!("{} {}", error.esource().as_str(), error.etype().as_str());
         true
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, journey: &mut Journey) {
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, journey: &mut Box<Journey>) {
         if journey.record.status == 0 {
             journey.record.status = session.response_written().map_or(499, |header| header.status.as_u16());
         }

@@ -270,7 +270,7 @@ fn engine_conf(config: &Config) -> ServerConf {
 fn access_log(config: &Config, metrics: &Metrics) -> std::io::Result<(AccessLog, Option<Writer>)> {
     let settings = &config.telemetry.access_log;
     let target = match &settings.target {
-        LogTarget::Off => return Ok((AccessLog::off(metrics.access_log_dropped.clone()), None)),
+        LogTarget::Off => return Ok((AccessLog::off(), None)),
         LogTarget::Stdout => Target::Stdout,
         LogTarget::File(path) => Target::File(path.clone()),
     };

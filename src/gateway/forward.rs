@@ -2,13 +2,18 @@
 //!
 //! The engine strips hop-by-hop fields (RFC 9110 section 7.6.1) before this runs, so nothing that a client nominates in
 //! `Connection` can take away what is set here.
+//!
+//! Names go out in lower case both ways, as in HTTP/2, but for some that the engine spells itself. It would keep the
+//! sender's spelling in a second map beside the first, and then every field that is added costs three allocations and
+//! two insertions more: together a tenth of what a whole request costs.
 
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, Result};
 use smallvec::SmallVec;
 
 use super::refusal::X_REQUEST_ID;
@@ -62,9 +67,7 @@ const ADDED_MAX: usize = 7;
 pub struct Origin {
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// The socket's peer.
-    pub peer: Option<IpAddr>,
-    /// Whether the peer is a trusted proxy.
+    /// Whether the socket's peer is a trusted proxy.
     pub trusted: bool,
 }
 
@@ -77,7 +80,6 @@ impl Origin {
         if trusted.is_empty() || !peer.as_ref().is_some_and(is_trusted) {
             return Self {
                 client: peer,
-                peer,
                 trusted: false,
             };
         }
@@ -93,11 +95,7 @@ impl Origin {
                 }
             }
         }
-        Self {
-            client,
-            peer,
-            trusted: true,
-        }
+        Self { client, trusted: true }
     }
 }
 
@@ -105,6 +103,8 @@ impl Origin {
 pub struct Told<'a> {
     /// Where it came from.
     pub origin: Origin,
+    /// The address of the socket's peer, as text; made once for a connection.
+    pub peer: Option<&'a HeaderValue>,
     /// Its id.
     pub request_id: &'a str,
     /// Its trace, with this gateway as the parent.
@@ -119,12 +119,8 @@ pub struct Told<'a> {
     pub underscores: bool,
 }
 
-/// Makes the request for the upstream out of the client's.
-///
-/// Names go out in lower case, as in HTTP/2. The engine would keep the client's spelling of them in a second map beside
-/// the first, and then every field that is added costs three allocations and two insertions more; together that was a
-/// tenth of what a whole request costs. The target is in origin form or `*` here, which the header's own type can tell
-/// by itself.
+/// Makes the request for the upstream out of the client's. The target is in origin form or `*` here, which is what the
+/// header can tell from its parts.
 pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
     let blank = RequestHeader::from(http::Request::new(()).into_parts().0);
     let mut parts = http::request::Parts::from(std::mem::replace(request, blank));
@@ -133,9 +129,10 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
     strip(headers, told);
 
     let trusted = told.origin.trusted;
-    if let Some(chain) = forwarded_for(headers, told.origin) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
+    match forwarded_for(headers, told) {
+        Some(chain) => headers.insert(X_FORWARDED_FOR, chain),
+        None => headers.remove(X_FORWARDED_FOR),
+    };
     if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
@@ -155,6 +152,24 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
         headers.insert(X_KEY_TYPE, HeaderValue::from_static(key_type));
     }
     *request = RequestHeader::from(parts);
+}
+
+/// Tells the client about its request, in the answer of the upstream.
+pub fn tell(response: &mut ResponseHeader, add: impl FnOnce(&mut HeaderMap)) {
+    let blank = ResponseHeader::from(http::Response::new(()).into_parts().0);
+    let answer = std::mem::replace(response, blank);
+    let canonical = answer.status.canonical_reason();
+    let reason = answer
+        .get_reason_phrase()
+        .filter(|reason| Some(*reason) != canonical)
+        .map(str::to_owned);
+    let mut parts = http::response::Parts::from(answer);
+    add(&mut parts.headers);
+    *response = ResponseHeader::from(parts);
+    if reason.is_some() {
+        // The upstream's own, so it can be said again.
+        let _ = response.set_reason_phrase(reason.as_deref());
+    }
 }
 
 /// Drops what must not reach the upstream. The names that came are looked at once each; looking up each name that must
@@ -200,20 +215,54 @@ fn is_lookalike(name: &str, told: &Told<'_>) -> bool {
         || ours.iter().chain(told.credentials).any(|own| own.as_str() == plain)
 }
 
-/// The peer's address, behind what a trusted peer sent.
-fn forwarded_for(headers: &HeaderMap, origin: Origin) -> Option<HeaderValue> {
-    use std::io::Write;
-
-    let peer = origin.peer?;
-    // 48 bytes hold any address, so a stranger's costs this one allocation.
-    let mut text = Vec::with_capacity(48);
-    if origin.trusted {
-        for field in headers.get_all(X_FORWARDED_FOR) {
-            text.extend_from_slice(field.as_bytes());
-            text.extend_from_slice(b", ");
-        }
+/// Makes sure that a client can read the upstream's answer in one way only, the way it was read here: the engine passes
+/// repeated lengths and other encodings on as they came, and an old version with an encoding it does not have.
+///
+/// # Errors
+/// When its encoding is not exactly one `chunked`, so what its content is cannot be said.
+pub fn frame_once(response: &mut ResponseHeader) -> Result<()> {
+    let mut encodings = response.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next()
+        && (encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "transfer encoding").into_up());
     }
-    write!(text, "{peer}").ok()?;
+    let mut lengths = response.headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || length.as_bytes().contains(&b','))
+    {
+        // The engine has made sure that they agree.
+        let one = length.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
+        let one = HeaderValue::from_bytes(one.trim_ascii())
+            .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "content length").into_up())?;
+        response.insert_header("Content-Length", one)?;
+    }
+    if response.status == http::StatusCode::NO_CONTENT {
+        response.remove_header(&TRANSFER_ENCODING);
+        response.remove_header(&CONTENT_LENGTH);
+    }
+    // RFC 9110 section 2.5: the version is that of whoever sends the message.
+    response.set_version(http::Version::HTTP_11);
+    Ok(())
+}
+
+/// The peer's address, behind what a trusted peer sent.
+fn forwarded_for(headers: &HeaderMap, told: &Told<'_>) -> Option<HeaderValue> {
+    let peer = told.peer?;
+    let mut sent = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter(|_| told.origin.trusted)
+        .peekable();
+    if sent.peek().is_none() {
+        return Some(peer.clone());
+    }
+    let mut text = Vec::with_capacity(64);
+    for field in sent {
+        text.extend_from_slice(field.as_bytes());
+        text.extend_from_slice(b", ");
+    }
+    text.extend_from_slice(peer.as_bytes());
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }
 
@@ -240,9 +289,10 @@ mod tests {
         request
     }
 
-    fn told<'a>(origin: Origin, traceparent: &'a HeaderValue) -> Told<'a> {
+    fn told<'a>(origin: Origin, peer: &'a HeaderValue, traceparent: &'a HeaderValue) -> Told<'a> {
         Told {
             origin,
+            peer: Some(peer),
             request_id: "id-1",
             traceparent,
             application: None,
@@ -256,7 +306,6 @@ mod tests {
         let peer = Some([192, 0, 2, 7].into());
         Origin {
             client: peer,
-            peer,
             trusted: false,
         }
     }
@@ -280,7 +329,10 @@ mod tests {
             ("x-original-url", "/admin"),
             ("x-http-method-override", "DELETE"),
         ]);
-        prepare(&mut request, &told(stranger(), &trace));
+        prepare(
+            &mut request,
+            &told(stranger(), &HeaderValue::from_static("192.0.2.7"), &trace),
+        );
         let get = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-for"), Some("192.0.2.7"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
@@ -314,7 +366,10 @@ mod tests {
         let nets = ["10.0.0.0/8".parse().unwrap()];
         let origin = Origin::find(peer, &request.headers, &nets);
         assert_eq!(origin.client, Some([198, 51, 100, 4].into()));
-        prepare(&mut request, &told(origin, &trace));
+        prepare(
+            &mut request,
+            &told(origin, &HeaderValue::from_static("10.0.0.2"), &trace),
+        );
         assert_eq!(request.headers["x-forwarded-for"], "198.51.100.4, 10.0.0.9, 10.0.0.2");
         assert_eq!(request.headers["x-forwarded-proto"], "https");
         assert_eq!(request.headers["x-forwarded-host"], "api.example.com");
@@ -341,5 +396,34 @@ mod tests {
             &nets,
         );
         assert_eq!(stranger.client.unwrap().to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_target_and_the_version_survive() {
+        let trace = HeaderValue::from_static("t");
+        let peer = HeaderValue::from_static("192.0.2.7");
+        for target in ["*", "/", "/a?b=c%20d", "/x;y=1/%C3%A9"] {
+            let mut request = RequestHeader::build("OPTIONS", target.as_bytes(), None).unwrap();
+            request.set_version(http::Version::HTTP_11);
+            prepare(&mut request, &told(stranger(), &peer, &trace));
+            assert_eq!(request.raw_path(), target.as_bytes());
+            assert_eq!(request.method, http::Method::OPTIONS);
+            assert_eq!(request.version, http::Version::HTTP_11);
+        }
+    }
+
+    #[test]
+    fn the_client_is_told_and_the_rest_of_the_answer_survives() {
+        let mut response = ResponseHeader::build(404, None).unwrap();
+        response.set_reason_phrase(Some("Nobody Home")).unwrap();
+        response.append_header("Set-Cookie", "a=1").unwrap();
+        response.append_header("Set-Cookie", "b=2").unwrap();
+        tell(&mut response, |headers| {
+            headers.insert(X_REQUEST_ID, HeaderValue::from_static("id-1"));
+        });
+        assert_eq!(response.status, 404);
+        assert_eq!(response.get_reason_phrase(), Some("Nobody Home"));
+        assert_eq!(response.headers.get_all("set-cookie").iter().count(), 2);
+        assert_eq!(response.headers["x-request-id"], "id-1");
     }
 }

@@ -14,7 +14,7 @@ use prometheus::{Histogram, IntGauge};
 use super::forward::{Origin, TRACEPARENT};
 use super::refusal::{Refusal, X_REQUEST_ID};
 use super::request_id::{self, Trace};
-use super::wire::Home;
+use super::wire::{Home, Wire};
 use crate::auth::Caller;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
@@ -54,7 +54,8 @@ pub struct Journey {
     /// The arrival as unix time, for decisions: read once.
     pub now_ms: u64,
     now: Time,
-    started: Instant,
+    /// When its head was complete.
+    started: Option<Instant>,
     dice: u32,
     /// Position of the matched route, for the counters.
     route: Option<u32>,
@@ -120,7 +121,7 @@ impl Journey {
             underscores: false,
             now_ms,
             now: Time::from(clock),
-            started: Instant::now(),
+            started: None,
             dice: rand::random(),
             route: None,
             in_flight: None,
@@ -165,9 +166,10 @@ impl Journey {
     }
 
     /// Remembers its connection, to know how an exchange ended that the engine did not report.
-    pub fn came_from(&mut self, home: Arc<Home>, underscores: bool) {
-        self.home = Some(home);
-        self.underscores = underscores;
+    pub fn came_from(&mut self, wire: &Wire) {
+        self.home = Some(Arc::clone(wire.home()));
+        self.started = wire.arrived();
+        self.underscores = wire.head().is_some_and(|head| head.has_underscore_names);
     }
 
     /// Takes over or makes its ids.
@@ -243,7 +245,7 @@ impl Journey {
         if std::mem::replace(&mut self.reported, true) {
             return;
         }
-        let elapsed = self.started.elapsed();
+        let elapsed = self.started.map_or(Duration::ZERO, |started| started.elapsed());
         let (status, code) = (self.record.status, self.record.code);
         match self.snapshot.as_ref().zip(self.route) {
             Some((snapshot, route)) => snapshot.count(route, status, code, elapsed),
@@ -256,7 +258,7 @@ impl Journey {
             if let Some(snapshot) = &self.snapshot {
                 self.record.revision = Arc::clone(snapshot.short_digest());
             }
-            self.access_log.push(std::mem::take(&mut self.record));
+            self.access_log.push(&self.record);
         }
     }
 }

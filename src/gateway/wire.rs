@@ -8,14 +8,17 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use http::HeaderValue;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -39,8 +42,12 @@ pub struct Core {
     pub body: MessageBody,
     /// The current message's head.
     pub head: Option<Head>,
+    /// When the current message's head was complete.
+    pub arrived: Instant,
     /// The socket's peer; absent on sockets that have none.
     pub peer: Option<IpAddr>,
+    /// Its address as a header field: upstreams are told it with every request.
+    peer_field: Option<HeaderValue>,
     fault: Option<BodyFault>,
     gone: bool,
 }
@@ -76,7 +83,9 @@ impl Core {
             buffer: BytesMut::new(),
             body: MessageBody::None,
             head: None,
+            arrived: Instant::now(),
             peer,
+            peer_field: peer.and_then(|peer| HeaderValue::try_from(peer.to_string()).ok()),
             fault: None,
             gone: false,
         }
@@ -141,8 +150,8 @@ impl Core {
     /// The message is complete: what still comes belongs to a next one. Ready only when the client has gone.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.len() < AHEAD_MAX {
-            let mut ahead = [0_u8; 2048];
-            let mut chunk = ReadBuf::new(&mut ahead);
+            let mut ahead = [const { MaybeUninit::uninit() }; 2048];
+            let mut chunk = ReadBuf::uninit(&mut ahead);
             ready!(Pin::new(&mut self.io).poll_read(context, &mut chunk))?;
             if chunk.filled().is_empty() {
                 self.gone = true;
@@ -217,10 +226,22 @@ impl Wire {
         self.core.as_ref().and_then(|core| core.head)
     }
 
+    /// When the current message's head was complete.
+    #[must_use]
+    pub fn arrived(&self) -> Option<Instant> {
+        self.core.as_ref().map(|core| core.arrived)
+    }
+
     /// The socket's peer.
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.core.as_ref().and_then(|core| core.peer)
+    }
+
+    /// The socket's peer, as a header field.
+    #[must_use]
+    pub fn peer_field(&self) -> Option<&HeaderValue> {
+        self.core.as_ref().and_then(|core| core.peer_field.as_ref())
     }
 
     /// What was wrong with the body, if anything.

@@ -16,7 +16,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -129,8 +129,12 @@ impl Connections {
         };
         let home = Arc::new(Home::default());
         let mut deadline = Deadline::new();
+        // One for the whole connection: to join and leave the list of those who wait, twice per request, costs more
+        // than to find the head.
+        let mut drain = self.drain.clone();
+        let mut leaving = pin!(drain.begun());
         loop {
-            let head = match self.next_head(&mut core, &mut deadline).await {
+            let head = match self.next_head(&mut core, &mut deadline, leaving.as_mut()).await {
                 Next::Request(head) => head,
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
@@ -143,14 +147,22 @@ impl Connections {
     }
 
     /// Waits for a complete head and inspects it.
-    async fn next_head(&self, core: &mut Core, deadline: &mut Deadline) -> Next {
+    async fn next_head(
+        &self,
+        core: &mut Core,
+        deadline: &mut Deadline,
+        mut leaving: Pin<&mut impl Future<Output = ()>>,
+    ) -> Next {
         let mut searched = 0;
-        let mut drain = self.drain.clone();
-        deadline.set(if core.buffer.is_empty() {
-            self.timeouts.idle
-        } else {
-            self.timeouts.header
-        });
+        let mut begun = !core.buffer.is_empty();
+        deadline.set(
+            Instant::now(),
+            if begun {
+                self.timeouts.header
+            } else {
+                self.timeouts.idle
+            },
+        );
         self.metrics.connections_idle.inc();
         let _idle = Undo(|| self.metrics.connections_idle.dec());
         loop {
@@ -162,17 +174,22 @@ impl Connections {
             }
             searched = core.buffer.len();
             let waiting = core.buffer.is_empty();
+            if !waiting && !begun {
+                // Only now: most heads come in one piece, and the clock need not be asked for them.
+                begun = true;
+                deadline.set(Instant::now(), self.timeouts.header);
+            }
             core.buffer.reserve(HEAD_BUFFER);
             tokio::select! {
                 biased;
                 read = core.io.read_buf(&mut core.buffer) => match read {
-                    Ok(read) if read > 0 => if waiting { deadline.set(self.timeouts.header) },
+                    Ok(read) if read > 0 => {}
                     _ => return Next::Close,
                 },
                 () = deadline.expired() => {
                     return if waiting { Next::Close } else { Next::Refuse(Refusal::RequestTimeout) };
                 }
-                () = drain.begun(), if waiting && !deadline.is_leaving() => deadline.leave(LEAVE_IDLE),
+                () = &mut leaving, if waiting && !deadline.is_leaving() => deadline.leave(LEAVE_IDLE),
             }
         }
     }
@@ -203,7 +220,9 @@ impl Connections {
     ) -> Option<Box<Core>> {
         let prefix = origin_form(core.buffer.split_to(head.length), &head);
         home.reset();
-        deadline.set(self.timeouts.request);
+        let arrived = Instant::now();
+        core.arrived = arrived.into_std();
+        deadline.set(arrived, self.timeouts.request);
 
         let ended = {
             let mut session = ServerSession::new_http1(Box::new(Wire::lend(core, home)));
@@ -254,7 +273,7 @@ impl Connections {
             ..Record::default()
         };
         if self.access_log.wants(record.status, record.code, 0) {
-            self.access_log.push(record);
+            self.access_log.push(&record);
         }
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes()).await;
     }
@@ -288,11 +307,11 @@ impl Deadline {
         }
     }
 
-    fn set(&mut self, after: Duration) {
+    fn set(&mut self, now: Instant, after: Duration) {
         if self.leaving {
             return;
         }
-        self.at = Instant::now() + after;
+        self.at = now + after;
         if self.at < self.armed {
             self.arm();
         }

@@ -332,6 +332,48 @@ fn without_file_descriptors_connections_wait_and_are_served_when_some_are_free()
 }
 
 #[test]
+fn a_full_disk_stops_the_access_log_and_nothing_else() {
+    let origin = Origin::start(echo());
+    let gateway = Gateway::with(revision(&origin))
+        .access_log("{ path: /dev/full }")
+        .start();
+    let mut connection = gateway.raw();
+    for _ in 0..200 {
+        gateway.client().get("/open").send_on(&mut connection).expect(200);
+        gateway.client().get("/orders").send_on(&mut connection).expect(401);
+    }
+    drop(connection);
+    gateway.assert_recovered(&origin, "/open");
+}
+
+#[test]
+fn a_gateway_that_is_asked_to_leave_waits_for_requests_until_the_deadline_and_for_nothing_else() {
+    let origin = Origin::start(hangs());
+    let gateway = Gateway::with(revision(&origin))
+        .server("timeouts: { header: 300ms, drain: 60s }")
+        .start();
+    let idle: Vec<Connection> = (0..3).map(|_| gateway.raw()).collect();
+    let mut half = gateway.raw();
+    half.send(b"GET /open HTTP/1.1\r\nHo");
+    let started = Instant::now();
+    gateway.terminate();
+    assert!(gateway.wait().success());
+    assert!(started.elapsed() < PATIENCE, "idle connections held it back");
+    drop((idle, half));
+
+    let gateway = Gateway::with(revision(&origin))
+        .server("timeouts: { drain: 300ms }")
+        .start();
+    let mut hanging = gateway.raw();
+    hanging.send(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
+    until("the request is at the service", || origin.requests() == 1);
+    gateway.terminate();
+    let started = Instant::now();
+    gateway.wait();
+    assert!(started.elapsed() < PATIENCE, "a hanging request held it back");
+}
+
+#[test]
 fn an_interim_answer_does_not_stop_the_clock() {
     let origin = Origin::start(|exchange: &mut Exchange| match exchange.request.target.as_str() {
         "/open/interim" => {

@@ -12,3 +12,4 @@ mod limits;
 mod operations;
 mod reload;
 mod security;
+mod upstreams;

@@ -311,6 +311,11 @@ impl Gateway {
         })
     }
 
+    /// Ends it at once, as a crash would.
+    pub fn kill(&self) {
+        self.process.signal("KILL");
+    }
+
     /// Asks it to leave.
     pub fn terminate(&self) {
         self.process.signal("TERM");

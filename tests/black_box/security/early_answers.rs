@@ -137,6 +137,20 @@ fn a_client_that_waits_for_100_is_refused_before_it_sends() {
 }
 
 #[test]
+fn a_refused_client_that_never_sends_the_rest_is_not_waited_for_without_end() {
+    let siege = siege();
+    for content in ["", "12345"] {
+        let mut connection = siege.gateway.raw();
+        connection.send(format!(
+            "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{content}"
+        ));
+        connection.answer().expect(401);
+        assert!(connection.is_closed());
+    }
+    siege.leaves_it_unharmed();
+}
+
+#[test]
 fn a_service_that_answers_before_reading_gets_its_answer_through_once() {
     let early = |exchange: &mut Exchange| match exchange.request.target.as_str() {
         "/open/early" => answers_before_reading(413)(exchange),
