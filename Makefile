@@ -21,8 +21,9 @@ fmt:
 lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
+# The black-box tests mostly wait for gateways, so more of them than processors run at a time.
 unit:
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(CARGO) test --locked
 
 bench:
 	$(CARGO) bench --locked

@@ -177,6 +177,15 @@ pub fn parse(text: &str, name: &str, environment: &Environment, port_offset: Opt
     })
 }
 
+/// Where a bootstrap file says that the revision is, whatever else is wrong with it: so that a check can go on there.
+#[must_use]
+pub fn revision_file(path: &Path, environment: &Environment) -> Option<PathBuf> {
+    let text = document::read(path).ok()?;
+    let mut document = Document::parse(&text, &path.display().to_string(), environment).ok()?;
+    let (file, _) = document.decode::<serde_json::Value>();
+    file?.pointer("/revision/file")?.as_str().map(PathBuf::from)
+}
+
 /// The JSON Schema of the file.
 #[must_use]
 pub fn schema() -> serde_json::Value {

@@ -157,7 +157,7 @@ pub enum WindowKind {
 /// What shares one counter of a limit (`per:`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// All requests to this gateway.
+    /// Everything that the limit applies to shares one counter: a whole API, or all subscriptions to a plan.
     Global,
     /// All requests to the API.
     Api,

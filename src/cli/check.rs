@@ -26,14 +26,14 @@ pub struct Args {
 pub fn run(args: &Args, output: Output) -> u8 {
     let environment = Environment::of_process();
     let mut mistakes: Vec<Mistake> = Vec::new();
-    let config = match config::load(&args.config, &environment, None) {
-        Ok(config) => Some(config),
+    let named = match config::load(&args.config, &environment, None) {
+        Ok(config) => Some(config.revision.file),
         Err(found) => {
             mistakes.extend(found.iter().cloned());
-            None
+            config::revision_file(&args.config, &environment)
         }
     };
-    let file = args.revision.clone().or(config.map(|config| config.revision.file));
+    let file = args.revision.clone().or(named);
     if let Some(file) = file {
         let checked = revision::load(&file, &environment).and_then(|loaded| {
             let (_, conflicts) = snapshot::route_table(&loaded);

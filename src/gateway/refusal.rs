@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
 
 /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11.
@@ -280,8 +281,11 @@ impl Answer {
         bytes.push(b' ');
         bytes.extend_from_slice(self.status.canonical_reason().unwrap_or("Error").as_bytes());
         bytes.extend_from_slice(b"\r\n");
-        let close = (CONNECTION, HeaderValue::from_static("close"));
-        for (name, value) in self.headers.iter().chain(std::iter::once(&close)) {
+        let ends = [
+            (DATE, get_cached_date()),
+            (CONNECTION, HeaderValue::from_static("close")),
+        ];
+        for (name, value) in self.headers.iter().chain(&ends) {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");
             bytes.extend_from_slice(value.as_bytes());

@@ -225,7 +225,7 @@ pub(super) enum RawWindow {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum RawScope {
-    /// All requests to this gateway.
+    /// Everything that the limit applies to shares one counter: a whole API, or all subscriptions to a plan.
     Global,
     /// All requests to the API.
     Api,
