@@ -42,8 +42,9 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
 use drain::Drain;
 use forward::{Origin, Told};
-use journey::{Admission, InFlight, Journey};
+use journey::{Admission, Journey};
 use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
+use request_id::Ids;
 use wire::Wire;
 
 /// Serves requests, each with the revision that is applied when it arrives.
@@ -97,8 +98,9 @@ impl Gateway {
     async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<(), Refusal> {
         let (raw_path, query) = split_target(request)?;
         journey.saw(request, raw_path);
-        let in_flight = InFlight::enter(&self.metrics.requests_in_flight, self.in_flight_max);
-        journey.hold(in_flight.ok_or(Refusal::Overloaded("requests_in_flight"))?);
+        if !journey.enter(self.in_flight_max) {
+            return Err(Refusal::Overloaded("requests_in_flight"));
+        }
         let snapshot = journey.snapshot.clone().ok_or(Refusal::NotReady)?;
         let mut stopwatch = Stopwatch::start(journey.is_timed());
 
@@ -117,7 +119,7 @@ impl Gateway {
             .unwrap_or_default();
         let position = snapshot.find(host, &path, &request.method).map_err(missed)?;
         let (route, api) = snapshot.route_and_api(position).ok_or(Refusal::Internal)?;
-        journey.matched(position, route, api);
+        journey.matched(position);
         stopwatch.lap(&self.phases.route);
 
         let caller = snapshot
@@ -131,18 +133,19 @@ impl Gateway {
         if !matches!(caller.identity(), Identity::Anonymous) {
             self.credentials_accepted.inc();
         }
-        journey.identified(&caller, &snapshot);
+        let (now, client) = (journey.now(), journey.origin.client);
+        let caller = journey.caller.insert(caller);
         stopwatch.lap(&self.phases.authenticate);
 
-        let demands = snapshot.demands(route, api, &caller, journey.origin.client);
-        let policy = snapshot.policy(api, &caller);
+        let demands = snapshot.demands(route, api, caller, client);
+        let policy = snapshot.policy(api, caller);
         let permit = self
             .throttle
-            .admit(&demands, 1, journey.now())
+            .admit(&demands, 1, now)
             .map_err(|exceeded| limited(&exceeded, &demands, policy))?;
         stopwatch.lap(&self.phases.throttle);
 
-        journey.record.would_deny = permit.would_deny.is_some();
+        journey.would_deny = permit.would_deny.is_some();
         journey.target = upstream_target(api, raw_path, &path, query);
         journey.admission = Some(Admission {
             route: position,
@@ -152,7 +155,6 @@ impl Gateway {
                     .map(|demand| demand.rule.limit_field(standing.remaining, standing.reset))
             }),
             policy: policy.cloned(),
-            caller,
         });
         Ok(())
     }
@@ -160,7 +162,7 @@ impl Gateway {
     /// Writes a refusal. The connection goes on when the client has sent all of its request, or a short rest of it.
     async fn refuse(&self, session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> Result<()> {
         journey.refused(refusal);
-        let (header, body) = refusal.answer(&journey.record.request_id).into_response()?;
+        let (header, body) = refusal.answer(journey.ids.request_id_text()).into_response()?;
         let no_body = session.req_header().method == http::Method::HEAD;
         session.write_response_header(Box::new(header), no_body).await?;
         if !no_body {
@@ -198,7 +200,7 @@ impl ProxyHttp for Gateway {
         let peer = wire.and_then(Wire::peer);
         let headers = &session.req_header().headers;
         journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
-        journey.identify(headers);
+        journey.ids = Ids::of(headers);
         Ok(())
     }
 
@@ -217,19 +219,12 @@ impl ProxyHttp for Gateway {
         let picked = journey
             .upstream()
             .and_then(|upstream| upstream.pick(journey.tried))
-            .map(|(position, endpoint)| {
-                (
-                    position,
-                    Arc::clone(endpoint.label()),
-                    Box::new(endpoint.peer().clone()),
-                )
-            });
-        let Some((position, label, peer)) = picked else {
+            .map(|(position, endpoint)| (position, Box::new(endpoint.peer().clone())));
+        let Some((position, peer)) = picked else {
             return Err(Error::explain(ErrorType::ConnectNoRoute, "every endpoint was tried").into_up());
         };
         journey.endpoint = Some(position);
-        journey.record.endpoint = Some(label);
-        journey.record.tries += 1;
+        journey.outcome.tries += 1;
         Ok(peer)
     }
 
@@ -255,7 +250,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         journey: &mut Box<Journey>,
     ) -> Result<()> {
-        let (Some(snapshot), Some(admission), Some(trace)) = (&journey.snapshot, &journey.admission, &journey.trace)
+        let (Some(snapshot), Some(admission), Some(caller)) = (&journey.snapshot, &journey.admission, &journey.caller)
         else {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
@@ -265,10 +260,9 @@ impl ProxyHttp for Gateway {
             &Told {
                 origin: journey.origin,
                 peer: wire_of(session).and_then(Wire::peer_field),
-                request_id: &journey.record.request_id,
-                traceparent: &trace.parent,
-                application: snapshot.application_of(&admission.caller).map(|(_, header)| header),
-                key_type: admission.caller.key_type().map(crate::revision::KeyType::as_str),
+                ids: &journey.ids,
+                application: snapshot.application_of(caller).map(|(_, header)| header),
+                key_type: caller.key_type().map(crate::revision::KeyType::as_str),
                 credentials: api.map_or(&[][..], |api| &api.stripped_headers),
                 underscores: journey.underscores,
             },
@@ -302,9 +296,7 @@ impl ProxyHttp for Gateway {
                 // RFC 9112 section 6.1. Without a length, the end of the connection ends the answer.
                 headers.remove(TRANSFER_ENCODING);
             }
-            if let Ok(id) = HeaderValue::from_str(&journey.record.request_id) {
-                headers.insert(X_REQUEST_ID, id);
-            }
+            headers.insert(X_REQUEST_ID, journey.ids.request_id().clone());
             if let Some(admission) = &mut journey.admission {
                 // Appended, not replaced: what the upstream says about its own limits stays true.
                 if let Some(rate_limit) = admission.rate_limit.take() {
@@ -374,11 +366,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, journey: &mut Box<Journey>) {
-        if journey.record.status == 0 {
-            journey.record.status = session.response_written().map_or(499, |header| header.status.as_u16());
+        if journey.outcome.status == 0 {
+            journey.outcome.status = session.response_written().map_or(499, |header| header.status.as_u16());
         }
-        journey.record.bytes_in = session.body_bytes_read() as u64;
-        journey.record.bytes_out = session.body_bytes_sent() as u64;
+        journey.outcome.bytes_in = session.body_bytes_read() as u64;
+        journey.outcome.bytes_out = session.body_bytes_sent() as u64;
         if let (Some(elapsed), Some(histogram)) = (journey.upstream_elapsed, journey.upstream_seconds()) {
             histogram.observe(seconds(elapsed));
         }

@@ -17,6 +17,7 @@ use pingora::{Error, ErrorType, Result};
 use smallvec::SmallVec;
 
 use super::refusal::X_REQUEST_ID;
+use super::request_id::Ids;
 
 /// Who called, for the upstream.
 pub const X_APPLICATION: HeaderName = HeaderName::from_static("x-application");
@@ -105,10 +106,8 @@ pub struct Told<'a> {
     pub origin: Origin,
     /// The address of the socket's peer, as text; made once for a connection.
     pub peer: Option<&'a HeaderValue>,
-    /// Its id.
-    pub request_id: &'a str,
-    /// Its trace, with this gateway as the parent.
-    pub traceparent: &'a HeaderValue,
+    /// Its ids.
+    pub ids: &'a Ids,
     /// The application's name, when there is one.
     pub application: Option<&'a HeaderValue>,
     /// The key's type, when a key was used.
@@ -141,10 +140,8 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
     {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    if let Ok(id) = HeaderValue::from_str(told.request_id) {
-        headers.insert(X_REQUEST_ID, id);
-    }
-    headers.insert(TRACEPARENT, told.traceparent.clone());
+    headers.insert(X_REQUEST_ID, told.ids.request_id().clone());
+    headers.insert(TRACEPARENT, told.ids.traceparent().clone());
     if let Some(application) = told.application {
         headers.insert(X_APPLICATION, application.clone());
     }
@@ -289,17 +286,22 @@ mod tests {
         request
     }
 
-    fn told<'a>(origin: Origin, peer: &'a HeaderValue, traceparent: &'a HeaderValue) -> Told<'a> {
+    fn told<'a>(origin: Origin, peer: &'a HeaderValue, ids: &'a Ids) -> Told<'a> {
         Told {
             origin,
             peer: Some(peer),
-            request_id: "id-1",
-            traceparent,
+            ids,
             application: None,
             key_type: None,
             credentials: &[],
             underscores: true,
         }
+    }
+
+    fn ids() -> Ids {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static("id-1"));
+        Ids::of(&headers)
     }
 
     fn stranger() -> Origin {
@@ -312,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_a_stranger_says_about_himself_is_replaced() {
-        let trace = HeaderValue::from_static("t");
+        let ids = ids();
         let mut request = request(&[
             ("host", "api.example.com"),
             ("x-forwarded-for", "1.1.1.1"),
@@ -331,7 +333,7 @@ mod tests {
         ]);
         prepare(
             &mut request,
-            &told(stranger(), &HeaderValue::from_static("192.0.2.7"), &trace),
+            &told(stranger(), &HeaderValue::from_static("192.0.2.7"), &ids),
         );
         let get = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-for"), Some("192.0.2.7"));
@@ -355,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_is_believed_and_extended() {
-        let trace = HeaderValue::from_static("t");
+        let ids = ids();
         let peer: Option<IpAddr> = Some([10, 0, 0, 2].into());
         let mut request = request(&[
             ("host", "inner"),
@@ -366,10 +368,7 @@ mod tests {
         let nets = ["10.0.0.0/8".parse().unwrap()];
         let origin = Origin::find(peer, &request.headers, &nets);
         assert_eq!(origin.client, Some([198, 51, 100, 4].into()));
-        prepare(
-            &mut request,
-            &told(origin, &HeaderValue::from_static("10.0.0.2"), &trace),
-        );
+        prepare(&mut request, &told(origin, &HeaderValue::from_static("10.0.0.2"), &ids));
         assert_eq!(request.headers["x-forwarded-for"], "198.51.100.4, 10.0.0.9, 10.0.0.2");
         assert_eq!(request.headers["x-forwarded-proto"], "https");
         assert_eq!(request.headers["x-forwarded-host"], "api.example.com");
@@ -400,12 +399,12 @@ mod tests {
 
     #[test]
     fn the_target_and_the_version_survive() {
-        let trace = HeaderValue::from_static("t");
+        let ids = ids();
         let peer = HeaderValue::from_static("192.0.2.7");
         for target in ["*", "/", "/a?b=c%20d", "/x;y=1/%C3%A9"] {
             let mut request = RequestHeader::build("OPTIONS", target.as_bytes(), None).unwrap();
             request.set_version(http::Version::HTTP_11);
-            prepare(&mut request, &told(stranger(), &peer, &trace));
+            prepare(&mut request, &told(stranger(), &peer, &ids));
             assert_eq!(request.raw_path(), target.as_bytes());
             assert_eq!(request.method, http::Method::OPTIONS);
             assert_eq!(request.version, http::Version::HTTP_11);

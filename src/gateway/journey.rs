@@ -1,22 +1,23 @@
 //! What one request owns, from its head to the end of its answer.
 //!
-//! `record` is for operators and is filled as facts appear; `admission` is for decisions and is complete or absent.
-//! Nothing decides by reading the record.
+//! `admission` is the decision to let it in, complete or absent. Everything else is facts, noted as they appear; at the
+//! end counters and log are written from them, and nothing decides by reading the outcome.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::HOST;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
-use prometheus::{Histogram, IntGauge};
+use prometheus::Histogram;
 
-use super::forward::{Origin, TRACEPARENT};
-use super::refusal::{Refusal, X_REQUEST_ID};
-use super::request_id::{self, Trace};
+use super::forward::Origin;
+use super::refusal::Refusal;
+use super::request_id::Ids;
 use super::wire::{Home, Wire};
 use crate::auth::Caller;
-use crate::snapshot::{Api, Route, Snapshot};
+use crate::names::KeyId;
+use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
 use crate::upstream::{Tried, Upstream};
@@ -31,14 +32,14 @@ const LOGGED_MAX: usize = 1024;
 pub struct Journey {
     /// Pinned for the whole request: a new revision does not touch it.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// Facts for the log.
-    pub record: Record,
+    /// Its ids.
+    pub ids: Ids,
+    /// Who calls; absent until that is known.
+    pub caller: Option<Caller>,
     /// The decision to let it in; absent until it was made.
     pub admission: Option<Admission>,
     /// Where it came from.
     pub origin: Origin,
-    /// Its trace.
-    pub trace: Option<Trace>,
     /// The endpoints that could not be connected to.
     pub tried: Tried,
     /// The endpoint that is used now.
@@ -51,50 +52,55 @@ pub struct Journey {
     pub target: Option<Vec<u8>>,
     /// Whether the client sent names with underscores.
     pub underscores: bool,
+    /// Whether a limit in shadow mode would have refused it.
+    pub would_deny: bool,
+    /// How it ended.
+    pub outcome: Outcome,
     /// The arrival as unix time, for decisions: read once.
     pub now_ms: u64,
     now: Time,
     /// When its head was complete.
     started: Option<Instant>,
     dice: u32,
-    /// Position of the matched route, for the counters.
+    method: Option<Method>,
+    host: Option<HeaderValue>,
+    path: String,
+    /// Position of the matched route.
     route: Option<u32>,
-    in_flight: Option<InFlight>,
+    in_flight: bool,
     home: Option<Arc<Home>>,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
     reported: bool,
 }
 
-/// The decision to let a request in: route, caller and what the answer says about limits; all or nothing.
+/// How a request ended, for counters and log.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Status that the client was sent; 0 while there is none.
+    pub status: u16,
+    /// Code of the refusal, when the gateway answered itself.
+    pub code: &'static str,
+    /// Why, in more detail than the client is told.
+    pub reason: &'static str,
+    /// The limit that refused.
+    pub limit: Option<Arc<str>>,
+    /// Endpoints tried.
+    pub tries: u32,
+    /// Body bytes received.
+    pub bytes_in: u64,
+    /// Body bytes sent.
+    pub bytes_out: u64,
+}
+
+/// The decision to let a request in: the route and what the answer says about limits; all or nothing.
 pub struct Admission {
     /// Position of the route in the snapshot.
     pub route: u32,
-    /// Who calls.
-    pub caller: Caller,
     /// Value of `RateLimit` for the answer, when a limit counts this request.
     pub rate_limit: Option<HeaderValue>,
     /// Value of `RateLimit-Policy`.
     pub policy: Option<HeaderValue>,
-}
-
-/// One request in flight; gives its place back when dropped.
-pub struct InFlight(IntGauge);
-
-impl InFlight {
-    /// Takes a place, unless all are taken.
-    #[must_use]
-    pub fn enter(gauge: &IntGauge, max: i64) -> Option<Self> {
-        gauge.inc();
-        let entered = Self(gauge.clone());
-        (gauge.get() <= max).then_some(entered)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 impl Journey {
@@ -105,26 +111,28 @@ impl Journey {
         let unix = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         Self {
-            record: Record {
-                time_ms: now_ms,
-                ..Record::default()
-            },
+            ids: Ids::none(),
+            caller: None,
             snapshot,
             admission: None,
             origin: Origin::default(),
-            trace: None,
             tried: Tried::default(),
             endpoint: None,
             upstream_started: None,
             upstream_elapsed: None,
             target: None,
             underscores: false,
+            would_deny: false,
+            outcome: Outcome::default(),
             now_ms,
             now: Time::from(clock),
             started: None,
             dice: rand::random(),
+            method: None,
+            host: None,
+            path: String::new(),
             route: None,
-            in_flight: None,
+            in_flight: false,
             home: None,
             metrics,
             access_log,
@@ -160,9 +168,16 @@ impl Journey {
         snapshot.upstream_seconds_of(api)
     }
 
-    /// Keeps its place among the requests in flight until the end.
-    pub fn hold(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
+    /// Takes a place among the requests in flight, until its end. False when all are taken.
+    #[must_use]
+    pub fn enter(&mut self, max: i64) -> bool {
+        let gauge = &self.metrics.requests_in_flight;
+        gauge.inc();
+        self.in_flight = gauge.get() <= max;
+        if !self.in_flight {
+            gauge.dec();
+        }
+        self.in_flight
     }
 
     /// Remembers its connection, to know how an exchange ended that the engine did not report.
@@ -172,53 +187,29 @@ impl Journey {
         self.underscores = wire.head().is_some_and(|head| head.has_underscore_names);
     }
 
-    /// Takes over or makes its ids.
-    pub fn identify(&mut self, headers: &HeaderMap) {
-        self.record.request_id = request_id::accept(headers.get(X_REQUEST_ID));
-        let trace = request_id::trace(headers.get(TRACEPARENT));
-        self.record.trace_id = Arc::clone(&trace.trace_id);
-        self.trace = Some(trace);
-    }
-
     /// Notes what is asked for.
     pub fn saw(&mut self, request: &RequestHeader, path: &str) {
-        let host = request
-            .headers
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or_default();
-        self.record.client = self.origin.client;
-        self.record.method = Some(request.method.clone());
-        self.record.host = clipped(host).to_owned();
-        self.record.path = clipped(path).to_owned();
+        self.method = Some(request.method.clone());
+        self.host = request.headers.get(HOST).cloned();
+        self.path = clipped(path).to_owned();
     }
 
     /// Notes the path that is matched, when it is not the one that was asked for.
     pub fn normalised(&mut self, path: &str) {
-        clipped(path).clone_into(&mut self.record.path);
+        clipped(path).clone_into(&mut self.path);
     }
 
-    /// Notes the route.
-    pub fn matched(&mut self, position: u32, route: &Route, api: &Api) {
-        self.route = Some(position);
-        self.record.api = Some(api.name.clone());
-        self.record.route = Some(Arc::clone(&route.pattern));
-    }
-
-    /// Notes the caller.
-    pub fn identified(&mut self, caller: &Caller, snapshot: &Snapshot) {
-        self.record.application = snapshot.application_of(caller).map(|(name, _)| name.clone());
-        self.record.key_id = caller.key_id().cloned();
-        self.record.subject = caller.subject().map(Arc::from);
+    /// Notes the position of the route.
+    pub fn matched(&mut self, route: u32) {
+        self.route = Some(route);
     }
 
     /// Notes that the gateway answers itself.
     pub fn refused(&mut self, refusal: &Refusal) {
-        self.record.client = self.origin.client;
-        self.record.status = refusal.status();
-        self.record.code = refusal.code();
-        self.record.reason = refusal.reason();
-        self.record.limit = refusal.limit();
+        self.outcome.status = refusal.status();
+        self.outcome.code = refusal.code();
+        self.outcome.reason = refusal.reason();
+        self.outcome.limit = refusal.limit();
     }
 
     /// Notes that the upstream's answer begins.
@@ -230,14 +221,14 @@ impl Journey {
 
     /// Notes that an answer had to be cut off after its head.
     pub fn cut(&mut self, code: &'static str, reason: &'static str) {
-        self.record.code = code;
-        self.record.reason = reason;
+        self.outcome.code = code;
+        self.outcome.reason = reason;
     }
 
     /// Notes that the client left before the end.
     pub fn left(&mut self) {
-        self.record.status = 499;
-        self.record.reason = "client_left";
+        self.outcome.status = 499;
+        self.outcome.reason = "client_left";
     }
 
     /// Counts and logs the request, once.
@@ -246,19 +237,56 @@ impl Journey {
             return;
         }
         let elapsed = self.started.map_or(Duration::ZERO, |started| started.elapsed());
-        let (status, code) = (self.record.status, self.record.code);
+        let (status, code) = (self.outcome.status, self.outcome.code);
         match self.snapshot.as_ref().zip(self.route) {
             Some((snapshot, route)) => snapshot.count(route, status, code, elapsed),
             None => self.metrics.unrouted(status, code),
         }
         if self.access_log.wants(status, code, self.dice) {
-            self.record.duration_us = micros(elapsed);
-            self.record.upstream_us = self.upstream_elapsed.map(micros);
-            self.record.upstream = self.upstream().map(|upstream| upstream.name().clone());
-            if let Some(snapshot) = &self.snapshot {
-                self.record.revision = Arc::clone(snapshot.short_digest());
-            }
-            self.access_log.push(&self.record);
+            self.access_log.push(&self.record(elapsed));
+        }
+    }
+
+    fn record(&self, elapsed: Duration) -> Record<'_> {
+        let snapshot = self.snapshot.as_deref();
+        let matched = snapshot
+            .zip(self.route)
+            .and_then(|(snapshot, route)| snapshot.route_and_api(route));
+        let caller = self.caller.as_ref();
+        let application = snapshot
+            .zip(caller)
+            .and_then(|(snapshot, caller)| snapshot.application_of(caller));
+        let upstream = self.upstream();
+        let endpoint = upstream
+            .zip(self.endpoint)
+            .and_then(|(upstream, endpoint)| upstream.endpoints().get(endpoint));
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        Record {
+            time_ms: self.now_ms,
+            request_id: self.ids.request_id_text(),
+            trace_id: self.ids.trace_id(),
+            client: self.origin.client,
+            method: self.method.as_ref().map_or("", Method::as_str),
+            host: host.map_or("", clipped),
+            path: &self.path,
+            api: matched.map_or("", |(_, api)| api.name.as_str()),
+            route: matched.map_or("", |(route, _)| &route.pattern),
+            application: application.map_or("", |(name, _)| name.as_str()),
+            key_id: caller.and_then(Caller::key_id).map_or("", KeyId::as_str),
+            subject: caller.and_then(Caller::subject).unwrap_or_default(),
+            status: self.outcome.status,
+            code: self.outcome.code,
+            reason: self.outcome.reason,
+            limit: self.outcome.limit.as_deref().unwrap_or_default(),
+            would_deny: self.would_deny,
+            upstream: upstream.map_or("", |upstream| upstream.name().as_str()),
+            endpoint: endpoint.map_or("", |endpoint| endpoint.label()),
+            tries: self.outcome.tries,
+            bytes_in: self.outcome.bytes_in,
+            bytes_out: self.outcome.bytes_out,
+            duration_us: micros(elapsed),
+            upstream_us: self.upstream_elapsed.map(micros),
+            revision: snapshot.map_or("", |snapshot| snapshot.short_digest()),
         }
     }
 }
@@ -267,12 +295,15 @@ impl Drop for Journey {
     /// The engine reports every request that it ends itself. One that was cut by a deadline, by a panic or by the end
     /// of the process is reported here.
     fn drop(&mut self) {
+        if self.in_flight {
+            self.metrics.requests_in_flight.dec();
+        }
         if self.reported {
             return;
         }
-        if self.record.status == 0 {
+        if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
-            (self.record.status, self.record.code) = match (std::thread::panicking(), received) {
+            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), received) {
                 (true, _) => (500, "internal"),
                 (false, true) => (504, "upstream_timeout"),
                 (false, false) => (408, "request_timeout"),

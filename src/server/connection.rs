@@ -18,7 +18,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -129,12 +129,14 @@ impl Connections {
         };
         let home = Arc::new(Home::default());
         let mut deadline = Deadline::new();
-        // One for the whole connection: to join and leave the list of those who wait, twice per request, costs more
-        // than to find the head.
         let mut drain = self.drain.clone();
-        let mut leaving = pin!(drain.begun());
+        let mut leaving = Leaving {
+            drain: &self.drain,
+            begun: pin!(drain.begun()),
+            registered: None,
+        };
         loop {
-            let head = match self.next_head(&mut core, &mut deadline, leaving.as_mut()).await {
+            let head = match self.next_head(&mut core, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
@@ -151,7 +153,7 @@ impl Connections {
         &self,
         core: &mut Core,
         deadline: &mut Deadline,
-        mut leaving: Pin<&mut impl Future<Output = ()>>,
+        leaving: &mut Leaving<'_, impl Future<Output = ()>>,
     ) -> Next {
         let mut searched = 0;
         let mut begun = !core.buffer.is_empty();
@@ -189,7 +191,7 @@ impl Connections {
                 () = deadline.expired() => {
                     return if waiting { Next::Close } else { Next::Refuse(Refusal::RequestTimeout) };
                 }
-                () = &mut leaving, if waiting && !deadline.is_leaving() => deadline.leave(LEAVE_IDLE),
+                () = leaving.begun(), if waiting && !deadline.is_leaving() => deadline.leave(LEAVE_IDLE),
             }
         }
     }
@@ -269,7 +271,7 @@ impl Connections {
             status: refusal.status(),
             code: refusal.code(),
             reason: refusal.reason(),
-            request_id: Arc::from(&*request_id),
+            request_id: &request_id,
             ..Record::default()
         };
         if self.access_log.wants(record.status, record.code, 0) {
@@ -291,6 +293,8 @@ impl ServerApp for Connections {
 /// fires too early, or when a nearer deadline comes.
 struct Deadline {
     sleep: Pin<Box<Sleep>>,
+    /// Who is woken when the timer fires; absent while that is nobody.
+    registered: Option<Waker>,
     armed: Instant,
     at: Instant,
     leaving: bool,
@@ -301,6 +305,7 @@ impl Deadline {
         let now = Instant::now();
         Self {
             sleep: Box::pin(tokio::time::sleep_until(now)),
+            registered: None,
             armed: now,
             at: now,
             leaving: false,
@@ -330,12 +335,20 @@ impl Deadline {
 
     fn arm(&mut self) {
         self.armed = self.at;
+        self.registered = None;
         self.sleep.as_mut().reset(self.at);
     }
 
     fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            ready!(self.sleep.as_mut().poll(context));
+            // To poll a timer costs more than to look at it, and a request does it half a dozen times.
+            if is_known(self.registered.as_ref(), context) && !self.sleep.is_elapsed() {
+                return Poll::Pending;
+            }
+            if self.sleep.as_mut().poll(context).is_pending() {
+                self.registered = Some(context.waker().clone());
+                return Poll::Pending;
+            }
             if self.at <= self.armed {
                 return Poll::Ready(());
             }
@@ -362,6 +375,35 @@ impl Deadline {
         })
         .await;
     }
+}
+
+/// The beginning of the drain, waited for once per connection: to join and leave the list of those who wait, twice per
+/// request, costs more than to find a head.
+struct Leaving<'a, F> {
+    drain: &'a Drain,
+    begun: Pin<&'a mut F>,
+    /// Who is woken when it begins; absent while that is nobody.
+    registered: Option<Waker>,
+}
+
+impl<F: Future<Output = ()>> Leaving<'_, F> {
+    /// Not to be waited for again once it has begun.
+    async fn begun(&mut self) {
+        std::future::poll_fn(|context| {
+            if is_known(self.registered.as_ref(), context) && !self.drain.is_begun() {
+                return Poll::Pending;
+            }
+            let begun = self.begun.as_mut().poll(context);
+            self.registered = begun.is_pending().then(|| context.waker().clone());
+            begun
+        })
+        .await;
+    }
+}
+
+/// Whether it is the task of this context that is woken.
+fn is_known(registered: Option<&Waker>, context: &Context<'_>) -> bool {
+    registered.is_some_and(|waker| waker.will_wake(context.waker()))
 }
 
 /// Runs when dropped.
