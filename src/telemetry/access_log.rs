@@ -1,8 +1,8 @@
 //! The access log: one JSON line per request, written by a thread of its own.
 //!
-//! A request adds its line to a bounded buffer and goes on; when the buffer is full the line is dropped and counted,
-//! because a full disk must slow down no client. The writer takes the whole buffer at a time, so that under load it is
-//! never woken per request. The line is made where the facts are: handing records over instead made copies of them, which
+//! A request adds its line to a bounded buffer of its thread and goes on; when the buffer is full the line is dropped and
+//! counted, because a full disk must slow down no client. The writer takes whole buffers at a time, so that under load it
+//! is never woken per request. Lines of one thread keep their order; those of several are in no order. The line is made where the facts are: handing records over instead made copies of them, which
 //! the writer read and freed on another core, long out of the cache, and cost more than twice as much.
 
 mod line;
@@ -11,8 +11,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use prometheus::IntCounter;
 pub const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Room that is kept for lines when fewer come.
-const KEPT_BYTES: usize = 1024 * 1024;
+const KEPT_BYTES: usize = 256 * 1024;
 
 /// How long the writer lets lines gather before it looks again.
 const GATHER: Duration = Duration::from_millis(5);
@@ -100,20 +100,21 @@ pub enum Target {
 pub struct AccessLog(Option<Arc<Shared>>);
 
 struct Shared {
-    waiting: Mutex<Waiting>,
-    waiting_bytes_max: usize,
+    /// One for each thread that writes, as far as they reach: request threads never wait for each other.
+    shards: Box<[Shard]>,
+    shard_bytes_max: usize,
     dropped: IntCounter,
     /// One record in `u32::MAX / keep_below` is kept; refusals and failures always are.
     keep_below: u32,
+    writer: OnceLock<Thread>,
+    /// Nobody writes any more.
+    over: AtomicBool,
 }
 
-/// Lines that wait for the writer.
+/// Lines that wait for the writer. Apart from its neighbours, so that two threads do not share a cache line.
 #[derive(Default)]
-struct Waiting {
-    lines: Vec<u8>,
-    /// Who is to be told when there is a first line; absent when nobody writes any more.
-    writer: Option<Thread>,
-}
+#[repr(align(128))]
+struct Shard(Mutex<Vec<u8>>);
 
 /// The writer; dropping it writes out what waits and ends its thread.
 pub struct Writer {
@@ -134,13 +135,14 @@ impl AccessLog {
     /// When the target cannot be opened or the thread not be started.
     pub fn start(target: &Target, sample: f64, dropped: IntCounter) -> io::Result<(Self, Writer)> {
         let sink = Sink::open(target)?;
-        let shared = Arc::new(Shared::new(sample, dropped, WAITING_BYTES_MAX));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(Shared::new(sample, dropped, threads, WAITING_BYTES_MAX));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("access-log".into()).spawn({
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
             move || write_until_stopped(&shared, sink, &stop)
         })?;
-        shared.waiting.lock().writer = Some(thread.thread().clone());
+        let _ = shared.writer.set(thread.thread().clone());
         let writer = Writer {
             stop,
             thread: Some(thread),
@@ -164,7 +166,7 @@ impl AccessLog {
 }
 
 impl Shared {
-    fn new(sample: f64, dropped: IntCounter, waiting_bytes_max: usize) -> Self {
+    fn new(sample: f64, dropped: IntCounter, threads: usize, waiting_bytes_max: usize) -> Self {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -172,33 +174,48 @@ impl Shared {
         )]
         let keep_below = (sample.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         Self {
-            waiting: Mutex::default(),
-            waiting_bytes_max,
+            shards: (0..threads).map(|_| Shard::default()).collect(),
+            shard_bytes_max: waiting_bytes_max / threads.max(1),
             dropped,
             keep_below,
+            writer: OnceLock::new(),
+            over: AtomicBool::new(false),
         }
     }
 
-    /// The lock is held for a copy of some hundred bytes; the line was made before.
+    /// The lock is held for a copy of some hundred bytes, and contended only by the writer, every few milliseconds.
     fn add(&self, line: &[u8]) {
-        let mut waiting = self.waiting.lock();
-        if waiting.writer.is_none() || waiting.lines.len() + line.len() > self.waiting_bytes_max {
-            drop(waiting);
+        let Some(shard) = self.shards.get(thread_number() % self.shards.len().max(1)) else {
+            return;
+        };
+        let mut lines = shard.0.lock();
+        if self.over.load(Ordering::Acquire) || lines.len() + line.len() > self.shard_bytes_max {
+            drop(lines);
             return self.dropped.inc();
         }
-        let is_first = waiting.lines.is_empty();
-        waiting.lines.extend_from_slice(line);
-        let writer = if is_first { waiting.writer.clone() } else { None };
-        drop(waiting);
-        if let Some(writer) = writer {
+        let is_first = lines.is_empty();
+        lines.extend_from_slice(line);
+        drop(lines);
+        if is_first && let Some(writer) = self.writer.get() {
             writer.unpark();
         }
     }
 
-    /// All lines that wait, for an empty buffer.
+    /// All lines that wait.
     fn take(&self, lines: &mut Vec<u8>) {
-        std::mem::swap(&mut self.waiting.lock().lines, lines);
+        for shard in &self.shards {
+            let mut waiting = shard.0.lock();
+            lines.append(&mut waiting);
+            waiting.shrink_to(KEPT_BYTES);
+        }
     }
+}
+
+/// A number for each thread, in the order in which they first ask.
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+    NUMBER.with(|number| *number)
 }
 
 impl Drop for Writer {
@@ -247,13 +264,12 @@ fn write_until_stopped(shared: &Shared, mut sink: Sink, stop: &AtomicBool) {
             std::thread::sleep(GATHER);
         }
     }
-    // From here on lines are counted as dropped.
-    let mut waiting = shared.waiting.lock();
-    waiting.writer = None;
-    if let Err(error) = sink.write(&waiting.lines) {
+    // From here on lines are counted as dropped; who added one before that holds or held the lock that `take` needs.
+    shared.over.store(true, Ordering::Release);
+    shared.take(&mut lines);
+    if let Err(error) = sink.write(&lines) {
         log::error!("access log: {error}; the last lines are lost");
     }
-    waiting.lines = Vec::new();
 }
 
 enum Sink {
@@ -344,7 +360,6 @@ mod tests {
     }
 
     fn log(shared: Shared) -> AccessLog {
-        shared.waiting.lock().writer = Some(std::thread::current());
         AccessLog(Some(Arc::new(shared)))
     }
 
@@ -353,7 +368,7 @@ mod tests {
         let dropped = counter();
         let record = Record::default();
         let length = line::of(&record).len();
-        let log = log(Shared::new(1.0, dropped.clone(), 2 * length));
+        let log = log(Shared::new(1.0, dropped.clone(), 1, 2 * length));
         for _ in 0..5 {
             log.push(&record);
         }
@@ -410,7 +425,7 @@ mod tests {
 
     #[test]
     fn sampling_keeps_every_refusal_and_failure() {
-        let log = log(Shared::new(0.5, counter(), 0));
+        let log = log(Shared::new(0.5, counter(), 1, 0));
         assert!(log.wants(200, "", 1));
         assert!(!log.wants(200, "", u32::MAX));
         assert!(log.wants(429, "rate_limited", u32::MAX));
