@@ -301,6 +301,9 @@ impl Drop for Journey {
         if self.reported {
             return;
         }
+        if let Some(home) = &self.home {
+            home.leave_request_id(self.ids.request_id_text());
+        }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
             (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), received) {

@@ -60,6 +60,8 @@ pub struct Home {
     received: AtomicBool,
     tunnel: AtomicBool,
     keep: AtomicBool,
+    /// Of a request that the engine did not answer; set when its journey is dropped.
+    request_id: Mutex<Option<String>>,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -176,6 +178,16 @@ impl Home {
     /// The core, when the wire is gone.
     pub fn take(&self) -> Option<Box<Core>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Leaves the id of a request that ends without an answer of the engine.
+    pub fn leave_request_id(&self, id: &str) {
+        *self.request_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
+    }
+
+    /// That id, once.
+    pub fn take_request_id(&self) -> Option<String> {
+        self.request_id.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether a final answer has begun.

@@ -22,7 +22,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::Stream;
@@ -157,6 +157,7 @@ impl Connections {
     ) -> Next {
         let mut searched = 0;
         let mut begun = !core.buffer.is_empty();
+        let mut left = false;
         deadline.set(
             Instant::now(),
             if begun {
@@ -191,7 +192,10 @@ impl Connections {
                 () = deadline.expired() => {
                     return if waiting { Next::Close } else { Next::Refuse(Refusal::RequestTimeout) };
                 }
-                () = leaving.begun(), if waiting && !deadline.is_leaving() => deadline.leave(LEAVE_IDLE),
+                () = leaving.begun(), if waiting && !left => {
+                    left = true;
+                    deadline.set(Instant::now(), LEAVE_IDLE.min(self.timeouts.idle));
+                }
             }
         }
     }
@@ -220,7 +224,12 @@ impl Connections {
         deadline: &mut Deadline,
         shutdown: &ShutdownWatch,
     ) -> Option<Box<Core>> {
-        let prefix = origin_form(core.buffer.split_to(head.length), &head);
+        // Splitting a buffer makes its storage shared; most buffers hold one head and nothing else.
+        let head_bytes = match core.buffer.len() == head.length {
+            true => std::mem::take(&mut core.buffer),
+            false => core.buffer.split_to(head.length),
+        };
+        let prefix = origin_form(head_bytes, &head);
         home.reset();
         let arrived = Instant::now();
         core.arrived = arrived.into_std();
@@ -253,8 +262,14 @@ impl Connections {
             Ended::Expired => Some(Refusal::RequestTimeout),
         };
         match refusal.filter(|_| !home.is_answered()) {
-            // The request's own record says what happened; this only tells the client.
-            Some(refusal) => write_and_linger(core, refusal.answer(&request_id::new()).into_closing_bytes()).await,
+            Some(refusal) => {
+                // The journey has reported what happened under this id; this only tells the client.
+                let request_id = match home.take_request_id() {
+                    Some(request_id) => request_id,
+                    None => request_id::new(),
+                };
+                write_and_linger(core, refusal.answer(&request_id).into_closing_bytes()).await;
+            }
             None if core.is_received() || core.is_gone() || home.is_tunnel() => close(core).await,
             None => linger(core).await,
         }
@@ -297,7 +312,6 @@ struct Deadline {
     registered: Option<Waker>,
     armed: Instant,
     at: Instant,
-    leaving: bool,
 }
 
 impl Deadline {
@@ -308,29 +322,14 @@ impl Deadline {
             registered: None,
             armed: now,
             at: now,
-            leaving: false,
         }
     }
 
     fn set(&mut self, now: Instant, after: Duration) {
-        if self.leaving {
-            return;
-        }
         self.at = now + after;
         if self.at < self.armed {
             self.arm();
         }
-    }
-
-    /// Nearer, and not to be moved any more: the process leaves.
-    fn leave(&mut self, after: Duration) {
-        self.at = self.at.min(Instant::now() + after);
-        self.leaving = true;
-        self.arm();
-    }
-
-    fn is_leaving(&self) -> bool {
-        self.leaving
     }
 
     fn arm(&mut self) {
@@ -419,7 +418,7 @@ impl<F: FnMut()> Drop for Undo<F> {
 /// target (RFC 9112 section 3.2.2) names the same authority as Host, so nothing is lost.
 fn origin_form(mut head_bytes: BytesMut, head: &Head) -> BytesMut {
     if !head.absolute {
-        let _ = head_bytes.split_to(head.start);
+        head_bytes.advance(head.start);
         return head_bytes;
     }
     let path = head.path.of(&head_bytes);

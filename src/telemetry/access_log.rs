@@ -160,7 +160,7 @@ impl AccessLog {
     /// Adds the line of a record. Never waits for the writer; counts what does not fit.
     pub fn push(&self, record: &Record<'_>) {
         if let Some(shared) = &self.0 {
-            shared.add(&line::of(record));
+            shared.add(record);
         }
     }
 }
@@ -183,20 +183,23 @@ impl Shared {
         }
     }
 
-    /// The lock is held for a copy of some hundred bytes, and contended only by the writer, every few milliseconds.
-    fn add(&self, line: &[u8]) {
+    /// The lock is contended only by the writer, every few milliseconds, for as long as it takes to copy a buffer.
+    fn add(&self, record: &Record<'_>) {
         let Some(shard) = self.shards.get(thread_number() % self.shards.len().max(1)) else {
             return;
         };
         let mut lines = shard.0.lock();
-        if self.over.load(Ordering::Acquire) || lines.len() + line.len() > self.shard_bytes_max {
+        let before = lines.len();
+        line::append(&mut lines, record);
+        if self.over.load(Ordering::Acquire) || lines.len() > self.shard_bytes_max {
+            lines.truncate(before);
             drop(lines);
             return self.dropped.inc();
         }
-        let is_first = lines.is_empty();
-        lines.extend_from_slice(line);
         drop(lines);
-        if is_first && let Some(writer) = self.writer.get() {
+        if before == 0
+            && let Some(writer) = self.writer.get()
+        {
             writer.unpark();
         }
     }
@@ -367,7 +370,9 @@ mod tests {
     fn a_full_buffer_drops_and_counts_instead_of_blocking() {
         let dropped = counter();
         let record = Record::default();
-        let length = line::of(&record).len();
+        let mut line = Vec::new();
+        line::append(&mut line, &record);
+        let length = line.len();
         let log = log(Shared::new(1.0, dropped.clone(), 1, 2 * length));
         for _ in 0..5 {
             log.push(&record);

@@ -374,6 +374,43 @@ fn a_gateway_that_is_asked_to_leave_waits_for_requests_until_the_deadline_and_fo
 }
 
 #[test]
+fn a_request_that_ran_out_of_time_is_logged_under_the_id_that_the_client_was_told() {
+    let origin = Origin::start(hangs());
+    let gateway = Gateway::with(revision(&origin))
+        .server("timeouts: { request: 300ms }")
+        .start();
+    let answer = gateway
+        .client()
+        .get("/open")
+        .send()
+        .expect_refusal(504, "upstream_timeout");
+    let id = answer.header("X-Request-Id").unwrap().to_owned();
+    let record = gateway.access_record(&id);
+    assert_eq!(record["code"], "upstream_timeout", "{record}");
+    assert_eq!(record["path"], "/open");
+}
+
+/// Found in review: the deadline of an idle connection of a leaving process was the deadline of its last request too.
+#[test]
+fn a_last_request_on_an_idle_connection_of_a_leaving_gateway_has_all_its_time() {
+    let origin = Origin::start(|exchange: &mut Exchange| {
+        if exchange.request.target == "/open/slow" {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        echo()(exchange)
+    });
+    let gateway = Gateway::with(revision(&origin)).start();
+    let mut idle = gateway.raw();
+    idle.send(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(idle.answer().status, 200);
+    gateway.terminate();
+    idle.send(b"GET /open/slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    let last = idle.answer();
+    assert_eq!(last.status, 200, "{last:?}");
+    assert!(gateway.wait().success());
+}
+
+#[test]
 fn an_interim_answer_does_not_stop_the_clock() {
     let origin = Origin::start(|exchange: &mut Exchange| match exchange.request.target.as_str() {
         "/open/interim" => {

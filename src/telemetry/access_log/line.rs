@@ -9,12 +9,9 @@ use std::net::IpAddr;
 
 use super::Record;
 
-/// Most lines fit.
-const LINE: usize = 768;
-
-/// The line of a record, with its end.
-pub(super) fn of(record: &Record<'_>) -> Vec<u8> {
-    let mut line = Line(Vec::with_capacity(LINE));
+/// Adds the line of a record, with its end.
+pub(super) fn append(lines: &mut Vec<u8>, record: &Record<'_>) {
+    let mut line = Line(lines);
     line.number("{\"time_ms\":", record.time_ms);
     line.text(",\"request_id\":", record.request_id);
     line.text(",\"trace_id\":", record.trace_id);
@@ -47,13 +44,12 @@ pub(super) fn of(record: &Record<'_>) -> Vec<u8> {
     }
     line.text(",\"revision\":", record.revision);
     line.0.extend_from_slice(b"}\n");
-    line.0
 }
 
 /// A line on its way. `name` is what stands before a value: comma, quoted name, colon.
-struct Line(Vec<u8>);
+struct Line<'a>(&'a mut Vec<u8>);
 
-impl Line {
+impl Line<'_> {
     fn number(&mut self, name: &'static str, number: u64) {
         self.0.extend_from_slice(name.as_bytes());
         self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
@@ -124,6 +120,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    fn of(record: &Record<'_>) -> Vec<u8> {
+        let mut line = Vec::new();
+        append(&mut line, record);
+        line
+    }
 
     fn parsed(record: &Record<'_>) -> Value {
         let line = of(record);
