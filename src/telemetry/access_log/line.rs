@@ -102,16 +102,16 @@ fn is_plain(text: &[u8]) -> bool {
     const fn below(word: u64, bound: u64) -> u64 {
         word.wrapping_sub(ONES * bound) & !word
     }
-    let mut words = text.chunks_exact(8);
+    let (words, rest) = text.as_chunks::<8>();
     let mut found = 0;
-    for word in words.by_ref() {
-        let word = word.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
-        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let quote = below(word ^ (ONES * 0x22), 1);
+        let backslash = below(word ^ (ONES * 0x5c), 1);
         found |= below(word, 0x20) | quote | backslash;
     }
     let is_special = |byte: &u8| *byte < b' ' || matches!(*byte, b'"' | b'\\');
-    found & HIGHS == 0 && !words.remainder().iter().any(is_special)
+    found & HIGHS == 0 && !rest.iter().any(is_special)
 }
 
 #[cfg(test)]
