@@ -205,6 +205,7 @@ impl ProxyHttp for Gateway {
         let headers = &session.req_header().headers;
         journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
         journey.ids = Ids::of(headers);
+        forward::forget_spelling(session.req_header_mut());
         Ok(())
     }
 
@@ -448,8 +449,9 @@ fn wire_of(session: &Session) -> Option<&Wire> {
 fn split_target(request: &RequestHeader) -> Result<(&str, Option<&str>), Refusal> {
     let target =
         std::str::from_utf8(request.raw_path()).map_err(|_| Refusal::BadRequest("the request target is not ASCII"))?;
-    Ok(match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    let mark = memchr::memchr(b'?', target.as_bytes());
+    Ok(match mark.and_then(|mark| target.split_at_checked(mark)) {
+        Some((path, query)) => (path, query.get(1..)),
         None => (target, None),
     })
 }

@@ -10,7 +10,7 @@ pub mod status;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pingora::listeners::L4BufferSettings;
 use pingora::listeners::ListenerConfig;
@@ -50,6 +50,9 @@ const UPSTREAM_IDLE_PER_THREAD: usize = 1024;
 /// Client sockets are read without a buffer in between (the connection has its own), and written through one that holds
 /// the head and body of a small answer, so that both leave in one system call.
 const WRITE_BUFFER: usize = 8 * 1024;
+
+/// How long the end waits for connections that were cut.
+const CUT: Duration = Duration::from_secs(1);
 
 /// How often finished counters are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -189,11 +192,12 @@ impl Server {
         engine.run(RunArgs {
             shutdown_signal: Box::new(Signals::new(
                 Arc::clone(&self.leave),
-                census,
+                Arc::clone(&census),
                 self.config.server.timeouts.drain,
             )),
         });
         self.leave.begin();
+        wait_until_empty(&census);
         self.side.shutdown_timeout(Duration::from_secs(1));
         drop(self.log_writer);
     }
@@ -255,6 +259,15 @@ impl Server {
         let drain = self.drain.clone();
         self.side
             .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
+    }
+}
+
+/// The engine ends its threads without waiting for the connections that it cuts, and each of them reports its request
+/// when it is dropped: only then is the log complete.
+fn wait_until_empty(census: &Census) {
+    let until = Instant::now() + CUT;
+    while census.open() > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

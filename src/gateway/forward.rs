@@ -118,11 +118,15 @@ pub struct Told<'a> {
     pub underscores: bool,
 }
 
-/// Makes the request for the upstream out of the client's. The target is in origin form or `*` here, which is what the
-/// header can tell from its parts.
+/// Forgets how the client spelled the names. Before the engine copies the header for the upstream: it would copy the
+/// spelling too, only to have it dropped in [`prepare`].
+pub fn forget_spelling(request: &mut RequestHeader) {
+    *request = RequestHeader::from(take_parts(request));
+}
+
+/// Makes the request for the upstream out of the client's.
 pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
-    let blank = RequestHeader::from(http::Request::new(()).into_parts().0);
-    let mut parts = http::request::Parts::from(std::mem::replace(request, blank));
+    let mut parts = take_parts(request);
     let headers = &mut parts.headers;
     headers.reserve(ADDED_MAX);
     strip(headers, told);
@@ -149,6 +153,13 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
         headers.insert(X_KEY_TYPE, HeaderValue::from_static(key_type));
     }
     *request = RequestHeader::from(parts);
+}
+
+/// The parts of a request, without the spelling of its names. The target is in origin form or `*` here (the connection
+/// has seen to that), which is what a header can tell from its parts.
+fn take_parts(request: &mut RequestHeader) -> http::request::Parts {
+    let blank = RequestHeader::from(http::Request::new(()).into_parts().0);
+    std::mem::replace(request, blank).into()
 }
 
 /// Tells the client about its request, in the answer of the upstream.
@@ -404,10 +415,14 @@ mod tests {
         for target in ["*", "/", "/a?b=c%20d", "/x;y=1/%C3%A9"] {
             let mut request = RequestHeader::build("OPTIONS", target.as_bytes(), None).unwrap();
             request.set_version(http::Version::HTTP_11);
+            request.append_header("X-Some", "1").unwrap();
+            request.append_header("x-sOME", "2").unwrap();
+            forget_spelling(&mut request);
             prepare(&mut request, &told(stranger(), &peer, &ids));
             assert_eq!(request.raw_path(), target.as_bytes());
             assert_eq!(request.method, http::Method::OPTIONS);
             assert_eq!(request.version, http::Version::HTTP_11);
+            assert!(request.headers.get_all("x-some").iter().eq(["1", "2"]));
         }
     }
 

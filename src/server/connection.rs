@@ -242,12 +242,9 @@ impl Connections {
         deadline: &mut Deadline,
         shutdown: &ShutdownWatch,
     ) -> Option<Box<Core>> {
-        // Splitting a buffer makes its storage shared; most buffers hold one head and nothing else.
-        let head_bytes = match core.buffer.len() == head.length {
-            true => std::mem::take(&mut core.buffer),
-            false => core.buffer.split_to(head.length),
-        };
-        let prefix = origin_form(head_bytes, &head);
+        // Split, although most buffers hold one head and nothing else: the storage comes back when the exchange is over,
+        // and is read into again. A buffer that is given away costs two allocations for every request.
+        let prefix = origin_form(core.buffer.split_to(head.length), &head);
         home.reset();
         let arrived = Instant::now();
         core.arrived = arrived.into_std();
@@ -405,15 +402,17 @@ struct Leaving<'a, F> {
 }
 
 impl<F: Future<Output = ()>> Leaving<'_, F> {
-    /// Not to be waited for again once it has begun.
     async fn begun(&mut self) {
         std::future::poll_fn(|context| {
-            if is_known(self.registered.as_ref(), context) && !self.drain.is_begun() {
-                return Poll::Pending;
+            // Asked first, because who is woken finds it true, and the other must not be polled when it is over.
+            if self.drain.is_begun() {
+                return Poll::Ready(());
             }
-            let begun = self.begun.as_mut().poll(context);
-            self.registered = begun.is_pending().then(|| context.waker().clone());
-            begun
+            if !is_known(self.registered.as_ref(), context) {
+                self.registered = Some(context.waker().clone());
+                return self.begun.as_mut().poll(context);
+            }
+            Poll::Pending
         })
         .await;
     }
