@@ -1,9 +1,11 @@
 //! The access log: one JSON line per request, written by a thread of its own.
 //!
-//! A request adds its line to a bounded buffer of its thread and goes on; when the buffer is full the line is dropped and
-//! counted, because a full disk must slow down no client. The writer takes whole buffers at a time, so that under load it
-//! is never woken per request. Lines of one thread keep their order; those of several are in no order. The line is made where the facts are: handing records over instead made copies of them, which
-//! the writer read and freed on another core, long out of the cache, and cost more than twice as much.
+//! A request adds its line to a bounded buffer of its thread and goes on; when the buffer is full the line is dropped
+//! and counted, because a full disk must slow down no client. The writer takes whole buffers at a time, so that under
+//! load it is never woken per request. Lines of one thread keep their order; those of several are in no order.
+//!
+//! A line is made where its facts are. Handing records over instead made copies of them, which the writer read and freed
+//! on another core, long out of the cache: it cost more than twice as much.
 
 mod line;
 
