@@ -6,8 +6,7 @@ CARGO ?= cargo
 
 .PHONY: run test build fmt lint unit bench tools-build tools-test clean
 
-run: tools-build
-	$(CARGO) build --release --locked
+run: build
 	exec target/release/tollgate demo
 
 test: tools-test fmt lint unit

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the programs that building ("build") or testing ("test") needs and that are missing. Where it can not, it
+# Installs the programs that building ("build"), testing ("test") or measuring ("loadtest") needs and that are missing. Where it can not, it
 # says exactly what to run.
 set -eu
 
@@ -11,6 +11,12 @@ need() { # need COMMAND PACKAGE
 need cmake cmake                 # zlib-ng, inside the proxy engine's compression
 need cc gcc
 case "${1:-build}" in
+loadtest)
+    need wrk wrk
+    need strace strace
+    need taskset util-linux
+    need python3 python3
+    ;;
 test)
     need redis-server redis-server
     need curl curl

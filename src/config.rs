@@ -86,7 +86,7 @@ pub struct Timeouts {
     pub header: Duration,
     /// How long a connection may be open without a request.
     pub idle: Duration,
-    /// From the head of a request to the end of its answer.
+    /// From the head of a request until the head of its answer, the request's body included: 408 or 504 after it.
     pub request: Duration,
     /// How long requests in flight may go on when the process is asked to end; may be zero.
     pub drain: Duration,

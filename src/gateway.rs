@@ -26,7 +26,7 @@ use http::header::{HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use prometheus::{Histogram, IntCounter};
@@ -40,12 +40,16 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
+use crate::upstream::Upstream;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
 use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
 use wire::Wire;
+
+/// How often one request is sent at most when kept connections turn out to be closed.
+const RESENDS_MAX: u32 = 3;
 
 /// Serves requests, each with the revision that is applied when it arrives.
 pub struct Gateway {
@@ -206,6 +210,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
+        if wire_of(session).is_some_and(Wire::is_too_large) {
+            let (path, _) = split_target(session.req_header()).unwrap_or_default();
+            journey.saw(session.req_header(), path);
+            self.refuse(session, journey, &Refusal::BodyTooLarge).await?;
+            return Ok(true);
+        }
         match self.admit(session.req_header(), journey).await {
             Ok(()) => Ok(false),
             Err(refusal) => {
@@ -240,8 +250,27 @@ impl ProxyHttp for Gateway {
         if let Some(position) = journey.endpoint {
             journey.tried.insert(position);
         }
-        let attempts = journey.upstream().map_or(1, crate::upstream::Upstream::attempts);
-        error.set_retry((journey.tried.count() as usize) < attempts);
+        let attempts = journey.upstream().map_or(1, Upstream::attempts);
+        error.set_retry((journey.outcome.tries as usize) < attempts);
+        error
+    }
+
+    /// A kept connection can turn out to have been closed while it was idle. Then an idempotent request whose body is
+    /// still there goes out again, on another connection; never often, because each try may have reached the service.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        journey: &mut Box<Journey>,
+        reused: bool,
+    ) -> Box<Error> {
+        let may_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        if may_repeat && journey.outcome.tries < RESENDS_MAX {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
         error
     }
 
@@ -357,6 +386,22 @@ impl ProxyHttp for Gateway {
             error_code: refusal.status(),
             can_reuse_downstream: written,
         }
+    }
+
+    /// What the engine asks for when it wants to name a request in its own log: never the query, which may hold a key.
+    fn request_summary(&self, session: &Session, journey: &Box<Journey>) -> String {
+        format!("{} {}", session.req_header().method, journey.request_id())
+    }
+
+    /// Like [`Self::suppress_error_log`]: the tries of a request are in its access log line.
+    fn suppress_proxy_warn_log(
+        &self,
+        session: &Session,
+        journey: &Box<Journey>,
+        error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        self.suppress_error_log(session, journey, error)
     }
 
     /// Failures are in the access log, with more than the engine knows about them.

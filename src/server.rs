@@ -31,6 +31,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::{Throttle, Time};
 use crate::upstream::Rotations;
+use crate::upstream::resolve::Names;
 use census::Census;
 use connection::Connections;
 use drain::Signals;
@@ -132,13 +133,14 @@ impl Server {
             environment_type: config.gateway.environment_type,
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            names: Names::LookUp,
             rotations: Arc::new(Rotations::default()),
             metrics: Arc::clone(&metrics),
         };
         let revisions = Arc::new(Revisions::new(compiler, Arc::clone(&metrics)));
         let watch = Watch::new(config.revision.file.clone());
         revisions
-            .apply_file(&config.revision.file, unix_ms())
+            .apply_first(&config.revision.file, unix_ms())
             .map_err(|refused| StartError::Revision(refused.mistakes))?;
 
         Ok(Self {
@@ -229,7 +231,7 @@ impl Server {
     fn start_side_tasks(&mut self) {
         if let Some(listener) = self.status_listener.take() {
             let status = Arc::new(Status {
-                gateway: self.config.gateway.id.clone(),
+                gateway: self.config.gateway.clone(),
                 revisions: Arc::clone(&self.revisions),
                 key_sets: self.key_sets.clone(),
                 throttle: Arc::clone(&self.throttle),
@@ -274,7 +276,7 @@ fn engine_conf(config: &Config) -> ServerConf {
         threads: config.server.threads,
         listener_tasks_per_fd: config.server.threads,
         upstream_keepalive_pool_size: UPSTREAM_IDLE_PER_THREAD,
-        // How often a request may be sent again is decided in the gateway; this only bounds a mistake there.
+        // How often a request may be tried is decided in the gateway; this only bounds a mistake there.
         max_retries: 16,
         ..ServerConf::default()
     }

@@ -20,7 +20,8 @@ use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{RouteMetrics, seconds};
 use crate::throttle::{Decisions, Demand, Place, Rule, Subject, headers};
-use crate::upstream::{Rotations, Upstream, resolve};
+use crate::upstream::resolve::Names;
+use crate::upstream::{Rotations, Upstream};
 
 /// The limits that count for one request; the common case needs no allocation.
 pub type Demands<'a> = SmallVec<[Demand<'a>; 8]>;
@@ -102,6 +103,8 @@ pub struct Compiler {
     pub key_sets: KeySets,
     /// Verified tokens.
     pub tokens: Arc<TokenCache>,
+    /// Whether host names of endpoints are looked up.
+    pub names: Names,
     /// Where upstreams' rotations stand.
     pub rotations: Arc<Rotations>,
     /// Metrics.
@@ -120,7 +123,7 @@ impl Compiler {
 
         let revision = &loaded.revision;
         let plans = (revision.plans.iter())
-            .map(|plan| self.rules(&plan.limits, Place::Plan(&plan.name), plan.name.as_str()))
+            .map(|plan| self.rules(&plan.limits, Place::Plan(&plan.name)))
             .collect::<Vec<_>>();
         let snapshot = Snapshot {
             short_digest: Arc::from(revision.digest.get(..12).unwrap_or(&revision.digest)),
@@ -246,7 +249,7 @@ impl Compiler {
         for upstream in &revision.upstreams {
             let mut addresses: Vec<SocketAddr> = Vec::with_capacity(upstream.endpoints.len());
             for endpoint in &upstream.endpoints {
-                match resolve::resolve(endpoint) {
+                match self.names.address(endpoint) {
                     Ok(address) => addresses.push(address),
                     Err(error) => findings.push((
                         document::Place::default(),
@@ -268,7 +271,7 @@ impl Compiler {
     }
 
     fn api(&self, api: &revision::Api, plans: &[Vec<Rule>]) -> Api {
-        let rules = self.rules(&api.limits, Place::Api(&api.name), api.name.as_str());
+        let rules = self.rules(&api.limits, Place::Api(&api.name));
         let policies = std::iter::once(None)
             .chain(plans.iter().map(Some))
             .map(|plan| headers::policy_field(rules.iter().chain(plan.into_iter().flatten())))
@@ -289,11 +292,16 @@ impl Compiler {
         }
     }
 
-    fn rules(&self, limits: &[Limit], place: Place<'_>, owner: &str) -> Vec<Rule> {
+    fn rules(&self, limits: &[Limit], place: Place<'_>) -> Vec<Rule> {
+        // A plan and an API may have the same name.
+        let (kind, owner) = match place {
+            Place::Plan(plan) => ("plan/", plan.as_str()),
+            Place::Api(api) => ("api/", api.as_str()),
+        };
         limits
             .iter()
             .map(|limit| {
-                let label = [owner, "/", limit.name.as_str()].concat();
+                let label = [kind, owner, "/", limit.name.as_str()].concat();
                 let [allow, deny, would_deny] =
                     self.metrics.throttle_decisions(&label, ["allow", "deny", "would_deny"]);
                 Rule::compile(

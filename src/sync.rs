@@ -84,45 +84,76 @@ impl Revisions {
     /// # Errors
     /// The mistakes, when it is refused; the last good revision then still runs.
     pub fn apply_file(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
+        self.try_file(path, now_ms).inspect_err(|refused| self.note(refused))
+    }
+
+    /// The first file of a process: whoever starts it tells the mistakes.
+    ///
+    /// # Errors
+    /// As for [`Self::apply_file`].
+    pub fn apply_first(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
+        self.try_file(path, now_ms)
+    }
+
+    /// The same for a file that was refused and did not change: what has been reported is not reported again.
+    ///
+    /// # Errors
+    /// As for [`Self::apply_file`].
+    pub fn apply_file_again(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
+        self.try_file(path, now_ms).inspect_err(|refused| {
+            let known = self
+                .status()
+                .refused
+                .is_some_and(|before| before.mistakes == refused.mistakes);
+            if !known {
+                self.note(refused);
+            }
+        })
+    }
+
+    /// Logs, counts and shows a refusal.
+    fn note(&self, refused: &Refused) {
+        for mistake in &refused.mistakes {
+            log::error!("revision refused: {mistake}");
+        }
+        self.metrics.revision_refused(refused.reason);
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(refused.clone());
+    }
+
+    fn try_file(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
         // A fault of ours in a compiler must not take down a gateway that serves.
         let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let loaded = revision::load(path, &Environment::of_process())?;
             self.compiler.compile(loaded)
         }));
-        let refused = match built {
+        match built {
             Ok(Ok((snapshot, warnings))) => {
                 for warning in &warnings {
                     log::warn!("{warning}");
                 }
                 self.swap(snapshot, now_ms);
-                return Ok(());
+                Ok(())
             }
             Ok(Err(mistakes)) => {
                 let mistakes = mistakes.iter().map(ToString::to_string).collect();
-                Refused {
+                Err(Refused {
                     at_ms: now_ms,
                     reason: "invalid",
                     mistakes,
-                }
+                })
             }
             Err(_) => {
                 let mistakes = vec![format!(
                     "{}: the compiler panicked; this is a bug of tollgate",
                     path.display()
                 )];
-                Refused {
+                Err(Refused {
                     at_ms: now_ms,
                     reason: "panicked",
                     mistakes,
-                }
+                })
             }
-        };
-        for mistake in &refused.mistakes {
-            log::error!("revision refused: {mistake}");
         }
-        self.metrics.revision_refused(refused.reason);
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(refused.clone());
-        Err(refused)
     }
 
     /// Frees replaced snapshots that no request holds any more. Called now and then from a background thread.

@@ -159,7 +159,7 @@ struct Directory {
 
 impl Directory {
     fn create() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("tollgate-demo-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("tollgate-demo-{:016x}", rand::random::<u64>()));
         std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self { path })
     }

@@ -17,6 +17,7 @@ use crate::snapshot::Compiler;
 use crate::telemetry::Metrics;
 use crate::throttle::{Throttle, Time};
 use crate::upstream::Rotations;
+use crate::upstream::resolve::Names;
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
@@ -77,6 +78,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         environment_type: config.gateway.environment_type,
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(1)),
+        names: Names::Leave,
         rotations: Arc::new(Rotations::default()),
         metrics: Arc::new(metrics),
     };

@@ -132,7 +132,7 @@ pub(super) struct RawTimeouts {
     pub(super) header: Option<At<Text<Duration>>>,
     /// How long a connection may be open without a request. Default 60s.
     pub(super) idle: Option<At<Text<Duration>>>,
-    /// From the head of a request to the end of its answer. Default 60s.
+    /// From the head of a request until the head of its answer, the request's body included: 408 or 504 after it. Default 60s.
     pub(super) request: Option<At<Text<Duration>>>,
     /// How long requests in flight may go on when the process is asked to end. Default 60s.
     pub(super) drain: Option<At<Text<Duration>>>,

@@ -124,8 +124,9 @@ pub struct UpstreamFacts {
 pub struct EndpointFacts {
     /// As in the revision.
     pub address: String,
-    /// What it resolves to.
-    pub resolved: String,
+    /// What it is, when it is an address: names are not looked up here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<String>,
     /// Share of the traffic in percent.
     pub share_percent: f64,
 }
@@ -284,7 +285,9 @@ fn upstream_facts(snapshot: &Snapshot, api: &Api, question: &Question<'_>, path:
         .iter()
         .map(|endpoint| EndpointFacts {
             address: endpoint.label().to_string(),
-            resolved: endpoint.address().to_string(),
+            resolved: Some(endpoint.address())
+                .filter(|address| !address.ip().is_unspecified())
+                .map(|address| address.to_string()),
             share_percent: (f64::from(endpoint.weight()) / total * 1000.0).round() / 10.0,
         })
         .collect();

@@ -276,13 +276,12 @@ fn forwarded_for(headers: &HeaderMap, told: &Told<'_>) -> Option<HeaderValue> {
 
 /// An entry of `X-Forwarded-For`: an address, perhaps with a port, perhaps in brackets.
 fn parse_address(entry: &str) -> Option<IpAddr> {
-    if let Ok(address) = entry.parse() {
-        return Some(address);
-    }
-    if let Ok(socket) = entry.parse::<std::net::SocketAddr>() {
-        return Some(socket.ip());
-    }
-    entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+    let address: IpAddr = match (entry.parse(), entry.parse::<std::net::SocketAddr>()) {
+        (Ok(address), _) => address,
+        (_, Ok(socket)) => socket.ip(),
+        _ => entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?,
+    };
+    Some(address.to_canonical())
 }
 
 #[cfg(test)]
@@ -400,6 +399,7 @@ mod tests {
         assert_eq!(client("garbage"), "10.0.0.2");
         assert_eq!(client("198.51.100.4:5512"), "198.51.100.4");
         assert_eq!(client("[2001:db8::1]"), "2001:db8::1");
+        assert_eq!(client("6.6.6.6, ::ffff:198.51.100.4, ::ffff:10.1.1.1"), "198.51.100.4");
         let stranger = Origin::find(
             Some([192, 0, 2, 7].into()),
             &request(&[("x-forwarded-for", "9.9.9.9")]).headers,

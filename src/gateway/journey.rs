@@ -140,6 +140,12 @@ impl Journey {
         }
     }
 
+    /// Its id, as the client and the upstream see it.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        self.ids.request_id_text()
+    }
+
     /// The arrival, for counters.
     #[must_use]
     pub fn now(&self) -> Time {

@@ -274,7 +274,7 @@ impl Answer {
 
     /// For a connection on which the engine never saw a request: the whole answer, which closes the connection.
     #[must_use]
-    pub fn into_closing_bytes(self) -> Vec<u8> {
+    pub fn into_closing_bytes(self, without_body: bool) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512 + self.body.len());
         bytes.extend_from_slice(b"HTTP/1.1 ");
         bytes.extend_from_slice(self.status.as_str().as_bytes());
@@ -292,7 +292,9 @@ impl Answer {
             bytes.extend_from_slice(b"\r\n");
         }
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&self.body);
+        if !without_body {
+            bytes.extend_from_slice(&self.body);
+        }
         bytes
     }
 }
@@ -346,7 +348,7 @@ mod tests {
             policy: HeaderValue::from_static("\"minute\";q=5;w=60"),
             retry_after: HeaderValue::from_static("7"),
         }));
-        let text = String::from_utf8(refusal.answer("id").into_closing_bytes()).unwrap();
+        let text = String::from_utf8(refusal.answer("id").into_closing_bytes(false)).unwrap();
         assert!(text.starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
         assert!(text.contains("retry-after: 7\r\n"));
         assert!(text.contains("ratelimit: \"minute\";r=0;t=7\r\n"));

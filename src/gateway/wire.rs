@@ -48,6 +48,10 @@ pub struct Core {
     pub peer: Option<IpAddr>,
     /// Its address as a header field: upstreams are told it with every request.
     peer_field: Option<HeaderValue>,
+    /// The announced body is larger than allowed, which the gateway refuses before anything is read of it.
+    pub too_large: bool,
+    /// The method has answers without a body.
+    pub is_head: bool,
     fault: Option<BodyFault>,
     gone: bool,
 }
@@ -78,7 +82,8 @@ impl Core {
             digest
                 .peer_addr()
                 .and_then(SocketAddr::as_inet)
-                .map(std::net::SocketAddr::ip)
+                // An IPv4 client of a listener on [::] is the client that it is on 0.0.0.0.
+                .map(|address| address.ip().to_canonical())
         });
         Self {
             io,
@@ -88,6 +93,8 @@ impl Core {
             arrived: Instant::now(),
             peer,
             peer_field: peer.and_then(|peer| HeaderValue::try_from(peer.to_string()).ok()),
+            too_large: false,
+            is_head: false,
             fault: None,
             gone: false,
         }
@@ -254,6 +261,12 @@ impl Wire {
     #[must_use]
     pub fn peer_field(&self) -> Option<&HeaderValue> {
         self.core.as_ref().and_then(|core| core.peer_field.as_ref())
+    }
+
+    /// Whether the announced body is larger than allowed.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.too_large)
     }
 
     /// What was wrong with the body, if anything.

@@ -124,8 +124,8 @@ pub(super) struct RawUpstreamTimeouts {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRetries {
-    /// How many endpoints are tried in all when connecting fails, 1 to 10. Default 2. A request that was sent is
-    /// never sent again.
+    /// How many endpoints are tried in all when connecting fails, 1 to 10. Default 2. What was sent is repeated only if
+    /// a kept connection turned out closed and the method is idempotent.
     #[schemars(range(min = 1, max = 10))]
     pub(super) attempts: Option<At<u32>>,
     /// Share of requests that may be retries. Not available in this build.

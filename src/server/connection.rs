@@ -30,12 +30,13 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
 use super::census::{Census, Unseated};
 use crate::clock::unix_ms;
 use crate::config::{Limits, Timeouts};
-use crate::framing::{self, Body, BodyFault, Head, HeadError, HeadLimits, MessageBody};
+use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::{Core, Home, Wire};
@@ -63,6 +64,9 @@ const LINGER_BUFFER: usize = 16 * 1024;
 /// How long an idle connection is still listened to when the process leaves.
 const LEAVE_IDLE: Duration = Duration::from_millis(500);
 
+/// Connections that are told at a time that there is no room; more are closed without a word.
+const STANDING_MAX: usize = 256;
+
 /// How long a refusal may take to be written.
 const REFUSE: Duration = Duration::from_secs(2);
 
@@ -76,6 +80,8 @@ pub struct Connections {
     drain: Drain,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
+    /// Room for connections that are being refused for want of a seat.
+    standing: Semaphore,
 }
 
 /// What came out of waiting for a request.
@@ -115,6 +121,7 @@ impl Connections {
             drain,
             metrics,
             access_log,
+            standing: Semaphore::new(STANDING_MAX),
         }
     }
 
@@ -124,6 +131,10 @@ impl Connections {
             Ok(seat) => seat,
             Err(Unseated) => {
                 self.metrics.connections_refused.inc();
+                // Those who find no seat are told so, but not in any number at a time.
+                let Ok(_standing) = self.standing.try_acquire() else {
+                    return;
+                };
                 return self.refuse(core, &Refusal::Overloaded("connections")).await;
             }
         };
@@ -205,12 +216,19 @@ impl Connections {
             Ok(head) => head,
             Err(error) => return Next::Refuse(head_refusal(error)),
         };
-        match MessageBody::begin(head.body, self.limits.body_bytes) {
+        core.is_head = head.method.of(&core.buffer) == b"HEAD";
+        core.too_large = matches!(head.body, Body::Length(length) if length > self.limits.body_bytes);
+        // A body that is too large is refused in the journey, with the request's own id and name.
+        let limit = if core.too_large {
+            u64::MAX
+        } else {
+            self.limits.body_bytes
+        };
+        match MessageBody::begin(head.body, limit) {
             Ok(body) => {
                 core.begin(head, body);
                 Next::Request(head)
             }
-            Err(BodyFault::TooLarge) => Next::Refuse(Refusal::BodyTooLarge),
             Err(fault) => Next::Refuse(Refusal::BadRequest(fault.as_str())),
         }
     }
@@ -265,7 +283,8 @@ impl Connections {
                     Some(request_id) => request_id,
                     None => request_id::new(),
                 };
-                write_and_linger(core, refusal.answer(&request_id).into_closing_bytes()).await;
+                let is_head = core.is_head;
+                write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(is_head)).await;
             }
             None if core.is_received() || core.is_gone() || home.is_tunnel() => close(core).await,
             None => linger(core).await,
@@ -289,7 +308,7 @@ impl Connections {
         if self.access_log.wants(record.status, record.code, 0) {
             self.access_log.push(&record);
         }
-        write_and_linger(core, refusal.answer(&request_id).into_closing_bytes()).await;
+        write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(false)).await;
     }
 }
 

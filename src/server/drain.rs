@@ -42,7 +42,15 @@ impl ShutdownSignalWatch for Signals {
             listen(SignalKind::interrupt()),
             listen(SignalKind::quit()),
         );
+        let mut hangup = listen(SignalKind::hangup());
+        let ignored = async {
+            loop {
+                next(&mut hangup).await;
+                log::info!("SIGHUP: nothing to do, the revision and the log are watched");
+            }
+        };
         tokio::select! {
+            () = ignored => {}
             () = next(&mut terminate) => log::info!("SIGTERM: leaving"),
             () = next(&mut interrupt) => log::info!("interrupted: leaving"),
             () = next(&mut quit) => log::info!("SIGQUIT: leaving"),

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::auth::{KeySetStatus, KeySets};
 use crate::clock::unix_ms;
+use crate::config;
 use crate::gateway::drain::Drain;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
@@ -20,8 +21,8 @@ use crate::throttle::Throttle;
 
 /// What the status listener tells about.
 pub struct Status {
-    /// The gateway's id.
-    pub gateway: String,
+    /// Which gateway this is.
+    pub gateway: config::Gateway,
     /// Revisions.
     pub revisions: Arc<Revisions>,
     /// Issuers' keys.
@@ -39,6 +40,11 @@ pub struct Status {
 struct Ready {
     ready: bool,
     gateway: String,
+    environment: String,
+    labels: Vec<String>,
+    pool: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
     version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_not: Option<&'static str>,
@@ -81,7 +87,7 @@ fn router(status: Arc<Status>) -> Router {
 
 /// 200 while the process works.
 async fn live(State(status): State<Arc<Status>>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "status": "ok", "gateway": status.gateway, "version": env!("CARGO_PKG_VERSION") }))
+    Json(serde_json::json!({ "status": "ok", "gateway": status.gateway.id, "version": env!("CARGO_PKG_VERSION") }))
 }
 
 /// 200 with a revision applied and not leaving.
@@ -101,7 +107,11 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
     };
     let body = Ready {
         ready: why_not.is_none(),
-        gateway: status.gateway.clone(),
+        gateway: status.gateway.id.clone(),
+        environment: status.gateway.environment.clone(),
+        labels: status.gateway.labels.clone(),
+        pool: status.gateway.pool.clone(),
+        zone: status.gateway.zone.clone(),
         version: env!("CARGO_PKG_VERSION"),
         why_not,
         revision,

@@ -1,11 +1,11 @@
 //! Watches a revision file.
 //!
-//! By polling: `stat` four times a second costs nothing, needs no kernel resource per file, and sees through renames,
+//! By polling: `stat` five times a second costs nothing, needs no kernel resource per file, and sees through renames,
 //! symlink swaps and network file systems, each of which makes file notifications miss changes.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Revisions;
 use crate::clock::unix_ms;
@@ -13,6 +13,10 @@ use crate::clock::unix_ms;
 /// How often the file is looked at. A change is applied once two looks in a row see the same file, which is at most
 /// half a second after the writer is done: a file that is being written in place is not read half.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How soon, and how seldom at last, a refused file is tried again although it did not change.
+const AGAIN_FIRST: Duration = Duration::from_secs(2);
+const AGAIN_MOST: Duration = Duration::from_secs(60);
 
 /// Enough of a file's metadata to know that it was replaced or rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,26 @@ pub struct Watch {
     path: PathBuf,
     applied: Option<Stamp>,
     seen: Option<Stamp>,
+    try_again: Again,
+}
+
+/// When a refused file is tried again although it did not change.
+#[derive(Debug, Clone, Copy, Default)]
+struct Again(Option<(Instant, Duration)>);
+
+impl Again {
+    fn start(refused: bool) -> Self {
+        Self(refused.then(|| (Instant::now() + AGAIN_FIRST, AGAIN_FIRST)))
+    }
+
+    fn is_due(self) -> bool {
+        self.0.is_some_and(|(at, _)| Instant::now() >= at)
+    }
+
+    fn next(self, refused: bool) -> Self {
+        let pause = self.0.map_or(AGAIN_FIRST, |(_, pause)| (pause * 2).min(AGAIN_MOST));
+        Self(refused.then(|| (Instant::now() + pause, pause)))
+    }
 }
 
 impl Watch {
@@ -49,6 +73,7 @@ impl Watch {
             path,
             applied: stamp,
             seen: stamp,
+            try_again: Again::default(),
         }
     }
 
@@ -56,13 +81,13 @@ impl Watch {
     pub fn run(mut self, revisions: &Revisions, stopped: &dyn Fn() -> bool) {
         while !stopped() {
             std::thread::sleep(LOOK);
+            // A refusal is logged, counted and shown where it happens.
             if self.has_settled_change() {
-                if self.applied.is_some() {
-                    // A refusal is logged, counted and shown where it happens.
-                    let _ = revisions.apply_file(&self.path, unix_ms());
-                } else {
-                    log::warn!("{} is gone; the last good revision serves on", self.path.display());
-                }
+                self.try_again = Again::start(revisions.apply_file(&self.path, unix_ms()).is_err());
+            } else if self.try_again.is_due() {
+                // Not every reason is in the file: a name that did not resolve, a file that it refers to.
+                let refused = revisions.apply_file_again(&self.path, unix_ms()).is_err();
+                self.try_again = self.try_again.next(refused);
             }
             revisions.bury();
         }

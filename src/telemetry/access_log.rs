@@ -1,9 +1,11 @@
 //! The access log: one JSON line per request, written by a thread of its own.
 //!
-//! A request adds its line to a bounded buffer of its thread and goes on; when the buffer is full the line is dropped and
-//! counted, because a full disk must slow down no client. The writer takes whole buffers at a time, so that under load it
-//! is never woken per request. Lines of one thread keep their order; those of several are in no order. The line is made where the facts are: handing records over instead made copies of them, which
-//! the writer read and freed on another core, long out of the cache, and cost more than twice as much.
+//! A request adds its line to a bounded buffer of its thread and goes on; when the buffer is full the line is dropped
+//! and counted, because a full disk must slow down no client. The writer takes whole buffers at a time, so that under
+//! load it is never woken per request. Lines of one thread keep their order; those of several are in no order.
+//!
+//! A line is made where its facts are. Handing records over instead made copies of them, which the writer read and freed
+//! on another core, long out of the cache: it cost more than twice as much.
 
 mod line;
 
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -27,6 +29,9 @@ const KEPT_BYTES: usize = 256 * 1024;
 
 /// How long the writer lets lines gather before it looks again.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// How long the end of the process waits for the last lines.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How often an idle writer looks whether its file was moved.
 const LOOK: Duration = Duration::from_millis(100);
@@ -226,8 +231,15 @@ impl Drop for Writer {
         self.stop.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else { return };
         thread.thread().unpark();
-        if thread.join().is_err() {
-            log::error!("access log: the writer panicked; the last records may be missing");
+        // Whoever reads standard output may have stopped reading; the end of the process does not wait for that.
+        let until = Instant::now() + LAST_WORDS;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if !thread.is_finished() {
+            log::error!("access log: the last lines could not be written in time");
+        } else if thread.join().is_err() {
+            log::error!("access log: the writer panicked; the last lines may be missing");
         }
     }
 }

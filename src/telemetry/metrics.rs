@@ -47,7 +47,7 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     /// Panics that were caught.
     pub panics: IntCounter,
-    /// Log records that did not fit into the queue.
+    /// Log lines that did not fit into the buffer.
     pub access_log_dropped: IntCounter,
     /// Counters that were given up to make room.
     pub throttle_evictions: IntGauge,
@@ -171,7 +171,7 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     "tollgate_access_log_dropped_total",
-                    "Log records dropped because the queue was full",
+                    "Log lines dropped because the buffer was full",
                 )?,
             )?,
             throttle_evictions: register(

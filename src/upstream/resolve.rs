@@ -1,9 +1,37 @@
 //! Host names of endpoints become addresses before a revision is applied, never on a request thread.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use crate::revision::Endpoint;
+
+/// Whether names are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// By the system resolver.
+    LookUp,
+    /// Not at all: what only explains must not call anybody. A name then stands for the unspecified address.
+    Leave,
+}
+
+impl Names {
+    /// The address of an endpoint.
+    ///
+    /// # Errors
+    /// When a name is looked up and does not resolve.
+    pub fn address(self, endpoint: &Endpoint) -> io::Result<SocketAddr> {
+        match (self, literal(endpoint)) {
+            (_, Some(address)) => Ok(address),
+            (Self::LookUp, None) => resolve(endpoint),
+            (Self::Leave, None) => Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), endpoint.port)),
+        }
+    }
+}
+
+fn literal(endpoint: &Endpoint) -> Option<SocketAddr> {
+    let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
+    Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, endpoint.port))
+}
 
 /// The address of an endpoint. Blocks while the system resolver works: call it where blocking is allowed.
 ///
@@ -12,11 +40,10 @@ use crate::revision::Endpoint;
 /// # Errors
 /// When the name does not resolve.
 pub fn resolve(endpoint: &Endpoint) -> io::Result<SocketAddr> {
-    let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(address, endpoint.port));
+    if let Some(address) = literal(endpoint) {
+        return Ok(address);
     }
-    let addresses: Vec<SocketAddr> = (host, endpoint.port).to_socket_addrs()?.collect();
+    let addresses: Vec<SocketAddr> = (endpoint.host.as_str(), endpoint.port).to_socket_addrs()?.collect();
     addresses
         .iter()
         .find(|address| address.is_ipv4())
@@ -43,5 +70,7 @@ mod tests {
         assert_eq!(resolve(&endpoint("[::1]")).unwrap().to_string(), "[::1]:80");
         assert!(resolve(&endpoint("localhost")).unwrap().ip().is_loopback());
         assert!(resolve(&endpoint("no-such-host.invalid")).is_err());
+        let left = Names::Leave.address(&endpoint("no-such-host.invalid")).unwrap();
+        assert!(left.ip().is_unspecified());
     }
 }

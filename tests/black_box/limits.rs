@@ -315,7 +315,7 @@ fn a_limit_in_shadow_mode_refuses_nobody_and_says_what_it_would_have_done() {
     }
     let decisions = |decision: &str| {
         gateway.metric(&format!(
-            "tollgate_throttle_decisions_total{{decision=\"{decision}\",limit=\"open/trial\"}}"
+            "tollgate_throttle_decisions_total{{decision=\"{decision}\",limit=\"api/open/trial\"}}"
         ))
     };
     assert_eq!(

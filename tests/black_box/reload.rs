@@ -237,11 +237,39 @@ fn a_deleted_file_changes_nothing_and_a_new_one_is_taken() {
     let origin = Origin::start(echo());
     let gateway = Gateway::with(revision(&origin)).start();
     fs::remove_file(gateway.revision_file()).unwrap();
-    gateway.logs("is gone; the last good revision serves on");
+    gateway.logs("there is no such file");
+    until("it is counted and shown", || {
+        gateway.metric("tollgate_revision_refused_total{reason=\"invalid\"}") >= 1.0
+            && gateway.ready()["revision"]["refused"]["mistakes"].is_array()
+    });
     gateway.status().get("/status/ready").send().expect(200);
     gateway.client().get("/orders").key(KEY).send().expect(200);
     gateway.apply(with_extra(&origin, "back"));
     gateway.client().get("/back").send().expect(200);
+}
+
+/// Found in review: a refusal was final until the file changed, although its reason may lie elsewhere.
+#[test]
+fn a_refused_file_is_tried_again_when_its_reason_may_be_gone() {
+    let origin = Origin::start(echo());
+    let gateway = Gateway::with(revision(&origin)).start();
+    let missing = gateway.path().join("issuer");
+    let late = format!(
+        "{{ name: late, issuer: \"${{file:{}}}\", audience: [a], algorithms: [RS256], jwks: {{ url: \"http://127.0.0.1:1/\" }} }}",
+        missing.display()
+    );
+    gateway.replace_revision(revision(&origin).issuer(&late));
+    gateway.logs("there is no such file");
+    let before = gateway.ready()["revision"]["digest"].clone();
+    fs::write(&missing, "https://idp.example.com\n").unwrap();
+    until("it is applied without being touched", || {
+        gateway.ready()["revision"]["digest"] != before
+    });
+    let refused = gateway.metric("tollgate_revision_refused_total{reason=\"invalid\"}");
+    assert!(
+        (refused - 1.0).abs() < f64::EPSILON,
+        "the same refusal was counted {refused} times"
+    );
 }
 
 #[test]

@@ -198,3 +198,27 @@ fn the_data_port_answers_nothing_about_the_gateway_itself() {
     assert_eq!(origin.bytes(), 0);
     gateway.assert_unharmed(&origin, "/open");
 }
+
+/// Found in review: the engine names the request, query and all, when it tries another endpoint.
+#[test]
+fn a_key_in_the_query_is_not_written_down_when_another_endpoint_is_tried() {
+    let nobody = Planned::new();
+    let origin = Origin::start(echo());
+    let revision = revision(&origin)
+        .upstream(&format!(
+            "{{ name: pair, endpoints: [ {{ address: \"{}\" }}, {{ address: \"{}\" }} ] }}",
+            nobody.address(),
+            origin.address()
+        ))
+        .api("{ name: pair, base_path: /pair, auth: none, credentials: { key_query: api_key }, upstream: pair }");
+    let gateway = Gateway::with(revision).environment("TOLLGATE_LOG", "debug").start();
+    for _ in 0..4 {
+        gateway
+            .client()
+            .get(&format!("/pair?api_key={PASSWORD}"))
+            .send()
+            .expect(200);
+    }
+    assert!(!gateway.log().contains(PASSWORD), "{}", gateway.log());
+    assert!(!gateway.access_log_text().contains(PASSWORD));
+}
