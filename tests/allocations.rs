@@ -6,17 +6,19 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method};
+use pingora::http::RequestHeader;
 use tollgate::auth::{KeySets, TokenCache};
 use tollgate::document::Environment;
+use tollgate::gateway::forward::{self, Origin};
+use tollgate::gateway::journey::{Admission, Journey};
+use tollgate::gateway::request_id::Ids;
 use tollgate::revision::{self, EnvironmentType};
 use tollgate::route::path::normalise;
 use tollgate::snapshot::Compiler;
-use tollgate::telemetry::Metrics;
-use tollgate::throttle::{Throttle, Time};
+use tollgate::telemetry::{AccessLog, Metrics};
+use tollgate::throttle::Throttle;
 use tollgate::upstream::resolve::Names;
 use tollgate::upstream::{Rotations, Tried};
 
@@ -71,35 +73,62 @@ applications:
     };
     let (snapshot, _) = compiler.compile(loaded).unwrap();
     let throttle = Throttle::new(1000);
-    let mut headers = HeaderMap::new();
-    headers.insert("x-api-key", HeaderValue::from_static(KEY));
+    let snapshot = Arc::new(snapshot);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let head = || {
+        let mut request = RequestHeader::build("GET", b"/orders/7", None).unwrap();
+        request.append_header("Host", "api.example.com").unwrap();
+        request.append_header("X-API-Key", KEY).unwrap();
+        request
+    };
 
-    let journey = || {
-        let now = SystemTime::now();
+    let journey = |request: &mut RequestHeader| {
+        let mut journey = Box::new(Journey::begin(
+            Some(Arc::clone(&snapshot)),
+            Arc::clone(&metrics),
+            AccessLog::off(),
+        ));
+        let headers = &request.headers;
+        journey.origin = Origin::find(Some([192, 0, 2, 7].into()), headers, &[]);
+        journey.ids = Ids::of(headers);
+        forward::forget_spelling(request);
+        journey.saw(request, "/orders/7");
+        assert!(journey.enter(1));
+        let headers = &request.headers;
         let path = normalise("/orders/7").unwrap();
-        let position = snapshot.find("api.example.com", &path, &Method::GET).unwrap();
+        let position = snapshot.find("api.example.com", &path, &request.method).unwrap();
+        journey.matched(position);
         let (route, api) = snapshot.route_and_api(position).unwrap();
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, &headers, None, 1_800_000_000_000)
+            .identify(route.api, &route.scopes, headers, None, journey.now_ms)
             .now_or_never()
             .unwrap()
             .unwrap();
-        let demands = snapshot.demands(route, api, &caller, None);
+        let now = journey.now();
+        let client = journey.origin.client;
+        let caller = &*journey.caller.insert(caller);
+        let demands = snapshot.demands(route, api, caller, client);
         assert_eq!(demands.len(), 2);
-        let permit = throttle.admit(&demands, 1, Time::from(now)).unwrap();
+        let permit = throttle.admit(&demands, 1, now).unwrap();
         let standing = permit.tightest.unwrap();
-        let field = demands[standing.rule]
+        let rate_limit = demands[standing.rule]
             .rule
             .limit_field(standing.remaining, standing.reset);
+        journey.admission = Some(Admission {
+            route: position,
+            rate_limit: Some(rate_limit),
+            policy: snapshot.policy(api, caller).cloned(),
+        });
         let (_, endpoint) = snapshot.upstream_of(api).unwrap().pick(Tried::default()).unwrap();
         let peer = Box::new(endpoint.peer().clone());
-        std::hint::black_box((field, peer, snapshot.policy(api, &caller).cloned()));
+        std::hint::black_box((peer, journey));
     };
     // The first request makes its counters; the second shows what a request takes.
-    journey();
+    journey(&mut head());
+    let mut request = head();
     let before = COUNT.with(Cell::get);
-    journey();
+    journey(&mut request);
     let taken = COUNT.with(Cell::get) - before;
     println!("{taken} allocations from parsed head to chosen peer");
     assert!(taken <= ALLOCATIONS_MAX, "{taken} allocations");
