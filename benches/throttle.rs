@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use criterion::{Criterion, criterion_group, criterion_main};
 use prometheus::{IntCounterVec, Opts};
 use tollgate::names::PlanName;
-use tollgate::revision::{Limit, Mode, Scope, WindowKind};
+use tollgate::revision::{Limit, Mode, Scope, Sharing, WindowKind};
 use tollgate::throttle::{Decisions, Demand, Place, Rule, Subject, Throttle, Time};
 
 struct Counting;
@@ -41,6 +41,8 @@ fn rule(name: &str, rate: &str, window: WindowKind) -> Rule {
         window,
         scope: Scope::Subscription,
         mode: Mode::Enforce,
+        sharing: Sharing::default(),
+        zone: None,
     };
     let family = IntCounterVec::new(Opts::new("decisions", "bench"), &["limit", "decision"]).unwrap();
     let decisions = Decisions::resolve(&family, name).unwrap();

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::document::{self, Document, Environment, Mistakes};
-use crate::revision::EnvironmentType;
+use crate::document::{self, Document, Environment, Mistakes, Secret};
+use crate::revision::{EnvironmentType, WithoutStore};
+use crate::units::Ratio;
 
 /// The configuration of a gateway process, without mistakes and without gaps.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +27,14 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Health and metrics of this process.
     pub status: Status,
+    /// Administration of this process; none without a token.
+    pub admin: Option<Admin>,
     /// Where the revision comes from.
     pub revision: RevisionSource,
+    /// Where counters are shared; without it they stay in this process.
+    pub redis: Option<Redis>,
+    /// How limits are shared between gateways, where a limit does not say it itself.
+    pub throttle: Throttle,
     /// What is written down about requests.
     pub telemetry: Telemetry,
 }
@@ -104,6 +111,68 @@ pub struct Listener {
 pub struct Status {
     /// The address to bind; port 0 is any free one.
     pub address: SocketAddr,
+}
+
+/// Administration of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The address to bind; port 0 is any free one.
+    pub address: SocketAddr,
+    /// What a request has to carry as `Authorization: Bearer`; at least 16 characters, all printable ASCII.
+    pub token: Secret,
+}
+
+/// Where counters are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redis {
+    /// Where it is: `redis:`, `rediss:` (TLS), or the path of a Unix socket as a `unix:` or `redis+unix:` URL. Several
+    /// are the seed nodes of one cluster, all `redis:` or all `rediss:`. Never empty, and never with a user or password:
+    /// those are taken out.
+    pub urls: Vec<String>,
+    /// As whom to log in; None is Redis' default user.
+    pub username: Option<String>,
+    /// With which password; None is without logging in.
+    pub password: Option<Secret>,
+    /// Certificates (PEM) to trust instead of the well-known ones. With `rediss:` only.
+    pub ca: Option<PathBuf>,
+    /// Until a connection stands, TLS and login included. Default 1 s.
+    pub connect_timeout: Duration,
+    /// How long an answer may take before the connection is given up. Default 250 ms.
+    pub response_timeout: Duration,
+}
+
+/// How limits are shared between gateways, where a limit does not say it itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttle {
+    /// What all gateways together may let through beyond a limit, as a share of it. Zero is strict. Default 5%.
+    pub max_overrun: Ratio,
+    /// How long a request may wait for the shared counter; zero is not at all, at most 1 s. Default 20 ms.
+    pub max_wait: Duration,
+    /// For how long ahead quota is taken: zero (ask for every request), or 50 ms to 5 s. Default 250 ms.
+    pub lease: Duration,
+    /// What happens while the shared counter is away. Default [`WithoutStore::Share`].
+    pub on_store_down: WithoutStore,
+    /// What happens to a request that has waited for `max_wait`. None: refused by limits whose overrun is zero, and as
+    /// `on_store_down` says by the others.
+    pub on_timeout: Option<WithoutStore>,
+    /// How many gateways may share a limit at a time; at least 1. Default 10.
+    pub instances: u32,
+    /// How many counters this process keeps; 1000 to 100,000,000. Default 1,000,000.
+    pub max_counters: u32,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self {
+            max_overrun: Ratio::percent(5),
+            max_wait: Duration::from_millis(20),
+            lease: Duration::from_millis(250),
+            on_store_down: WithoutStore::Share,
+            on_timeout: None,
+            instances: 10,
+            max_counters: 1_000_000,
+        }
+    }
 }
 
 /// Where the revision comes from.
@@ -251,9 +320,12 @@ mod tests {
                 status: Status {
                     address: ([127, 0, 0, 1], 7085).into()
                 },
+                admin: None,
                 revision: RevisionSource {
                     file: "conf/revision.yaml".into()
                 },
+                redis: None,
+                throttle: Throttle::default(),
                 telemetry: Telemetry {
                     access_log: AccessLog {
                         target: LogTarget::Stdout,

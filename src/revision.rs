@@ -17,7 +17,7 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
-use crate::units::Rate;
+use crate::units::{Rate, Ratio};
 
 pub use load::{ApiPlaces, Loaded, load, parse, schema};
 
@@ -138,6 +138,46 @@ pub struct Limit {
     pub scope: Scope,
     /// Whether it refuses or only counts.
     pub mode: Mode,
+    /// How it is shared between gateways.
+    pub sharing: Sharing,
+    /// The IANA name of the time zone in which its days, weeks and months begin, as the time zone database spells
+    /// it: `Europe/Berlin`. None is UTC. Never set where it would change nothing: for token buckets and for periods
+    /// shorter than a day.
+    pub zone: Option<String>,
+}
+
+/// How a limit is shared between gateways; what is None is as the gateway's configuration says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sharing {
+    /// What all gateways together may let through beyond the limit, as a share of it.
+    pub max_overrun: Option<Ratio>,
+    /// What happens while the shared counter is away.
+    pub on_store_down: Option<WithoutStore>,
+    /// What happens to a request that has waited for the shared counter as long as it may.
+    pub on_timeout: Option<WithoutStore>,
+}
+
+/// What a limit does while the shared counter cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WithoutStore {
+    /// Goes on within this gateway's share of what was left.
+    Share,
+    /// Refuses.
+    Deny,
+    /// Lets everything through, and counts it afterwards.
+    Allow,
+}
+
+impl WithoutStore {
+    /// As written in configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Share => "share",
+            Self::Deny => "deny",
+            Self::Allow => "allow",
+        }
+    }
 }
 
 /// How a limit cuts time.

@@ -1,4 +1,4 @@
-//! Durations, sizes and rates as people write them: `250ms`, `32KiB`, `5000/m`, `5%`.
+//! Durations, sizes, rates and shares as people write them: `250ms`, `32KiB`, `5000/m`, `5%`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,7 +30,41 @@ pub enum Period {
     Month,
 }
 
-/// Why a text is not a duration, size or rate; says what was expected.
+/// A share of a whole, from 0% to 100%, exact to a ten-thousandth of a percent.
+///
+/// Whole parts per million and not a float: what a gateway may let through beyond a limit is promised, so it is
+/// computed without rounding upwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Ratio(u32);
+
+impl Ratio {
+    /// Nothing of it.
+    pub const ZERO: Self = Self(0);
+    /// All of it.
+    pub const WHOLE: Self = Self(1_000_000);
+
+    /// So many percent; more than 100 are 100.
+    #[must_use]
+    pub const fn percent(percent: u8) -> Self {
+        let percent = if percent > 100 { 100 } else { percent };
+        Self(percent as u32 * 10_000)
+    }
+
+    /// The share in millionths: 50,000 for 5%. At most 1,000,000.
+    #[must_use]
+    pub const fn parts_per_million(self) -> u32 {
+        self.0
+    }
+
+    /// This share of a number, rounded down.
+    #[must_use]
+    pub const fn of(self, number: u32) -> u32 {
+        // Fits: the share is at most the whole.
+        (number as u64 * self.0 as u64 / 1_000_000) as u32
+    }
+}
+
+/// Why a text is not a duration, size, rate or share; says what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitError(String);
 
@@ -83,6 +117,49 @@ impl fmt::Display for Rate {
             Period::Month => "month",
         };
         write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = UnitError;
+
+    /// Reads `5% 0.5% 100%`, and `0`, which needs no unit.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = || {
+            UnitError(format!(
+                "\"{text}\" is not a share; write 0% to 100%, with at most four decimals, such as 5% or 0.5%"
+            ))
+        };
+        let trimmed = text.trim();
+        if trimmed == "0" {
+            return Ok(Self::ZERO);
+        }
+        let number = trimmed.strip_suffix('%').ok_or_else(wrong)?.trim_end();
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) || decimals.len() > 4 {
+            return Err(wrong());
+        }
+        let whole: u32 = whole.parse().map_err(|_| wrong())?;
+        let decimals: u32 = format!("{decimals:0<4}").parse().map_err(|_| wrong())?;
+        whole
+            .checked_mul(10_000)
+            .and_then(|whole| whole.checked_add(decimals))
+            .filter(|parts| *parts <= Self::WHOLE.0)
+            .map(Self)
+            .ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Ratio {
+    /// As short as it can be written: `5%`, `0.5%`, `0%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, decimals) = (self.0 / 10_000, self.0 % 10_000);
+        if decimals == 0 {
+            return write!(f, "{whole}%");
+        }
+        let decimals = format!("{decimals:04}");
+        write!(f, "{whole}.{}%", decimals.trim_end_matches('0'))
     }
 }
 
@@ -181,6 +258,60 @@ mod tests {
         }
         for text in ["", "0/s", "100", "100/fortnight", "-1/s", "4294967296/s"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_exact_and_read_and_write_the_same() {
+        for (text, parts, shown) in [
+            ("5%", 50_000, "5%"),
+            ("0.5%", 5_000, "0.5%"),
+            ("12.0345 %", 120_345, "12.0345%"),
+            ("0.0001%", 1, "0.0001%"),
+            ("100%", 1_000_000, "100%"),
+            ("100.0%", 1_000_000, "100%"),
+            ("0%", 0, "0%"),
+            ("0", 0, "0%"),
+        ] {
+            let ratio: Ratio = text.parse().unwrap();
+            assert_eq!(
+                (ratio.parts_per_million(), ratio.to_string()),
+                (parts, shown.to_owned())
+            );
+            assert_eq!(shown.parse(), Ok(ratio));
+        }
+        assert_eq!(Ratio::percent(5), "5%".parse().unwrap());
+        assert_eq!(Ratio::percent(200), Ratio::WHOLE);
+    }
+
+    #[test]
+    fn a_share_of_a_number_is_rounded_down_and_never_overflows() {
+        let five = Ratio::percent(5);
+        assert_eq!((five.of(19), five.of(20), five.of(1000)), (0, 1, 50));
+        assert_eq!(Ratio::WHOLE.of(u32::MAX), u32::MAX);
+        assert_eq!(Ratio::ZERO.of(u32::MAX), 0);
+    }
+
+    #[test]
+    fn what_is_no_share_is_refused_with_an_example() {
+        for text in [
+            "",
+            "%",
+            "5",
+            "0.05",
+            "-5%",
+            "+5%",
+            "1e1%",
+            "100.0001%",
+            "101%",
+            "0.00001%",
+            "5.%",
+            ".5%",
+            "5%%",
+            "99999999999%",
+        ] {
+            let error = text.parse::<Ratio>().unwrap_err().to_string();
+            assert!(error.contains("0.5%"), "{error}");
         }
     }
 }

@@ -13,7 +13,7 @@ use super::raw::{
 };
 use super::{
     AccessLog, Config, Gateway, Limits, Listener, LogFormat, LogTarget, RevisionSource, Server, Status, Telemetry,
-    Timeouts,
+    Throttle, Timeouts,
 };
 use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Size, Text};
 use crate::revision::EnvironmentType;
@@ -64,7 +64,10 @@ pub(super) fn resolve(
         server,
         listeners,
         status,
+        admin: None,
         revision: resolver.revision(revision, place)?,
+        redis: None,
+        throttle: Throttle::default(),
         telemetry,
     })
 }

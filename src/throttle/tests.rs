@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::names::PlanName;
-use crate::revision::{Limit, Mode, Scope, WindowKind};
+use crate::revision::{Limit, Mode, Scope, Sharing, WindowKind};
 
 pub fn limit(name: &str, rate: &str, window: WindowKind) -> Limit {
     Limit {
@@ -16,6 +16,8 @@ pub fn limit(name: &str, rate: &str, window: WindowKind) -> Limit {
         window,
         scope: Scope::Subscription,
         mode: Mode::Enforce,
+        sharing: Sharing::default(),
+        zone: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::raw::{RawLimit, RawMode, RawPlan, RawScope, RawWindow};
-use super::super::{Limit, Mode, Plan, Scope, WindowKind};
+use super::super::{Limit, Mode, Plan, Scope, Sharing, WindowKind};
 use super::{Checker, who};
 use crate::document::{At, Place, quote};
 use crate::names::LimitName;
@@ -66,6 +66,8 @@ impl Checker<'_> {
                 RawMode::Enforce => Mode::Enforce,
                 RawMode::Shadow => Mode::Shadow,
             },
+            sharing: Sharing::default(),
+            zone: None,
         })
     }
 
