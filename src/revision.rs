@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
 use crate::units::{Rate, Ratio};
@@ -158,7 +160,9 @@ pub struct Sharing {
 }
 
 /// What a limit does while the shared counter cannot be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum WithoutStore {
     /// Goes on within this gateway's share of what was left.
     Share,

@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 
 use super::at::At;
 use super::mistake::quote;
-use crate::units::{self, Rate};
+use crate::units::{self, Rate, Ratio};
 
 /// A type that is written as a text.
 pub(crate) trait Grammar: Sized {
@@ -129,6 +129,25 @@ impl Grammar for Rate {
             "type": "string",
             "pattern": r"^[1-9][0-9]* */ *(s|second|m|minute|h|hour|d|day|week|month)$",
             "examples": ["100/s", "5000/m", "1000000/month"]
+        })
+    }
+}
+
+impl Grammar for Ratio {
+    const WHAT: &'static str = "a share such as 5% or 0.5%";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: units::UnitError| error.to_string())
+    }
+
+    /// Zero needs no unit, and is then a number to whoever reads the schema.
+    fn schema() -> Schema {
+        json_schema!({
+            "type": ["string", "integer"],
+            "pattern": r"^(0|(100(\.0{1,4})?|[0-9]{1,2}(\.[0-9]{1,4})?) *%)$",
+            "minimum": 0,
+            "maximum": 0,
+            "examples": ["5%", "0.5%", 0]
         })
     }
 }

@@ -284,6 +284,50 @@ impl Grammar for Expiry {
     }
 }
 
+/// A time zone of the IANA database, as the database spells it. None is UTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ZoneName(pub(super) Option<String>);
+
+/// Names of UTC itself: with them a limit is what it is without `time_zone`, down to the name of its counter.
+const UTC: [&str; 6] = ["UTC", "Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu", "Zulu"];
+
+impl Grammar for ZoneName {
+    const WHAT: &'static str = "a time zone such as Europe/Berlin";
+
+    fn read(text: &str) -> Result<Self, String> {
+        // Offsets have no summer time, and abbreviations are not unique, so there are names only.
+        let zone = jiff::tz::db().get(text).ok().filter(|zone| !zone.is_unknown());
+        match zone.as_ref().and_then(|zone| zone.iana_name()) {
+            Some(name) if UTC.contains(&name) => Ok(Self(None)),
+            Some(name) => Ok(Self(Some(name.to_owned()))),
+            None => Err(format!(
+                "{} is not a time zone; write its IANA name, such as Europe/Berlin{}",
+                quote(text),
+                zone_meant(text)
+            )),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "examples": ["Europe/Berlin", "America/New_York"] })
+    }
+}
+
+/// The zone that somebody may have meant: one whose city it is, or one that is spelled nearly so.
+fn zone_meant(text: &str) -> String {
+    let names: Vec<_> = jiff::tz::db().available().collect();
+    let names = || names.iter().map(jiff::tz::TimeZoneName::as_str);
+    let city = text.replace(' ', "_");
+    let with_city = names().find(|name| {
+        name.rsplit_once('/')
+            .is_some_and(|(_, last)| last.eq_ignore_ascii_case(&city))
+    });
+    match with_city {
+        Some(name) => format!("; did you mean {}?", quote(name)),
+        None => did_you_mean(text, names()),
+    }
+}
+
 /// A header that may carry a credential; lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header(pub(super) http::HeaderName);
@@ -500,6 +544,31 @@ mod tests {
         refuses::<Header>("X Key", "not the name");
         accepts::<Parameter>(&["api_key", "key"]);
         refuses::<Parameter>("a=b", "cannot be");
+    }
+
+    #[test]
+    fn time_zones_go_by_their_iana_names_and_utc_is_none() {
+        for (text, zone) in [
+            ("Europe/Berlin", Some("Europe/Berlin")),
+            ("america/new_york", Some("America/New_York")),
+            ("UTC", None),
+            ("Etc/UTC", None),
+        ] {
+            assert_eq!(ZoneName::read(text), Ok(ZoneName(zone.map(str::to_owned))), "{text}");
+        }
+        refuses::<ZoneName>("Europe/Belrin", "did you mean \"Europe/Berlin\"?");
+        refuses::<ZoneName>("Berlin", "did you mean \"Europe/Berlin\"?");
+        refuses::<ZoneName>("new york", "did you mean \"America/New_York\"?");
+        for text in [
+            "+02:00",
+            "CEST2",
+            "",
+            "Etc/Unknown",
+            "../../etc/passwd",
+            "/etc/localtime",
+        ] {
+            refuses::<ZoneName>(text, "is not a time zone; write its IANA name");
+        }
     }
 
     #[test]

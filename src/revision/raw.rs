@@ -9,11 +9,13 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::WithoutStore;
 use super::grammar::{
     Address, AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256,
+    ZoneName,
 };
 use crate::document::{At, Name, NotAvailable, Text};
-use crate::units::Rate;
+use crate::units::{Rate, Ratio};
 
 /// What a gateway does: what is published, where it goes, who may call it and how often. Watched, checked as a
 /// whole and swapped atomically.
@@ -193,7 +195,7 @@ pub(super) struct RawLimit {
     /// Unique inside its plan or API; clients see it in `RateLimit-Policy`.
     #[schemars(required)]
     pub(super) name: Option<At<Text<Name>>>,
-    /// How many requests in which time: s, m, h, d, week or month, in UTC.
+    /// How many requests in which time: s, m, h, d, week or month; in UTC unless `time_zone` says otherwise.
     #[schemars(required)]
     pub(super) rate: Option<At<Text<Rate>>>,
     /// How many may come at once (`window: token_bucket` only). Default: the count of the rate.
@@ -205,6 +207,17 @@ pub(super) struct RawLimit {
     pub(super) per: Option<At<RawScope>>,
     /// Whether the limit refuses. Default `enforce`.
     pub(super) mode: Option<RawMode>,
+    /// What all gateways together may let through beyond the limit, as a share of it: `5%`; `0` is strict. Default: as
+    /// `throttle.max_overrun` of the gateway says.
+    pub(super) max_overrun: Option<At<Text<Ratio>>>,
+    /// What happens while the shared counter is away. Default: as `throttle.on_store_down` of the gateway says.
+    pub(super) on_store_down: Option<WithoutStore>,
+    /// What happens to a request that has waited for the shared counter as long as it may. Default: as
+    /// `throttle.on_timeout` of the gateway says.
+    pub(super) on_timeout: Option<WithoutStore>,
+    /// Where the days, weeks and months of the limit begin at midnight, by its IANA name: `Europe/Berlin`. With it a
+    /// day can have 23 or 25 hours. Only for `fixed` and `sliding` windows of a day, week or month. Default UTC.
+    pub(super) time_zone: Option<At<Text<ZoneName>>>,
 }
 
 /// How time is cut.
@@ -212,7 +225,7 @@ pub(super) struct RawLimit {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum RawWindow {
-    /// Calendar windows in UTC, full at the start of each.
+    /// Calendar windows, full at the start of each; in UTC unless `time_zone` says otherwise.
     Fixed,
     /// The window before now, estimated from two calendar windows.
     Sliding,

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 
-use super::super::{AuthMethod, HostPattern, JwksSource, KeyType, Mode, Scope, WindowKind};
+use super::super::{AuthMethod, HostPattern, JwksSource, KeyType, Mode, Scope, Sharing, WindowKind, WithoutStore};
 use super::*;
+use crate::units::Ratio;
 
 fn environment() -> Environment {
     Environment::fixed(
@@ -375,6 +376,32 @@ fn limits_that_contradict_themselves_are_refused() {
         ("rate: 5/s, window: slidng", "did you mean \"sliding\"?"),
         ("rate: 5/s, per: user", "expected one of global, api, route"),
         ("rate: 5/s, mode: observe", "expected one of enforce, shadow"),
+        (
+            "rate: 5/s, max_overrun: 5",
+            "r.yaml:2:64: \"5\" is not a share; write 0% to 100%",
+        ),
+        (
+            "rate: 5/s, max_overrun: 101%",
+            "r.yaml:2:64: \"101%\" is not a share; write 0% to 100%",
+        ),
+        (
+            "rate: 5/s, on_store_down: open",
+            "r.yaml:2:66: expected one of share, deny, allow, found \"open\"",
+        ),
+        ("rate: 5/s, on_timeout: alow", "did you mean \"allow\"?"),
+        (
+            "rate: 5/h, time_zone: Europe/Berlin",
+            "r.yaml:2:62: \"time_zone\" says when days, weeks and months begin; shorter windows are the same everywhere",
+        ),
+        (
+            "rate: 5/d, window: token_bucket, time_zone: Europe/Berlin",
+            "r.yaml:2:84: \"time_zone\" says when a window begins, and a token bucket has no windows; add window: fixed",
+        ),
+        (
+            "rate: 5/d, time_zone: Europe/Belrin",
+            "r.yaml:2:62: \"Europe/Belrin\" is not a time zone; write its IANA name, such as Europe/Berlin; did you mean \
+             \"Europe/Berlin\"?",
+        ),
     ] {
         let found = limit(text);
         assert!(
@@ -388,6 +415,45 @@ fn limits_that_contradict_themselves_are_refused() {
     assert_eq!(
         bucket.revision.plans[0].limits[0].window,
         WindowKind::TokenBucket { burst: 2 }
+    );
+}
+
+#[test]
+fn a_limit_says_how_it_is_shared_and_where_its_days_begin_and_the_rest_is_left_to_the_gateway() {
+    let text = "\
+version: 1
+plans:
+  - name: p
+    limits:
+      - { name: plain, rate: 5/d }
+      - { name: strict, rate: 5/d, max_overrun: 0, on_store_down: deny, on_timeout: allow }
+      - { name: own, rate: 5/week, window: sliding, max_overrun: 0.5%, on_store_down: share, time_zone: europe/berlin }
+      - { name: utc, rate: 5/month, time_zone: UTC }
+";
+    let limits = loaded(text).revision.plans.remove(0).limits;
+    let told: Vec<_> = limits.iter().map(|l| (l.sharing, l.zone.as_deref())).collect();
+    assert_eq!(
+        told,
+        [
+            (Sharing::default(), None),
+            (
+                Sharing {
+                    max_overrun: Some(Ratio::ZERO),
+                    on_store_down: Some(WithoutStore::Deny),
+                    on_timeout: Some(WithoutStore::Allow),
+                },
+                None
+            ),
+            (
+                Sharing {
+                    max_overrun: Some("0.5%".parse().unwrap()),
+                    on_store_down: Some(WithoutStore::Share),
+                    on_timeout: None,
+                },
+                Some("Europe/Berlin")
+            ),
+            (Sharing::default(), None),
+        ]
     );
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use super::super::grammar::ZoneName;
 use super::super::raw::{RawLimit, RawMode, RawPlan, RawScope, RawWindow};
 use super::super::{Limit, Mode, Plan, Scope, Sharing, WindowKind};
+
 use super::{Checker, who};
-use crate::document::{At, Place, quote};
+use crate::document::{At, Place, Text, quote};
 use crate::names::LimitName;
 use crate::units::{Period, Rate};
 
@@ -52,11 +54,18 @@ impl Checker<'_> {
             window,
             per,
             mode,
+            max_overrun,
+            on_store_down,
+            on_timeout,
+            time_zone,
         } = &raw.value;
         let whose = format!("a limit of {who}");
         let name = self.need(raw.place, &whose, "name", name.as_ref());
         let rate = self.need(raw.place, &whose, "rate", rate.as_ref());
         let window = self.window(*rate?.get(), rate?.place, window.as_ref(), burst.as_ref());
+        let zone = time_zone
+            .as_ref()
+            .and_then(|zone| self.zone(zone, *rate?.get(), window));
         Some(Limit {
             name: LimitName::from(name?.as_str()),
             rate: *rate?.get(),
@@ -66,9 +75,30 @@ impl Checker<'_> {
                 RawMode::Enforce => Mode::Enforce,
                 RawMode::Shadow => Mode::Shadow,
             },
-            sharing: Sharing::default(),
-            zone: None,
+            sharing: Sharing {
+                max_overrun: max_overrun.as_ref().map(|share| *share.get()),
+                on_store_down: *on_store_down,
+                on_timeout: *on_timeout,
+            },
+            zone,
         })
+    }
+
+    /// A zone where it makes a difference. Elsewhere it is refused, because its author expects one.
+    fn zone(&mut self, zone: &At<Text<ZoneName>>, rate: Rate, window: WindowKind) -> Option<String> {
+        let message = match (window, rate.period) {
+            (WindowKind::TokenBucket { .. }, _) => {
+                "\"time_zone\" says when a window begins, and a token bucket has no windows; add window: fixed or \
+                 window: sliding, or remove it"
+            }
+            (_, Period::Second | Period::Minute | Period::Hour) => {
+                "\"time_zone\" says when days, weeks and months begin; shorter windows are the same everywhere, so \
+                 remove it"
+            }
+            (_, Period::Day | Period::Week | Period::Month) => return zone.get().0.clone(),
+        };
+        self.report.error(zone.place, message);
+        None
     }
 
     fn window(
