@@ -25,6 +25,9 @@ pub mod telemetry;
 pub mod throttle;
 pub mod upstream;
 
+// What the stages stand on.
+pub mod redis;
+
 // Where the rules come from.
 pub mod snapshot;
 pub mod sync;

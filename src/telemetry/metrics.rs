@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// The content type of [`Metrics::render`].
@@ -20,6 +20,11 @@ const DURATION_BUCKETS: [f64; 17] = [
 
 /// Upper bounds of phase buckets in seconds.
 const PHASE_BUCKETS: [f64; 10] = [1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 1e-4, 1e-3, 1e-2];
+
+/// Upper bounds of the buckets of a round trip to Redis in seconds. 20 ms is the default from which on it is too slow.
+const ROUND_TRIP_BUCKETS: [f64; 13] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
+];
 
 /// Every metric of the process. One instance, shared by reference; all methods are cheap enough for the request path
 /// unless they say otherwise.
@@ -56,7 +61,22 @@ pub struct Metrics {
     jwks_keys: IntGaugeVec,
     jwks_age_seconds: IntGaugeVec,
     jwks_failures: IntGaugeVec,
+    store: StoreMetrics,
     applied_at_ms: AtomicU64,
+}
+
+/// What is shown of the servers that hold the shared counters.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    /// Health by server, label `node`: 1 up, 0.5 slow, 0 down.
+    pub up: GaugeVec,
+    /// From sending a pipeline to its whole reply.
+    pub round_trip_seconds: Histogram,
+    /// Failures, label `kind`: `connect`, `timeout`, `lost`, `refused` (the server does not take writes), and
+    /// `unavailable` (nothing was sent, because the server is down).
+    pub failures: IntCounterVec,
+    /// Connections made anew.
+    pub reconnects: IntCounter,
 }
 
 impl Metrics {
@@ -212,6 +232,7 @@ impl Metrics {
                     &["source"],
                 )?,
             )?,
+            store: StoreMetrics::new(&registry)?,
             applied_at_ms: AtomicU64::new(0),
             registry,
         };
@@ -278,6 +299,12 @@ impl Metrics {
         }
     }
 
+    /// What is shown of Redis.
+    #[must_use]
+    pub fn store(&self) -> StoreMetrics {
+        self.store.clone()
+    }
+
     /// Notes that a revision was applied at `now_ms` (unix milliseconds).
     pub fn revision_applied(&self, digest: &str, now_ms: u64) {
         self.revision.reset();
@@ -311,6 +338,47 @@ impl Metrics {
         self.requests
             .with_label_values(&["", "", digits.format(status), code])
             .inc();
+    }
+}
+
+impl StoreMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            up: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "tollgate_store_up",
+                        "Servers of the shared counters: 1 up, 0.5 slow, 0 down",
+                    ),
+                    &["node"],
+                )?,
+            )?,
+            round_trip_seconds: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "tollgate_store_round_trip_seconds",
+                        "From sending a pipeline to its whole reply",
+                    )
+                    .buckets(ROUND_TRIP_BUCKETS.to_vec()),
+                )?,
+            )?,
+            failures: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "tollgate_store_failures_total",
+                        "Failures of the servers of the shared counters",
+                    ),
+                    &["kind"],
+                )?,
+            )?,
+            reconnects: register(
+                registry,
+                IntCounter::new("tollgate_store_reconnects_total", "Connections made anew")?,
+            )?,
+        })
     }
 }
 

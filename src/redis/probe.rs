@@ -1,0 +1,128 @@
+//! What `tollgate check --connect` asks: whether every server is there, and fit for counters.
+
+use ::redis::{Pipeline, Value};
+use tokio::time::timeout;
+
+use super::connect::{Dial, Facts, text};
+use super::settings::{Endpoint, Settings, SettingsError};
+
+/// The oldest server that is known to work.
+const OLDEST: (u32, u32) = (6, 0);
+
+/// What was found out. Every text begins with the server's name, and none holds a secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// What is as it should be.
+    pub facts: Vec<String>,
+    /// What works, but may cost counters.
+    pub warnings: Vec<String>,
+    /// What does not work.
+    pub errors: Vec<String>,
+}
+
+/// Connects to every URL once and looks at who answers. Takes a second or so for each that does not.
+///
+/// # Errors
+/// When settings contradict each other, or the certificates can not be read.
+pub async fn probe(settings: &Settings) -> Result<Description, SettingsError> {
+    let dial = Dial::new(settings)?;
+    let mut description = Description::default();
+    for url in &settings.urls {
+        if let Err(error) = look(&dial, &url.endpoint, &mut description).await {
+            description.errors.push(format!("redis {url}: {error}"));
+        }
+    }
+    Ok(description)
+}
+
+async fn look(dial: &Dial, endpoint: &Endpoint, description: &mut Description) -> Result<(), String> {
+    let mut opened = dial.open(endpoint).await.map_err(|trouble| trouble.text)?;
+    let facts = std::mem::take(&mut opened.facts);
+    let shown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
+    let mut sections = Pipeline::new();
+    sections.cmd("INFO").arg("memory");
+    sections.cmd("INFO").arg("persistence");
+    let answer = opened.connection.send_packed_commands(&sections, 0, sections.len());
+    let answers = match timeout(dial.response_timeout, answer).await {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err(format!("no reply within {:?}", dial.response_timeout)),
+    };
+    let policy = field(&answers, "maxmemory_policy");
+    description.facts.push(format!(
+        "redis {endpoint}: version {}, mode {}, role {}, maxmemory-policy {}, round trip {:?}",
+        shown(&facts.version),
+        shown(&facts.mode),
+        shown(&facts.role),
+        shown(&policy),
+        opened.received.saturating_duration_since(opened.sent),
+    ));
+    let mut warn = |text: String| description.warnings.push(format!("redis {endpoint}: {text}"));
+    if facts.identity.is_none() {
+        warn(
+            "it does not say who it is, so that after every reconnection its data counts as changed; let the user run \
+             INFO"
+                .to_owned(),
+        );
+    }
+    if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+        warn(format!(
+            "maxmemory-policy is {policy}, so that counters may be evicted and limits begin anew; set it to noeviction"
+        ));
+    }
+    if field(&answers, "aof_enabled").as_deref() == Some("0") {
+        warn(
+            "appendonly is off, so that a restart forgets what was used up; for limits per day or month set \
+             appendonly yes"
+                .to_owned(),
+        );
+    }
+    judge(&facts, dial.cluster)
+}
+
+/// Why a server cannot be used.
+fn judge(facts: &Facts, cluster: bool) -> Result<(), String> {
+    if let Some(version) = &facts.version
+        && number(version).is_some_and(|version| version < OLDEST)
+    {
+        return Err(format!(
+            "version {version} is too old; {}.{} is needed",
+            OLDEST.0, OLDEST.1
+        ));
+    }
+    match facts.objection(cluster) {
+        // A replica of a cluster is as good a seed as any.
+        Some(_) if cluster && facts.role.as_deref() == Some("slave") => Ok(()),
+        Some(trouble) => Err(trouble.text),
+        None => Ok(()),
+    }
+}
+
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+fn field(sections: &[Value], name: &str) -> Option<String> {
+    let mut fields = sections
+        .iter()
+        .filter_map(text)
+        .flat_map(str::lines)
+        .filter_map(|line| line.split_once(':'));
+    fields
+        .find(|(field, _)| *field == name)
+        .map(|(_, value)| value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(number("5.0.14").unwrap() < OLDEST);
+        assert!(number("6.0.0").unwrap() >= OLDEST);
+        assert!(number("10.2.1").unwrap() >= OLDEST);
+        assert_eq!(number("unstable"), None);
+    }
+}
