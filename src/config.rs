@@ -125,9 +125,9 @@ pub struct Admin {
 /// Where counters are shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
-    /// Where it is: `redis:`, `rediss:` (TLS), or the path of a Unix socket as a `unix:` or `redis+unix:` URL. Several
-    /// are the seed nodes of one cluster, all `redis:` or all `rediss:`. Never empty, and never with a user or password:
-    /// those are taken out.
+    /// Where it is, in one of three forms: `redis://host:port`, `rediss://host:port` (TLS), each with `/N` for a database
+    /// other than 0, or `unix:///path`, with `?db=N`. Several are the seed nodes of one cluster, all `redis:` or all
+    /// `rediss:`, without databases. Never empty, and never with a user or password: those are taken out.
     pub urls: Vec<String>,
     /// As whom to log in; None is Redis' default user.
     pub username: Option<String>,
