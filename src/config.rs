@@ -125,9 +125,9 @@ pub struct Admin {
 /// Where counters are shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
-    /// Where it is: `redis:`, `rediss:` (TLS), or the path of a Unix socket as a `unix:` or `redis+unix:` URL. Several
-    /// are the seed nodes of one cluster, all `redis:` or all `rediss:`. Never empty, and never with a user or password:
-    /// those are taken out.
+    /// Where it is, in one of three forms: `redis://host:port`, `rediss://host:port` (TLS), each with `/N` for a database
+    /// other than 0, or `unix:///path`, with `?db=N`. Several are the seed nodes of one cluster, all `redis:` or all
+    /// `rediss:`, without databases. Never empty, and never with a user or password: those are taken out.
     pub urls: Vec<String>,
     /// As whom to log in; None is Redis' default user.
     pub username: Option<String>,
@@ -218,11 +218,20 @@ pub enum LogFormat {
     Json,
 }
 
+/// A configuration, and what somebody should look at.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Never an error.
+    pub warnings: Mistakes,
+}
+
 /// Reads the bootstrap configuration. `port_offset` is the one of the command line and goes before the file's.
 ///
 /// # Errors
-/// Everything that is wrong with the file, at once.
-pub fn load(path: &Path, environment: &Environment, port_offset: Option<u16>) -> Result<Config, Mistakes> {
+/// Everything that is wrong with the file, at once. A file with warnings only is accepted.
+pub fn load(path: &Path, environment: &Environment, port_offset: Option<u16>) -> Result<Loaded, Mistakes> {
     let text = document::read(path)?;
     parse(&text, &path.display().to_string(), environment, port_offset)
 }
@@ -230,20 +239,23 @@ pub fn load(path: &Path, environment: &Environment, port_offset: Option<u16>) ->
 /// Reads the bootstrap configuration from a text that the user knows as `name`.
 ///
 /// # Errors
-/// Everything that is wrong with it, at once.
-pub fn parse(text: &str, name: &str, environment: &Environment, port_offset: Option<u16>) -> Result<Config, Mistakes> {
+/// Everything that is wrong with it, at once. A text with warnings only is accepted.
+pub fn parse(text: &str, name: &str, environment: &Environment, port_offset: Option<u16>) -> Result<Loaded, Mistakes> {
     let mut document = Document::parse(text, name, environment)?;
     let (raw, dropped) = document.decode::<raw::RawConfig>();
     let place = document.place();
     let mut report = document.report;
     let config = raw.and_then(|raw| resolve::resolve(raw, place, environment, port_offset, &dropped, &mut report));
     let (source, warnings) = report.finish()?;
-    // Both give nothing only after they have reported an error.
-    config.ok_or_else(|| {
-        let mut mistakes = warnings;
-        mistakes.extend([source.mistake(place, document::Severity::Error, "the file could not be read")]);
-        mistakes
-    })
+    match config {
+        Some(config) => Ok(Loaded { config, warnings }),
+        // Both give nothing only after they have reported an error.
+        None => {
+            let mut mistakes = warnings;
+            mistakes.extend([source.mistake(place, document::Severity::Error, "the file could not be read")]);
+            Err(mistakes)
+        }
+    }
 }
 
 /// Where a bootstrap file says that the revision is, whatever else is wrong with it: so that a check can go on there.
@@ -275,7 +287,15 @@ mod tests {
     }
 
     fn config(text: &str) -> Config {
-        parse(text, "t.yaml", &environment(), None).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+        loaded(text, None).config
+    }
+
+    fn loaded(text: &str, port_offset: Option<u16>) -> Loaded {
+        parse(text, "t.yaml", &environment(), port_offset).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
+    fn warnings(text: &str) -> String {
+        loaded(text, None).warnings.to_string()
     }
 
     fn mistakes(text: &str) -> String {
@@ -344,13 +364,14 @@ mod tests {
         assert_eq!(id.len(), 11);
         assert!(id.starts_with("gw-") && !"0123456789abcdef".contains(&id[3..]));
         assert_eq!(id, config(minimal).gateway.id);
-        let beside = parse(minimal, "t.yaml", &environment(), Some(1)).unwrap();
+        let beside = loaded(minimal, Some(1)).config;
         assert_ne!(id, beside.gateway.id);
         let mut nameless = environment();
         nameless.machine = None;
         assert!(
             parse(minimal, "t.yaml", &nameless, None)
                 .unwrap()
+                .config
                 .gateway
                 .id
                 .starts_with("gw-")
@@ -374,7 +395,7 @@ listeners:
   - address: 0.0.0.0:8280
   - address: 0.0.0.0:8280
     tls: { certificates: [] }
-redis: { urls: [redis://127.0.0.1] }
+cache: { memory: 256MiB }
 telemetry: { access_log: { sample: 2 }, traces: {} }
 ";
         assert_eq!(
@@ -393,7 +414,7 @@ t.yaml:9:23: the timeout \"header\" has to be longer than nothing and at most 1d
 t.yaml:11:14: \"localhost:8280\" is not an IP address and a port; write 127.0.0.1:8280, 0.0.0.0:8280 or [::]:8280
 t.yaml:13:14: the address 0.0.0.0:8280 is used by this process already, in line 12
 t.yaml:14:5: \"tls\" is not available in this build
-t.yaml:15:1: \"redis\" is not available in this build
+t.yaml:15:1: \"cache\" is not available in this build
 t.yaml:16:36: \"sample\" has to be from 0.0 to 1.0, not 2
 t.yaml:16:41: \"traces\" is not available in this build"
         );
@@ -401,10 +422,10 @@ t.yaml:16:41: \"traces\" is not available in this build"
 
     #[test]
     fn every_feature_of_a_later_build_is_named_as_such() {
-        for key in ["admin", "redis", "throttle", "cache"] {
-            let found = mistakes(&format!("revision: {{ file: r }}\n{key}: {{ any: [thing] }}\n"));
-            assert_eq!(found, format!("t.yaml:2:1: \"{key}\" is not available in this build"));
-        }
+        assert_eq!(
+            mistakes("revision: { file: r }\ncache: { any: [thing] }\n"),
+            "t.yaml:2:1: \"cache\" is not available in this build"
+        );
         assert_eq!(
             mistakes("revision: { file: r, control_plane: { urls: [x] } }\n"),
             "t.yaml:1:22: \"control_plane\" is not available in this build"
@@ -421,7 +442,7 @@ t.yaml:16:41: \"traces\" is not available in this build"
             ports
         };
         assert_eq!(ports(&config(text)), [8010, 0, 7095]);
-        let shifted = parse(text, "t.yaml", &environment(), Some(20)).unwrap();
+        let shifted = loaded(text, Some(20)).config;
         assert_eq!(ports(&shifted), [8020, 0, 7105]);
         assert_eq!(shifted.server.port_offset, 20);
         let beyond = parse(text, "t.yaml", &environment(), Some(60_000))
@@ -495,9 +516,134 @@ t.yaml:16:41: \"traces\" is not available in this build"
     fn the_shipped_files_have_no_mistakes_and_lead_to_revisions() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for file in ["conf/tollgate.yaml", "conf/minimal/tollgate.yaml"] {
-            let config = load(&root.join(file), &environment(), None).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-            assert!(root.join(&config.revision.file).is_file(), "{file}");
+            let loaded = load(&root.join(file), &environment(), None).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+            assert!(root.join(&loaded.config.revision.file).is_file(), "{file}");
         }
+    }
+
+    #[test]
+    fn the_admin_listener_takes_a_port_like_the_others_and_its_token_is_not_shown() {
+        let with = |admin: &str| format!("revision: {{ file: r }}\nadmin: {admin}\n");
+        let text = with("{ token: 0123456789abcdef }");
+        let admin = loaded(&text, Some(10)).config.admin.unwrap();
+        assert_eq!(admin.address, ([127, 0, 0, 1], 7096).into());
+        assert_eq!(admin.token.expose(), "0123456789abcdef");
+        assert!(!format!("{admin:?}").contains("0123456789abcdef"));
+        assert_eq!(warnings(&text), "");
+        assert_eq!(
+            mistakes(&with("{ address: \"127.0.0.1:8280\", token: 0123456789abcdef }")),
+            "t.yaml:2:19: the address 127.0.0.1:8280 is used by this process already, in line 1"
+        );
+    }
+
+    #[test]
+    fn without_a_good_token_there_is_no_admin_listener() {
+        let with = |admin: &str| format!("revision: {{ file: r }}\nadmin: {admin}\n");
+        let nobody = with("{ address: \"127.0.0.1:7086\" }");
+        assert_eq!(config(&nobody).admin, None);
+        assert_eq!(
+            warnings(&nobody),
+            "t.yaml:2:8: warning: without a \"token\" there is no admin listener; write token: \"${cred:admin-token}\" or \
+             \"${file:/path}\", or remove \"admin\""
+        );
+        for (token, expected) in [
+            ("\"\"", "an empty text is no token, because everybody knows it"),
+            (
+                "\"${NOTHING:-}\"",
+                "an empty text is no token, because everybody knows it",
+            ),
+            (
+                "0123456789abcde",
+                "a token of 15 characters can be guessed; take at least 16",
+            ),
+            ("0123456789 abcdef", "printable ASCII characters without spaces"),
+            ("0123456789äbcdef", "printable ASCII characters without spaces"),
+            ("", "\"token\" has no value; write one or remove the key"),
+            ("[0123456789abcdef]", "expected a string, found a list"),
+        ] {
+            let found = mistakes(&with(&format!("\n  token: {token}")));
+            assert!(
+                found.contains(expected) && found.starts_with("t.yaml:3:") && found.lines().count() == 1,
+                "{token} gave {found}"
+            );
+            assert!(!found.contains("0123456789"), "{found}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_from_a_file_is_said_without_showing_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        let found = mistakes(&format!(
+            "revision: {{ file: r }}\nadmin: {{ token: \"${{file:{}}}\" }}\n",
+            path.display()
+        ));
+        assert!(
+            found.starts_with("t.yaml:2:17: a token of 7 characters can be guessed"),
+            "{found}"
+        );
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+
+    #[test]
+    fn an_admin_listener_that_others_can_reach_is_warned_of() {
+        let with = |address: &str| {
+            warnings(&format!(
+                "revision: {{ file: r }}\nadmin: {{ address: \"{address}\", token: 0123456789abcdef }}\n"
+            ))
+        };
+        for address in ["0.0.0.0:7086", "[::]:7086", "10.0.0.1:7086"] {
+            let found = with(address);
+            assert!(
+                found.starts_with(&format!(
+                    "t.yaml:2:19: warning: the admin listener on {address} can be reached from elsewhere"
+                )),
+                "{found}"
+            );
+        }
+        for address in [
+            "127.0.0.1:7086",
+            "127.1.2.3:7086",
+            "[::1]:7086",
+            "[::ffff:127.0.0.1]:7086",
+        ] {
+            assert_eq!(with(address), "");
+        }
+    }
+
+    /// Takes the comment sign from the blocks that are commented out as a whole.
+    fn uncommented(text: &str) -> String {
+        let mut inside = false;
+        let mut result = String::new();
+        for line in text.lines() {
+            inside = match line.strip_prefix("# ") {
+                Some("admin:" | "redis:" | "throttle:") => true,
+                Some(rest) => inside && rest.starts_with("  "),
+                None => false,
+            };
+            result.push_str(if inside { &line[2..] } else { line });
+            result.push('\n');
+        }
+        result
+    }
+
+    #[test]
+    fn what_is_commented_out_in_the_annotated_file_works_and_says_what_the_defaults_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let token = "0123456789abcdef0123456789abcdef";
+        std::fs::write(directory.path().join("admin-token"), token).unwrap();
+        let text = uncommented(include_str!("../conf/tollgate.yaml"))
+            .replace("/etc/tollgate", &directory.path().display().to_string());
+        let Loaded { config, warnings } = loaded(&text, None);
+        assert!(warnings.is_empty(), "{warnings}");
+        let expected = super::tests::config(&format!(
+            "revision: {{ file: conf/revision.yaml }}\nadmin: {{ token: {token} }}\n\
+             redis: {{ urls: [redis://127.0.0.1] }}\n"
+        ));
+        assert!(expected.admin.is_some() && expected.redis.is_some());
+        assert_eq!(config, expected);
     }
 
     #[test]

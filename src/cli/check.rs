@@ -27,7 +27,10 @@ pub fn run(args: &Args, output: Output) -> u8 {
     let environment = Environment::of_process();
     let mut mistakes: Vec<Mistake> = Vec::new();
     let named = match config::load(&args.config, &environment, None) {
-        Ok(config) => Some(config.revision.file),
+        Ok(loaded) => {
+            mistakes.extend(loaded.warnings.iter().cloned());
+            Some(loaded.config.revision.file)
+        }
         Err(found) => {
             mistakes.extend(found.iter().cloned());
             config::revision_file(&args.config, &environment)

@@ -72,7 +72,9 @@ fn demo_config(directory: &Directory, revision: &Path, args: &Args) -> Result<Co
     let path = directory
         .write("tollgate.yaml", &text)
         .map_err(|error| error.to_string())?;
-    config::load(&path, &Environment::of_process(), args.port_offset).map_err(|mistakes| mistakes.to_string())
+    config::load(&path, &Environment::of_process(), args.port_offset)
+        .map(|loaded| loaded.config)
+        .map_err(|mistakes| mistakes.to_string())
 }
 
 fn introduce(server: &Server, key: &str, revision: &Path) {

@@ -71,7 +71,9 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         .unwrap_or_default();
 
     let environment = Environment::of_process();
-    let config = config::load(&args.config, &environment, None).map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
+    let config = config::load(&args.config, &environment, None)
+        .map_err(|mistakes| (REFUSED, mistakes.to_string()))?
+        .config;
     let file = args.revision.as_ref().unwrap_or(&config.revision.file);
     let metrics = Metrics::new().map_err(|error| (FAILED, error.to_string()))?;
     let compiler = Compiler {

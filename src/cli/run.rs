@@ -21,7 +21,12 @@ pub struct Args {
 /// Runs until a signal ends it.
 pub fn run(args: &Args) -> u8 {
     let config = match config::load(&args.config, &Environment::of_process(), args.port_offset) {
-        Ok(config) => config,
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                log::warn!("{warning}");
+            }
+            loaded.config
+        }
         Err(mistakes) => {
             eprintln!("{mistakes}");
             return REFUSED;

@@ -8,12 +8,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use crate::document::{At, Name, NotAvailable, Size, Text};
+use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
+use crate::revision::WithoutStore;
+use crate::units::Ratio;
 
 /// How a gateway process is set up. A change needs a restart; what is published stands in the revision.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     /// Which gateway this is.
@@ -28,18 +30,15 @@ pub(super) struct RawConfig {
     /// Health and metrics of this process.
     #[serde(default)]
     pub(super) status: RawStatus,
-    /// Administration of this process. Not available in this build.
-    #[serde(default)]
-    pub(super) admin: NotAvailable,
+    /// Administration of this process. Without it, or without its token, there is none.
+    pub(super) admin: Option<At<RawAdmin>>,
     /// Where the revision comes from.
     #[schemars(required)]
     pub(super) revision: Option<At<RawRevisionSource>>,
-    /// Counters shared between gateways. Not available in this build: counters stay in this process.
-    #[serde(default)]
-    pub(super) redis: NotAvailable,
-    /// How counters are shared. Not available in this build.
-    #[serde(default)]
-    pub(super) throttle: NotAvailable,
+    /// Where counters are shared between gateways: Redis or Valkey. Absent: counters stay in this process.
+    pub(super) redis: Option<At<RawRedis>>,
+    /// How limits are shared between gateways. A limit can say it for itself, with the keys of the same names.
+    pub(super) throttle: Option<At<RawThrottle>>,
     /// Caching of answers. Not available in this build.
     #[serde(default)]
     pub(super) cache: NotAvailable,
@@ -158,6 +157,70 @@ pub(super) struct RawStatus {
     pub(super) address: Option<At<Text<SocketAddr>>>,
 }
 
+/// Administration of this process.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    /// IP address and port. Default 127.0.0.1:7086. It is without TLS: keep it on this machine.
+    pub(super) address: Option<At<Text<SocketAddr>>>,
+    /// What a request has to carry as `Authorization: Bearer`: at least 16 printable ASCII characters without spaces.
+    /// Take it from elsewhere, with `${file:/path}` or `${cred:name}`. Absent: nothing listens.
+    pub(super) token: Option<At<Secret>>,
+}
+
+/// Where counters are shared between gateways.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRedis {
+    /// `redis://host:6379`, `rediss://host:6379` for TLS, or `unix:///path` for a socket; a database number may follow, as
+    /// in `redis://host:6379/3`. Several are the seed nodes of one Redis Cluster.
+    #[schemars(required)]
+    pub(super) urls: Option<At<RawUrls>>,
+    /// As whom to log in (Redis ACL). Default: Redis' default user.
+    #[schemars(length(min = 1))]
+    pub(super) username: Option<At<String>>,
+    /// With which password; take it from elsewhere, with `${cred:name}` or `${file:/path}`. Default: without logging in.
+    pub(super) password: Option<At<Secret>>,
+    /// A file of certificates (PEM) that are trusted instead of the well-known ones; with `rediss:` only. A relative
+    /// path is relative to the directory in which the process was started.
+    #[schemars(length(min = 1))]
+    pub(super) ca: Option<At<String>>,
+    /// Until a connection stands, TLS and login included; at most 1m. Default 1s.
+    pub(super) connect_timeout: Option<At<Text<Duration>>>,
+    /// How long an answer may take before the connection is given up; at most 1m. Requests do not wait for it longer
+    /// than `throttle.max_wait`. Default 250ms.
+    pub(super) response_timeout: Option<At<Text<Duration>>>,
+}
+
+/// A list of URLs. They may hold passwords, so this has no `Debug` and is in no message.
+pub(super) struct RawUrls(pub(super) Vec<At<String>>);
+
+/// How limits are shared between gateways, where a limit does not say it itself.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawThrottle {
+    /// What all gateways together may let through beyond a limit, as a share of it, 0% to 100%. `0` is strict: nothing,
+    /// for one round trip to Redis whenever a counter is cold. Default 5%.
+    pub(super) max_overrun: Option<At<Text<Ratio>>>,
+    /// How long a request may wait for Redis, 0ms to 1s. Default 20ms.
+    pub(super) max_wait: Option<At<Text<Duration>>>,
+    /// For how long ahead a gateway takes quota from Redis: 50ms to 5s, or 0ms to ask for every request. Default 250ms.
+    pub(super) lease: Option<At<Text<Duration>>>,
+    /// What happens while Redis is away. Default `share`.
+    pub(super) on_store_down: Option<WithoutStore>,
+    /// What happens to a request that has waited for `max_wait`. Default: `deny` where `max_overrun` is 0, elsewhere as
+    /// `on_store_down` says.
+    pub(super) on_timeout: Option<WithoutStore>,
+    /// The most gateways that run at a time and share limits. What may be let through beyond a limit is divided by it,
+    /// and so is what is left of a limit while Redis is away. Default 10; write it when there is Redis.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) instances: Option<At<u32>>,
+    /// How many counters this process keeps, with or without Redis; 1000 to 100000000. When there is no more room, one is
+    /// forgotten for a new one: a finished one, if there is one at hand. Default 1000000.
+    #[schemars(range(min = 1_000, max = 100_000_000))]
+    pub(super) max_counters: Option<At<u32>>,
+}
+
 /// Where the revision comes from.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +267,60 @@ pub(super) struct RawAccessLog {
 pub(super) enum RawLogFormat {
     /// One JSON object for each request.
     Json,
+}
+
+// A list all the same; but the usual mistake, a single URL without brackets, must not be answered by showing it.
+impl<'de> Deserialize<'de> for RawUrls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UrlsVisitor;
+
+        impl<'de> Visitor<'de> for UrlsVisitor {
+            type Value = RawUrls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of URLs such as [redis://127.0.0.1:6379]")
+            }
+
+            fn visit_str<E: Error>(self, _: &str) -> Result<RawUrls, E> {
+                Err(E::custom(
+                    "\"urls\" is a list, also of one; write it in brackets: urls: [redis://127.0.0.1:6379]",
+                ))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<RawUrls, A::Error> {
+                let mut urls: Vec<At<String>> = Vec::new();
+                while let Some(url) = access.next_element()? {
+                    urls.push(url);
+                }
+                Ok(RawUrls(urls))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<RawUrls, A::Error> {
+                Err(A::Error::invalid_type(Unexpected::Map, &self))
+            }
+        }
+
+        deserializer.deserialize_any(UrlsVisitor)
+    }
+}
+
+impl JsonSchema for RawUrls {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "RawUrls".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "array",
+            "minItems": 1,
+            "items": { "type": "string", "minLength": 1 },
+            "examples": [["redis://127.0.0.1:6379"], ["rediss://redis-1:6379", "rediss://redis-2:6379"]]
+        })
+    }
 }
 
 impl<'de> Deserialize<'de> for RawThreads {

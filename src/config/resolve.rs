@@ -1,28 +1,37 @@
 //! From raw to resolved: defaults filled in, ports shifted, every mistake reported.
 
+mod redis;
+mod throttle;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::raw::{
-    RawAccessLog, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawListener, RawLogFormat, RawRevisionSource,
-    RawServer, RawStatus, RawTelemetry, RawThreads, RawTimeouts,
+    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawListener, RawLogFormat,
+    RawRevisionSource, RawServer, RawStatus, RawTelemetry, RawThreads, RawTimeouts,
 };
 use super::{
-    AccessLog, Config, Gateway, Limits, Listener, LogFormat, LogTarget, RevisionSource, Server, Status, Telemetry,
-    Throttle, Timeouts,
+    AccessLog, Admin, Config, Gateway, Limits, Listener, LogFormat, LogTarget, RevisionSource, Server, Status,
+    Telemetry, Timeouts,
 };
-use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Size, Text};
+use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Secret, Size, Text};
 use crate::revision::EnvironmentType;
 
 const GATEWAY_PORT: u16 = 8280;
 const STATUS_PORT: u16 = 7085;
+const ADMIN_PORT: u16 = 7086;
+/// 16 characters of hex are 64 bits, which nobody guesses over a network.
+const SHORTEST_TOKEN: usize = 16;
+/// A header has to have room for it.
+const LONGEST_TOKEN: usize = 4096;
 const MOST_THREADS: u64 = 1024;
 /// A request needs a head; a head beyond this is a mistake or an attack.
-const HEADER_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 20;
+const HEADER_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 /// Longer than anybody waits; it also keeps sums of durations far from overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -40,10 +49,10 @@ pub(super) fn resolve(
         server,
         listeners,
         status,
-        admin: NotAvailable,
+        admin,
         revision,
-        redis: NotAvailable,
-        throttle: NotAvailable,
+        redis,
+        throttle,
         cache: NotAvailable,
         telemetry,
     } = raw;
@@ -56,6 +65,9 @@ pub(super) fn resolve(
     };
     let listeners = resolver.listeners(listeners.as_ref(), place);
     let status = resolver.status(&status, place);
+    let admin = admin.and_then(|raw| resolver.admin(raw));
+    let throttle = resolver.throttle(throttle.as_ref(), redis.as_ref().map(|redis| redis.place));
+    let redis = redis.and_then(|raw| resolver.redis(raw));
     let server = resolver.server(server);
     let gateway = resolver.gateway(gateway);
     let telemetry = resolver.telemetry(telemetry);
@@ -64,10 +76,10 @@ pub(super) fn resolve(
         server,
         listeners,
         status,
-        admin: None,
+        admin,
         revision: resolver.revision(revision, place)?,
-        redis: None,
-        throttle: Throttle::default(),
+        redis,
+        throttle,
         telemetry,
     })
 }
@@ -120,6 +132,68 @@ impl Resolver<'_> {
                 None => self.address(default, place),
             },
         }
+    }
+
+    fn admin(&mut self, raw: At<RawAdmin>) -> Option<Admin> {
+        let At {
+            value: RawAdmin { address, token },
+            place,
+        } = raw;
+        let Some(token) = token else {
+            if !self.dropped.contains(place, "token") {
+                let message = "without a \"token\" there is no admin listener; write token: \"${cred:admin-token}\" or \
+                               \"${file:/path}\", or remove \"admin\"";
+                self.report.warning(place, message);
+            }
+            return None;
+        };
+        self.admin_token(&token);
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let address = match address {
+            Some(address) => {
+                if !address.get().ip().to_canonical().is_loopback() {
+                    let message = format!(
+                        "the admin listener on {} can be reached from elsewhere, and its token is sent there without \
+                         TLS; write 127.0.0.1:{ADMIN_PORT}, or keep the network to it private",
+                        address.get()
+                    );
+                    self.report.warning(address.place, message);
+                }
+                self.address(*address.get(), address.place)
+            }
+            None => self.address(default, place),
+        };
+        Some(Admin {
+            address,
+            token: token.value,
+        })
+    }
+
+    /// The token itself is in none of the messages.
+    fn admin_token(&mut self, token: &At<Secret>) {
+        let text = token.value.expose();
+        let message = if text.is_empty() {
+            "an empty text is no token, because everybody knows it; write token: \"${cred:admin-token}\" or \
+             \"${file:/path}\", or remove it: then nothing listens"
+                .to_owned()
+        } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            "a token is sent in a header, so it consists of printable ASCII characters without spaces and line ends"
+                .to_owned()
+        } else if text.len() < SHORTEST_TOKEN {
+            format!(
+                "a token of {} characters can be guessed; take at least {SHORTEST_TOKEN}, such as those of \
+                 `openssl rand -hex 32`",
+                text.len()
+            )
+        } else if text.len() > LONGEST_TOKEN {
+            format!(
+                "a token has at most {LONGEST_TOKEN} characters, and this one has {}",
+                text.len()
+            )
+        } else {
+            return;
+        };
+        self.report.discreet_error(token.place, &message);
     }
 
     /// An address of this process: with the port offset, and used once.
@@ -271,6 +345,23 @@ impl Resolver<'_> {
             self.report.error(raw.place, message);
         }
         *raw.get()
+    }
+
+    /// A number from a range, or its default.
+    fn number(&mut self, raw: Option<&At<u32>>, key: &str, range: RangeInclusive<u32>, default: u32) -> u32 {
+        let Some(raw) = raw else {
+            return default;
+        };
+        if !range.contains(&raw.value) {
+            let message = format!(
+                "\"{key}\" has to be from {} to {}, not {}",
+                range.start(),
+                range.end(),
+                raw.value
+            );
+            self.report.error(raw.place, message);
+        }
+        raw.value
     }
 
     fn gateway(&self, raw: RawGateway) -> Gateway {

@@ -173,12 +173,16 @@ impl Source {
                 message = message.replace(secret.as_str(), reference);
             }
         }
+        self.as_it_is(place, severity, &message)
+    }
+
+    fn as_it_is(&self, place: Place, severity: Severity, message: &str) -> Mistake {
         Mistake {
             path: self.name.clone(),
             line: place.line,
             column: place.column,
             severity,
-            message: one_line(&message),
+            message: one_line(message),
         }
     }
 
@@ -216,12 +220,24 @@ impl Report {
     /// Something that makes the file unusable.
     pub(crate) fn error(&mut self, place: Place, message: impl Into<String>) {
         self.failed = true;
-        self.add(place, Severity::Error, message.into());
+        self.add(self.source.mistake(place, Severity::Error, message));
+    }
+
+    /// The same about a value that may be a secret, in words that show nothing of it. `error` cannot know that they
+    /// do not, and says only that the secret does not fit.
+    pub(crate) fn discreet_error(&mut self, place: Place, message: &str) {
+        self.failed = true;
+        self.add(self.source.as_it_is(place, Severity::Error, message));
     }
 
     /// Something that somebody should look at.
     pub(crate) fn warning(&mut self, place: Place, message: impl Into<String>) {
-        self.add(place, Severity::Warning, message.into());
+        self.add(self.source.mistake(place, Severity::Warning, message));
+    }
+
+    /// The same about a value that may be a secret, in words that show nothing of it.
+    pub(crate) fn discreet_warning(&mut self, place: Place, message: &str) {
+        self.add(self.source.as_it_is(place, Severity::Warning, message));
     }
 
     pub(super) fn source_mut(&mut self) -> &mut Source {
@@ -251,9 +267,9 @@ impl Report {
         Mistakes::new(self.found)
     }
 
-    fn add(&mut self, place: Place, severity: Severity, message: String) {
+    fn add(&mut self, mistake: Mistake) {
         if self.found.len() < MOST {
-            self.found.push(self.source.mistake(place, severity, message));
+            self.found.push(mistake);
         } else if self.found.len() == MOST {
             let message = format!("more than {MOST} mistakes; the others are not shown");
             self.found
