@@ -207,6 +207,12 @@ impl Node {
         Ok(reply)
     }
 
+    /// Why it is down, for people. Without secrets.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.state.lock().down.as_ref().map(|trouble| trouble.text.clone())
+    }
+
     /// Whether the first attempt to connect is over.
     pub(super) fn was_tried(&self) -> bool {
         self.tried.load(Ordering::Acquire)

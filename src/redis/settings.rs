@@ -137,7 +137,7 @@ impl FromStr for ServerUrl {
     fn from_str(text: &str) -> Result<Self, SettingsError> {
         // No message shows the text: it may hold a password in a place where it does not belong.
         let error = |what: &str| SettingsError::new(format!("not the URL of a Redis server: {what}"));
-        let Some(url) = ::redis::parse_redis_url(text) else {
+        let Some(mut url) = ::redis::parse_redis_url(text) else {
             return Err(error(&format!("it has to begin with {SCHEMES}")));
         };
         let socket = url.scheme().ends_with("unix");
@@ -162,6 +162,10 @@ impl FromStr for ServerUrl {
             return Err(error("it has no host"));
         }
         let tls = matches!(url.scheme(), "rediss" | "valkeys");
+        // TLS is ours (see `connect`), and the parser of a client without it refuses the scheme.
+        if tls && url.set_scheme("redis").is_err() {
+            return Err(error("its scheme does not go with the rest"));
+        }
         let info = url
             .into_connection_info()
             .map_err(|problem| error(problem.detail().unwrap_or(&problem.to_string())))?;
@@ -172,7 +176,6 @@ impl FromStr for ServerUrl {
         Ok(Self {
             endpoint: match info.addr() {
                 ConnectionAddr::Tcp(host, port) => Endpoint::tcp(host, *port),
-                ConnectionAddr::TcpTls { host, port, .. } => Endpoint::tcp(host, *port),
                 ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
                 _ => return Err(error("this kind of address is not known")),
             },
