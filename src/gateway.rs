@@ -146,6 +146,7 @@ impl Gateway {
         let permit = self
             .throttle
             .admit(&demands, 1, now)
+            .await
             .map_err(|exceeded| limited(&exceeded, &demands, policy))?;
         stopwatch.lap(&self.phases.throttle);
 

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 
 pub use self::node::{Failure, Health, Node, Reply};
 pub use self::probe::{Description, probe};
-pub use self::settings::{Secret, ServerUrl, Settings, SettingsError};
+pub use self::settings::{ServerUrl, Settings, SettingsError};
 pub use self::slot::{SLOTS, Slot};
 
 use self::connect::Dial;

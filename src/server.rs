@@ -4,6 +4,7 @@ pub mod census;
 pub mod connection;
 pub mod drain;
 pub mod panics;
+pub mod sharing;
 pub mod sockets;
 pub mod status;
 
@@ -29,17 +30,15 @@ use crate::sync::Revisions;
 use crate::sync::file::Watch;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
-use crate::throttle::{Throttle, Time};
+use crate::throttle::Time;
 use crate::upstream::Rotations;
 use crate::upstream::resolve::Names;
 use census::Census;
 use connection::Connections;
 use drain::Signals;
+use sharing::Sharing;
 use sockets::{BindError, Sockets};
 use status::Status;
-
-/// Counters that this process holds at most: about 100 MB when full.
-const COUNTERS_MAX: usize = 1_000_000;
 
 /// Verified tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
@@ -69,7 +68,7 @@ pub struct Server {
     log_writer: Option<Writer>,
     revisions: Arc<Revisions>,
     key_sets: KeySets,
-    throttle: Arc<Throttle>,
+    sharing: Sharing,
     watch: Watch,
     leave: Arc<Leave>,
     drain: Drain,
@@ -127,6 +126,7 @@ impl Server {
             .enable_all()
             .build()
             .map_err(|error| machine("side runtime")(&error))?;
+        let sharing = Sharing::start(&config, &metrics, side.handle()).map_err(|error| machine("redis")(&error))?;
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let compiler = Compiler {
@@ -134,6 +134,7 @@ impl Server {
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             names: Names::LookUp,
+            sharing: sharing::defaults(&config),
             rotations: Arc::new(Rotations::default()),
             metrics: Arc::clone(&metrics),
         };
@@ -154,7 +155,7 @@ impl Server {
             log_writer,
             revisions,
             key_sets,
-            throttle: Arc::new(Throttle::new(COUNTERS_MAX)),
+            sharing,
             watch,
             leave: Arc::new(leave),
             drain,
@@ -198,6 +199,7 @@ impl Server {
         });
         self.leave.begin();
         wait_until_empty(&census);
+        self.sharing.settle(self.side.handle());
         self.side.shutdown_timeout(Duration::from_secs(1));
         drop(self.log_writer);
     }
@@ -205,7 +207,7 @@ impl Server {
     fn proxy_service(&self, engine: &Engine, census: &Arc<Census>) -> Service<Connections> {
         let gateway = Gateway::new(
             Arc::clone(&self.revisions),
-            Arc::clone(&self.throttle),
+            Arc::clone(&self.sharing.throttle),
             (
                 self.config.server.trusted_proxies.clone(),
                 self.config.server.limits.requests_in_flight,
@@ -234,7 +236,7 @@ impl Server {
                 gateway: self.config.gateway.clone(),
                 revisions: Arc::clone(&self.revisions),
                 key_sets: self.key_sets.clone(),
-                throttle: Arc::clone(&self.throttle),
+                throttle: Arc::clone(&self.sharing.throttle),
                 metrics: Arc::clone(&self.metrics),
                 drain: self.drain.clone(),
             });
@@ -245,7 +247,7 @@ impl Server {
             });
         }
 
-        let throttle = Arc::clone(&self.throttle);
+        let throttle = Arc::clone(&self.sharing.throttle);
         self.side.spawn(async move {
             let mut tick = tokio::time::interval(SWEEP);
             loop {

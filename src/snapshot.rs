@@ -19,7 +19,7 @@ use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loa
 use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{RouteMetrics, seconds};
-use crate::throttle::{Decisions, Demand, Place, Rule, Subject, headers};
+use crate::throttle::{Decisions, Defaults, Demand, Place, Rule, Subject, headers};
 use crate::upstream::resolve::Names;
 use crate::upstream::{Rotations, Upstream};
 
@@ -107,6 +107,8 @@ pub struct Compiler {
     pub names: Names,
     /// Where upstreams' rotations stand.
     pub rotations: Arc<Rotations>,
+    /// How limits are shared that do not say it themselves.
+    pub sharing: Defaults,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -312,6 +314,7 @@ impl Compiler {
                         deny,
                         would_deny,
                     },
+                    &self.sharing,
                 )
             })
             .collect()
@@ -438,8 +441,8 @@ impl Snapshot {
     /// What shares a counter with this request. A caller who lacks what a scope names is counted by the next thing he
     /// is known by, never not at all.
     fn subject(&self, scope: Scope, route: &Route, api: &Api, caller: &Caller, client: Option<IpAddr>) -> Subject {
-        let key = || caller.key_hash().map(|hash| tagged(b'k', hash));
-        let token = || caller.subject_hash().map(|hash| tagged(b's', hash));
+        let key = || caller.key_hash().map(|hash| Subject::of_number(b'k', hash));
+        let token = || caller.subject_hash().map(|hash| Subject::of_number(b's', hash));
         let address = || client.map_or_else(Subject::none, Subject::of_ip);
         let application = || caller.application().and_then(|index| self.applications.get(index));
         let anyhow = || key().or_else(token).unwrap_or_else(address);
@@ -500,10 +503,4 @@ fn running(application: &revision::Application, revision: &Revision) -> Applicat
         name: application.name.clone(),
         subscriptions,
     }
-}
-
-fn tagged(tag: u8, hash: u64) -> Subject {
-    let mut bytes = [tag; 9];
-    bytes[1..].copy_from_slice(&hash.to_le_bytes());
-    Subject::of_bytes(&bytes)
 }

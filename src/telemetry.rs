@@ -7,4 +7,4 @@ pub mod access_log;
 pub mod metrics;
 
 pub use access_log::{AccessLog, Record};
-pub use metrics::{Metrics, StoreMetrics};
+pub use metrics::{Metrics, SharingMetrics, StoreMetrics};

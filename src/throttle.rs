@@ -1,36 +1,55 @@
 //! Stage 3: route + caller + now → permit.
 //!
 //! A request demands one unit (or more) of every limit that counts for it. Either all of them are spent or none; what
-//! was refused is not counted anywhere. Nothing here waits: a counter is one atomic word in memory, and what may
-//! be spent of it without asking anybody is decided beforehand, in the background ([`store`]).
+//! was refused is not counted anywhere. In the steady state nothing here waits and nothing is asked: what may be spent is
+//! in memory.
 //!
 //! - [`window`]: calendar windows, as arithmetic
-//! - [`ticket`]: the state machine of one counter
+//! - [`ticket`]: a counter of this process alone, as a state machine
 //! - [`table`]: the counters of this process, bounded
-//! - [`store`]: who owns the quota
 //! - [`rule`]: a limit, compiled
 //! - [`headers`]: what clients are told
 //! - [`explain`]: what operators are told
+//!
+//! Counters that many gateways share:
+//!
+//! - [`terms`]: what governs them, and the bound
+//! - [`lease`]: what this gateway holds of one, as a state machine
+//! - [`exchange`]: the trade with the store, as a state machine
+//! - [`shared`]: where requests and exchange meet
+//! - [`courier`]: carries orders to Redis and answers back
+//! - [`clock`]: the store's time
 
+pub mod clock;
+pub mod courier;
+pub mod exchange;
 pub mod explain;
 pub mod headers;
 pub mod identity;
+pub mod lease;
 pub mod rule;
-pub mod store;
+pub mod shared;
+pub mod store_key;
 pub mod table;
+pub mod terms;
 pub mod ticket;
 pub mod window;
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
+use tokio::time::{Instant, timeout_at};
 
 pub use explain::Description;
 pub use identity::{Identity, Subject};
 pub use rule::{Decisions, Place, Rule};
-pub use store::{Local, Store};
+pub use shared::Shared;
+pub use terms::Defaults;
 pub use window::Time;
 
-use store::Notice;
-use table::Table;
+use lease::Lease;
+use shared::Miss;
+use table::{Plain, Table};
 use ticket::{Refusal, State};
 
 /// How many demands are judged without taking memory; more are judged too.
@@ -70,6 +89,20 @@ pub struct Exceeded {
     pub retry_after: u64,
 }
 
+impl Exceeded {
+    /// By the first limit, for a moment.
+    const fn briefly() -> Self {
+        Self {
+            tightest: Standing {
+                rule: 0,
+                remaining: 0,
+                reset: 1,
+            },
+            retry_after: 1,
+        }
+    }
+}
+
 /// How a request stands with a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -81,46 +114,114 @@ pub struct Standing {
     pub reset: u64,
 }
 
-/// The stage: this process's counters, and where their quota comes from.
-pub struct Throttle<S: Store = Local> {
-    table: Table,
-    store: S,
+/// The stage: the counters, and who they are shared with.
+pub struct Throttle {
+    counters: Counters,
 }
 
-impl Throttle<Local> {
+enum Counters {
+    /// This process owns every quota whole.
+    Own(Table<Plain>),
+    /// Many gateways share them.
+    Shared(Arc<Shared>),
+}
+
+/// Why a request is not let in, yet.
+enum Hold {
+    /// It is beyond a limit.
+    Exceeded(Exceeded),
+    /// The store has to answer about this lease first.
+    Short(Arc<Lease>),
+}
+
+impl Throttle {
     /// A stage that owns every quota whole, with room for so many counters (a million is a good number).
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
-        Self::with_store(max_entries, Local)
-    }
-}
-
-impl<S: Store> Throttle<S> {
-    /// A stage whose counters live on what this store gives them.
-    #[must_use]
-    pub fn with_store(max_entries: usize, store: S) -> Self {
         Self {
-            table: Table::new(max_entries),
-            store,
+            counters: Counters::Own(Table::new(max_entries)),
+        }
+    }
+
+    /// A stage whose counters are shared.
+    #[must_use]
+    pub fn shared(shared: Arc<Shared>) -> Self {
+        Self {
+            counters: Counters::Shared(shared),
         }
     }
 
     /// Counts a request of this cost with every limit it demands, or with none.
     ///
-    /// Limits are spent in order. At the first enforced refusal what was spent is given back, and the limits that are
-    /// left are asked (not spent), so that `Retry-After` covers all of them. For the moment between, a limit
-    /// may look tighter to others than it is; it never looks looser. Apart from that, what a fixed window has left
-    /// never grows before it ends, unless the limit is raised.
+    /// Ready at once, unless a shared counter is cold and its limit too small for credit: then the request waits for the
+    /// store's answer, no longer than it may.
     ///
     /// # Errors
     /// When an enforced limit is exceeded.
+    pub async fn admit(&self, demands: &[Demand<'_>], cost: u32, now: Time) -> Result<Permit, Exceeded> {
+        match self.decide(demands, cost, now, true) {
+            Ok(permit) => Ok(permit),
+            Err(Hold::Exceeded(exceeded)) => Err(exceeded),
+            // Boxed: requests that do not wait do not carry the room for it along.
+            Err(Hold::Short(lease)) => Box::pin(self.wait(lease, demands, cost, now)).await,
+        }
+    }
+
+    /// Like [`admit`](Self::admit), for who can not wait.
+    ///
+    /// # Errors
+    /// When an enforced limit is exceeded, or can not be asked about in time and says that this is a refusal.
     #[inline]
-    pub fn admit(&self, demands: &[Demand<'_>], cost: u32, now: Time) -> Result<Permit, Exceeded> {
+    pub fn try_admit(&self, demands: &[Demand<'_>], cost: u32, now: Time) -> Result<Permit, Exceeded> {
+        self.decide(demands, cost, now, false).map_err(|hold| match hold {
+            Hold::Exceeded(exceeded) => exceeded,
+            Hold::Short(_) => Exceeded::briefly(),
+        })
+    }
+
+    /// Removes counters that are finished, a part of the table at a time. To be called about once a second.
+    pub fn sweep(&self, now: Time) -> usize {
+        match &self.counters {
+            Counters::Own(table) => table.sweep(now),
+            Counters::Shared(shared) => shared.sweep(shared.clock().at(now)),
+        }
+    }
+
+    /// How many counters there are.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        match &self.counters {
+            Counters::Own(table) => table.len(),
+            Counters::Shared(shared) => shared.table().len(),
+        }
+    }
+
+    /// How many live counters were let go for want of room.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        match &self.counters {
+            Counters::Own(table) => table.evictions(),
+            Counters::Shared(shared) => shared.table().evictions(),
+        }
+    }
+
+    /// Limits are spent in order. At the first enforced refusal what was spent is given back, and the limits that are
+    /// left are asked (not spent), so that `Retry-After` covers all of them. For the moment between, a limit
+    /// may look tighter to others than it is; it never looks looser. Apart from that, what a window has left
+    /// never grows before it ends, unless the limit is raised.
+    #[inline]
+    fn decide(&self, demands: &[Demand<'_>], cost: u32, now: Time, may_wait: bool) -> Result<Permit, Hold> {
+        let now = match &self.counters {
+            Counters::Own(_) => now,
+            Counters::Shared(shared) => shared.clock().at(now),
+        };
         let mut spent: SmallVec<[Option<State>; DEMANDS_INLINE]> = SmallVec::new();
         let mut tightest: Option<(usize, State)> = None;
         let mut would_deny = None;
         for (position, demand) in demands.iter().enumerate() {
-            match self.spend(demand, cost, now) {
+            // Nobody waits for a limit that only watches.
+            let may_wait = may_wait && demand.rule.enforced();
+            match self.spend(demand, cost, now, may_wait) {
                 Ok(state) => {
                     if demand.rule.enforced() && tightest.is_none_or(|(_, least)| is_tighter(&state, &least)) {
                         tightest = Some((position, state));
@@ -131,9 +232,14 @@ impl<S: Store> Throttle<S> {
                     would_deny = would_deny.or(Some(position));
                     spent.push(None);
                 }
-                Err(refusal) => {
-                    self.give_back(demands, &spent, cost);
-                    return Err(self.exceeded(demands, position, refusal, cost, now));
+                Err(miss) => {
+                    self.give_back(demands, &spent, cost, now);
+                    return Err(match miss {
+                        Miss::Refused(refusal) => {
+                            Hold::Exceeded(self.exceeded(demands, position, refusal, cost, now))
+                        }
+                        Miss::Short(lease) => Hold::Short(lease),
+                    });
                 }
             }
         }
@@ -154,64 +260,98 @@ impl<S: Store> Throttle<S> {
         })
     }
 
-    /// Removes counters that are finished, a part of the table at a time. To be called about once a second.
-    pub fn sweep(&self, now: Time) -> usize {
-        self.table.sweep(now)
-    }
-
-    /// How many counters there are.
-    #[must_use]
-    pub fn entries(&self) -> usize {
-        self.table.len()
-    }
-
-    /// How many live counters were forgotten for want of room.
-    #[must_use]
-    pub fn evictions(&self) -> u64 {
-        self.table.evictions()
+    /// Asks again whenever the store has answered about what was short, until the request may wait no longer.
+    async fn wait(
+        &self,
+        mut short: Arc<Lease>,
+        demands: &[Demand<'_>],
+        cost: u32,
+        now: Time,
+    ) -> Result<Permit, Exceeded> {
+        let Counters::Shared(shared) = &self.counters else {
+            return self.try_admit(demands, cost, now);
+        };
+        let began = Instant::now();
+        let until = began + shared.settings().max_wait;
+        let later = |now: Time| now.plus(u64::try_from(began.elapsed().as_nanos()).unwrap_or(0));
+        let decided = loop {
+            let lease = Arc::clone(&short);
+            let answer = lease.answered.notified();
+            tokio::pin!(answer);
+            // From here on no answer is missed.
+            answer.as_mut().enable();
+            let waiting = shared.wait_for(&lease, cost);
+            match self.decide(demands, cost, later(now), true) {
+                Err(Hold::Short(other)) if Arc::ptr_eq(&other, &lease) => {}
+                Err(Hold::Short(other)) => {
+                    short = other;
+                    continue;
+                }
+                decided => break Some(decided),
+            }
+            let answered = timeout_at(until, answer).await;
+            drop(waiting);
+            if answered.is_err() {
+                break None;
+            }
+        };
+        let meters = shared.meters();
+        meters.wait_seconds.observe(began.elapsed().as_secs_f64());
+        match decided {
+            Some(Ok(permit)) => {
+                meters.waits.with_label_values(&["served"]).inc();
+                Ok(permit)
+            }
+            Some(Err(Hold::Exceeded(exceeded))) => {
+                meters.waits.with_label_values(&["refused"]).inc();
+                Err(exceeded)
+            }
+            Some(Err(Hold::Short(_))) | None => {
+                meters.waits.with_label_values(&["expired"]).inc();
+                self.try_admit(demands, cost, later(now))
+            }
+        }
     }
 
     #[inline]
-    fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time) -> Result<State, Refusal> {
-        let quota = demand.rule.quota();
-        let counter = demand.counter();
-        let allowance = self.store.opening(quota);
-        let outcome = self.table.with(counter, quota.shape(), now, |word| {
-            ticket::spend(word, quota, allowance, cost, now)
-        });
-        // Told after the table's lock is free.
-        match &outcome {
-            Ok(state) => {
-                let mark = self.store.low_mark(quota);
-                if state.opened {
-                    self.store.notice(counter, quota, state.window, Notice::Opened);
-                } else if state.remaining < mark && state.remaining.saturating_add(cost) >= mark {
-                    self.store.notice(counter, quota, state.window, Notice::Low);
-                }
+    fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, may_wait: bool) -> Result<State, Miss> {
+        match &self.counters {
+            Counters::Own(table) => {
+                let quota = demand.rule.quota();
+                let spend = |counter: &Plain| ticket::spend(&counter.word, quota, quota.whole(), cost, now);
+                let (answer, _) = table.with(demand.counter(), now, || Plain::new(quota.shape()), spend);
+                answer.map_err(Miss::Refused)
             }
-            Err(refusal) => self.store.notice(counter, quota, refusal.window, Notice::Spent),
+            Counters::Shared(shared) => shared.spend(demand, cost, now, may_wait),
         }
-        outcome
     }
 
     /// What [`spend`](Self::spend) would answer. A counter that is not there is an empty one.
     fn peek(&self, demand: &Demand<'_>, cost: u32, now: Time) -> Result<State, Refusal> {
-        let quota = demand.rule.quota();
-        let allowance = self.store.opening(quota);
-        let look = |word: &_| ticket::peek(word, quota, allowance, cost, now);
-        self.table
-            .find(demand.counter(), look)
-            .unwrap_or_else(|| look(&std::sync::atomic::AtomicU64::new(0)))
+        match &self.counters {
+            Counters::Own(table) => {
+                let quota = demand.rule.quota();
+                let look = |counter: &Plain| ticket::peek(&counter.word, quota, quota.whole(), cost, now);
+                table
+                    .find(demand.counter(), look)
+                    .unwrap_or_else(|| look(&Plain::new(quota.shape())))
+            }
+            Counters::Shared(shared) => shared.peek(demand, cost, now),
+        }
     }
 
     #[cold]
-    fn give_back(&self, demands: &[Demand<'_>], spent: &[Option<State>], cost: u32) {
+    fn give_back(&self, demands: &[Demand<'_>], spent: &[Option<State>], cost: u32, now: Time) {
         for (demand, state) in demands.iter().zip(spent) {
-            if let Some(state) = state {
+            let Some(state) = state else { continue };
+            match &self.counters {
                 // A counter that was evicted meanwhile has forgotten the request anyway.
-                self.table.find(demand.counter(), |word| {
-                    ticket::give_back(word, demand.rule.quota(), cost, state.window);
-                });
+                Counters::Own(table) => {
+                    table.find(demand.counter(), |counter| {
+                        ticket::give_back(&counter.word, demand.rule.quota(), cost, state.window);
+                    });
+                }
+                Counters::Shared(shared) => shared.give_back(demand, cost, state.window, now),
             }
         }
     }

@@ -68,6 +68,7 @@ applications:
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
         names: Names::Leave,
+        sharing: Defaults::default(),
         rotations: Arc::new(Rotations::default()),
         metrics: Arc::new(Metrics::new().unwrap()),
     };
@@ -110,7 +111,7 @@ applications:
         let caller = &*journey.caller.insert(caller);
         let demands = snapshot.demands(route, api, caller, client);
         assert_eq!(demands.len(), 2);
-        let permit = throttle.admit(&demands, 1, now).unwrap();
+        let permit = throttle.try_admit(&demands, 1, now).unwrap();
         let standing = permit.tightest.unwrap();
         let rate_limit = demands[standing.rule]
             .rule

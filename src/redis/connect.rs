@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::settings::{Endpoint, Secret, Settings, SettingsError};
+use super::settings::{Endpoint, Settings, SettingsError};
+use crate::document::Secret;
 
 /// The longest wait for a TCP handshake. A lost first packet is sent again by the kernel only after a second; a new
 /// attempt reaches a server that just came back sooner.

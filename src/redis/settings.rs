@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
+use crate::document::Secret;
+
 /// The schemes of a server's URL; those of Valkey mean the same.
 const SCHEMES: &str = "redis:// (plain), rediss:// (TLS) or unix:// (socket)";
 
@@ -215,36 +217,6 @@ impl fmt::Display for Endpoint {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => path.display().fmt(f),
         }
-    }
-}
-
-/// A text that is in no log and no message. Compared in tests and settings only, never with what a client sent.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }
 

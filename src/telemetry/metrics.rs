@@ -26,6 +26,9 @@ const ROUND_TRIP_BUCKETS: [f64; 13] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
 ];
 
+/// Upper bounds of the buckets of overshoot, as parts of the limit. The default of what is allowed is 5 %.
+const OVERSHOOT_BUCKETS: [f64; 9] = [0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
+
 /// Every metric of the process. One instance, shared by reference; all methods are cheap enough for the request path
 /// unless they say otherwise.
 pub struct Metrics {
@@ -62,7 +65,25 @@ pub struct Metrics {
     jwks_age_seconds: IntGaugeVec,
     jwks_failures: IntGaugeVec,
     store: StoreMetrics,
+    sharing: SharingMetrics,
     applied_at_ms: AtomicU64,
+}
+
+/// What is shown of counters that gateways share.
+#[derive(Clone)]
+pub struct SharingMetrics {
+    /// Commands sent to the store, label `command`.
+    pub commands: IntCounterVec,
+    /// For each debt that was charged: the part of it that lies beyond the limit, as a part of the limit.
+    pub overshoot: Histogram,
+    /// How long requests waited for the store.
+    pub wait_seconds: Histogram,
+    /// Requests that waited, label `result`: `served`, `refused` (by the limit), `expired`.
+    pub waits: IntCounterVec,
+    /// Counters that the store had forgotten, and that were raised again to what was known of them.
+    pub healed: IntCounter,
+    /// Orders that the store answered with an error.
+    pub errors: IntCounter,
 }
 
 /// What is shown of the servers that hold the shared counters.
@@ -233,6 +254,7 @@ impl Metrics {
                 )?,
             )?,
             store: StoreMetrics::new(&registry)?,
+            sharing: SharingMetrics::new(&registry)?,
             applied_at_ms: AtomicU64::new(0),
             registry,
         };
@@ -305,6 +327,12 @@ impl Metrics {
         self.store.clone()
     }
 
+    /// What is shown of shared counters.
+    #[must_use]
+    pub fn sharing(&self) -> SharingMetrics {
+        self.sharing.clone()
+    }
+
     /// Notes that a revision was applied at `now_ms` (unix milliseconds).
     pub fn revision_applied(&self, digest: &str, now_ms: u64) {
         self.revision.reset();
@@ -338,6 +366,71 @@ impl Metrics {
         self.requests
             .with_label_values(&["", "", digits.format(status), code])
             .inc();
+    }
+}
+
+impl SharingMetrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            commands: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "tollgate_throttle_store_commands_total",
+                        "Commands sent to the store of shared counters",
+                    ),
+                    &["command"],
+                )?,
+            )?,
+            overshoot: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "tollgate_throttle_overshoot",
+                        "Part of each charged debt that lies beyond the limit, as a part of the limit",
+                    )
+                    .buckets(OVERSHOOT_BUCKETS.to_vec()),
+                )?,
+            )?,
+            wait_seconds: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "tollgate_throttle_wait_seconds",
+                        "How long requests waited for a shared counter",
+                    )
+                    .buckets(ROUND_TRIP_BUCKETS.to_vec()),
+                )?,
+            )?,
+            waits: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "tollgate_throttle_waits_total",
+                        "Requests that waited for a shared counter",
+                    ),
+                    &["result"],
+                )?,
+            )?,
+            healed: register(
+                registry,
+                IntCounter::new(
+                    "tollgate_throttle_healed_total",
+                    "Counters that the store had forgotten and that were raised again",
+                )?,
+            )?,
+            errors: register(
+                registry,
+                IntCounter::new(
+                    "tollgate_throttle_store_errors_total",
+                    "Orders that the store answered with an error",
+                )?,
+            )?,
+        })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use super::store::Store;
 use super::window::{Time, stamp, window_of};
 use super::{Demand, Throttle};
 use crate::units::Rate;
@@ -24,7 +23,7 @@ pub struct Description {
     pub enforced: bool,
 }
 
-impl<S: Store> Throttle<S> {
+impl Throttle {
     /// How a limit stands for a subject, without counting anything. A subject is a hash here, so its name for people
     /// (`mobile@orders`, `192.0.2.7`) comes from the caller; empty for [`Subject::none`](super::Subject::none).
     #[must_use]

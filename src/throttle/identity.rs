@@ -1,16 +1,18 @@
-//! Which counter: 128 bits from the identity of a limit and of its subject.
+//! Which counter: 128 bits from the identity of a limit and of its subject; and the names of both for the store.
 //!
 //! Both halves are hashes keyed with a secret that this process draws at its start, so that a client cannot choose
 //! an address, key or subject whose counter is another client's. SipHash-1-3 is a keyed pseudo-random function;
 //! faster hashes (foldhash, `FxHash`) do not claim to be one. Two 64-bit hashes of the same text under different
 //! prefixes make the 128 bits: at a million counters the chance that any two collide is below 10⁻²⁶.
 //!
-//! The secret is this process's own as long as counters are. Gateways that share counters have to agree on
-//! identities; then the secret comes from what they share, and this file is the only one that knows.
+//! The secret is this process's own, because its table is. Gateways that share counters name subjects and limits to the
+//! store by SHA-256, which needs no secret: nobody can find a second text for a name.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
 
 /// Which counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +46,8 @@ impl Identity {
     #[must_use]
     pub const fn of_subject(self, subject: Subject) -> Self {
         Self {
-            high: self.high ^ subject.0.high,
-            low: self.low ^ subject.0.low,
+            high: self.high ^ subject.here.high,
+            low: self.low ^ subject.here.low,
         }
     }
 
@@ -62,41 +64,97 @@ impl Identity {
     }
 }
 
-/// Who or what shares a counter of a limit: the application, the address, the route and so on, as a hash.
+/// Who or what shares a counter of a limit: the application, the address, the route and so on.
 ///
-/// Compute it once where the thing is known (a route, a key, a subscription: when the snapshot is built) and once
-/// per request where it is not (an address).
+/// It is named twice: by a hash that only this process knows, for its own table, and by 16 bytes that every gateway
+/// computes alike, for the store. Compute it once where the thing is known (a route, a key, a subscription: when the
+/// snapshot is built) and once per request where it is not (an address).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subject(Identity);
+pub struct Subject {
+    here: Identity,
+    name: [u8; 16],
+}
 
 impl Subject {
     /// Everybody: for limits that have one counter.
     #[must_use]
     pub const fn none() -> Self {
-        Self(Identity { high: 0, low: 0 })
+        Self {
+            here: Identity { high: 0, low: 0 },
+            name: [0; 16],
+        }
     }
 
     /// Two names together, such as API and application (a subscription) or API and route.
     #[must_use]
     pub fn of_pair(first: &str, second: &str) -> Self {
-        Self(Identity::of_parts(&[first.as_bytes(), second.as_bytes()]))
+        Self::of_parts(&[first.as_bytes(), second.as_bytes()])
     }
 
     /// A client address. IPv6 counts by /64, because that is what one customer is given at least; an IPv4 address
-    /// written as IPv6 is the same client as the IPv4 address.
+    /// written as IPv6 is the same client as the IPv4 address. In the store it is named by itself: a hash would hide
+    /// nothing, as there are so few addresses, and would cost every request.
     #[must_use]
     pub fn of_ip(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(v4) => Self::of_bytes(&v4.octets()),
-            IpAddr::V6(v6) => Self::of_bytes(&v6.octets()[..8]),
+            IpAddr::V4(v4) => Self {
+                here: Identity::of_parts(&[&v4.octets()]),
+                name: v4.to_ipv6_mapped().octets(),
+            },
+            IpAddr::V6(v6) => {
+                let mut name = v6.octets();
+                name[8..].fill(0);
+                Self {
+                    here: Identity::of_parts(&[&name[..8]]),
+                    name,
+                }
+            }
         }
     }
 
-    /// Anything else that has a name: an application, a key id, a token's subject.
+    /// Something that has a number which is the same everywhere (see `Caller::key_hash`); the tag tells kinds apart.
+    #[must_use]
+    pub fn of_number(tag: u8, number: u64) -> Self {
+        let mut name = [tag; 16];
+        name[8..].copy_from_slice(&number.to_be_bytes());
+        Self {
+            here: Identity::of_parts(&[&name]),
+            name,
+        }
+    }
+
+    /// Anything else that has a name.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
-        Self(Identity::of_parts(&[bytes]))
+        Self::of_parts(&[bytes])
     }
+
+    /// What every gateway calls it.
+    #[must_use]
+    pub const fn name(self) -> [u8; 16] {
+        self.name
+    }
+
+    fn of_parts(parts: &[&[u8]]) -> Self {
+        Self {
+            here: Identity::of_parts(parts),
+            name: name_of(parts),
+        }
+    }
+}
+
+/// A name that every gateway computes alike, and that nobody can choose to be another's: SHA-256 of the parts and their
+/// lengths, cut off.
+#[must_use]
+pub fn name_of<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    const { assert!(N <= 32) };
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let whole: [u8; 32] = hash.finalize().into();
+    std::array::from_fn(|position| whole.get(position).copied().unwrap_or_default())
 }
 
 #[cfg(test)]

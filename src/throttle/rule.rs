@@ -1,10 +1,13 @@
 //! A limit, compiled: everything about it that does not depend on the request.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use prometheus::{IntCounter, IntCounterVec};
 
 use super::headers;
-use super::identity::Identity;
+use super::identity::{Identity, name_of};
+use super::terms::{Defaults, Terms};
 use super::ticket::Quota;
 use crate::names::{ApiName, LimitName, PlanName};
 use crate::revision::{Limit, Mode, Scope, WindowKind};
@@ -27,7 +30,7 @@ pub struct Rule {
     name: LimitName,
     key: String,
     rate: Rate,
-    quota: Quota,
+    terms: Arc<Terms>,
     scope: Scope,
     mode: Mode,
     field_prefix: Box<[u8]>,
@@ -40,7 +43,7 @@ impl Rule {
     /// Its identity is made of the place, the name, the scope, the kind of window and the period, and *not* of the
     /// count or the burst: a counter survives a change of those, and does not survive a change of what it means.
     #[must_use]
-    pub fn compile(limit: &Limit, place: Place<'_>, decisions: Decisions) -> Self {
+    pub fn compile(limit: &Limit, place: Place<'_>, decisions: Decisions, sharing: &Defaults) -> Self {
         let (kind_of_place, place) = match place {
             Place::Plan(plan) => ("plan", plan.as_str()),
             Place::Api(api) => ("api", api.as_str()),
@@ -55,10 +58,15 @@ impl Rule {
         ];
         Self {
             identity: Identity::of_parts(&parts.map(str::as_bytes)),
+            terms: Arc::new(Terms::new(
+                name_of(&[&[sharing.environment.as_bytes()], &parts.map(str::as_bytes)[..]].concat()),
+                Quota::new(limit.rate, limit.window),
+                limit.sharing,
+                sharing,
+            )),
             name: limit.name.clone(),
             key: format!("{kind_of_place}/{place}/{}/{}", limit.name, limit.scope.as_str()),
             rate: limit.rate,
-            quota: Quota::new(limit.rate, limit.window),
             scope: limit.scope,
             mode: limit.mode,
             field_prefix: headers::limit_prefix(&limit.name),
@@ -87,7 +95,13 @@ impl Rule {
     /// What its counters count up to.
     #[must_use]
     pub fn quota(&self) -> &Quota {
-        &self.quota
+        &self.terms.quota
+    }
+
+    /// What governs its counters where they are shared.
+    #[must_use]
+    pub fn terms(&self) -> &Arc<Terms> {
+        &self.terms
     }
 
     /// What shares one counter; tells the caller which subject to demand it for.

@@ -1,4 +1,4 @@
-//! This process's counters: a bounded map from identity to one atomic word.
+//! This process's counters: a bounded map from identity to a counter.
 //!
 //! The table lives as long as the process. Revisions come and go; a counter is found by its identity, so it keeps its
 //! count when everything around it is compiled anew.
@@ -11,7 +11,8 @@
 //!
 //! When a shard is full, a new counter takes the place of another: of a finished one (whose absence changes nothing)
 //! if the next 64 slots have one, else of one that was not used since the hand came by last (CLOCK).
-//! Evicting a live counter forgets what it spent; it is counted, and a request is never refused for it.
+//! Evicting a live counter is counted, and a request is never refused for it. A counter of this process alone forgets
+//! what it spent; of a shared one nothing is lost: who evicted it is handed it, and settles it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -21,6 +22,46 @@ use parking_lot::RwLock;
 use super::identity::Identity;
 use super::ticket::Shape;
 use super::window::Time;
+
+/// What a table holds.
+pub trait Counter {
+    /// Whether it is no different from a new one any more.
+    fn finished(&self, now: Time) -> bool;
+
+    /// Set with every use; the table takes it back.
+    fn used(&self) -> &AtomicBool;
+}
+
+/// A counter of this process alone: one word. With its mark, and the identity beside it, 32 bytes.
+pub struct Plain {
+    /// What `ticket` changes.
+    pub word: AtomicU64,
+    shape: Shape,
+    used: AtomicBool,
+}
+
+impl Plain {
+    /// An empty counter.
+    #[must_use]
+    pub const fn new(shape: Shape) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            shape,
+            used: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Counter for Plain {
+    fn finished(&self, now: Time) -> bool {
+        self.shape.finished(self.word.load(Ordering::Relaxed), now)
+    }
+
+    #[inline]
+    fn used(&self) -> &AtomicBool {
+        &self.used
+    }
+}
 
 /// At most this many shards; a power of two.
 const SHARDS_MOST: usize = 64;
@@ -36,8 +77,8 @@ const LOOK_AHEAD: usize = 64;
 const SWEEP_STEP: usize = 256;
 
 /// The counters of this process.
-pub struct Table {
-    shards: Box<[Shard]>,
+pub struct Table<C = Plain> {
+    shards: Box<[Shard<C>]>,
     shard_capacity: usize,
     next_swept: AtomicUsize,
     evictions: AtomicU64,
@@ -45,62 +86,82 @@ pub struct Table {
 
 /// Aligned so that two shards' locks never share a cache line (or the pair that the prefetcher fetches).
 #[repr(align(128))]
-struct Shard(RwLock<Slots>);
+struct Shard<C>(RwLock<Slots<C>>);
 
-#[derive(Default)]
-struct Slots {
+struct Slots<C> {
     /// From the low half of an identity to a position in `slots`. Four bytes an entry; keeping the slots themselves
     /// in the hash table would leave the CLOCK hand and the sweep without an order to walk in.
     index: HashTable<u32>,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<C>>,
     hand: usize,
 }
 
-/// 32 bytes, identity included.
-struct Slot {
+struct Slot<C> {
     identity: Identity,
-    word: AtomicU64,
-    shape: Shape,
-    used: AtomicBool,
+    counter: C,
 }
 
-impl Table {
+impl<C: Counter> Table<C> {
     /// A table that never holds more than `max_entries` counters (at least one).
     ///
-    /// Memory is taken as counters come: 40 to 80 bytes each, and given back when [`sweep`](Self::sweep) has
-    /// emptied most of a shard. Shards fill unevenly, so evictions begin a little before the table is full.
+    /// Memory is taken as counters come: 40 to 80 bytes for each [`Plain`] one, and given back when
+    /// [`sweep`](Self::sweep) has emptied most of a shard. Shards fill unevenly, so evictions begin a little before the table is full.
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
         let max_entries = max_entries.clamp(1, u32::MAX as usize);
         let wanted = (max_entries / SHARD_LEAST).clamp(1, SHARDS_MOST);
         let shards = 1 << wanted.ilog2();
         Self {
-            shards: (0..shards).map(|_| Shard(RwLock::default())).collect(),
+            shards: (0..shards).map(|_| Shard(RwLock::new(Slots::new()))).collect(),
             shard_capacity: max_entries / shards,
             next_swept: AtomicUsize::new(0),
             evictions: AtomicU64::new(0),
         }
     }
 
-    /// Applies `operation` to the counter with this identity, which is born empty if it is not there.
+    /// Applies `operation` to the counter with this identity, which is born if it is not there. With the answer comes
+    /// the counter that had to make room for it, if one had to.
     #[inline]
-    pub fn with<T>(&self, identity: Identity, shape: Shape, now: Time, operation: impl Fn(&AtomicU64) -> T) -> T {
+    pub fn with<T>(
+        &self,
+        identity: Identity,
+        now: Time,
+        birth: impl FnOnce() -> C,
+        operation: impl Fn(&C) -> T,
+    ) -> (T, Option<C>) {
         match self.find(identity, &operation) {
-            Some(answer) => answer,
-            None => self.with_new(identity, shape, now, &operation),
+            Some(answer) => (answer, None),
+            None => self.with_new(identity, now, birth, &operation),
         }
     }
 
     /// Applies `operation` to the counter with this identity, if there is one.
     #[inline]
-    pub fn find<T>(&self, identity: Identity, operation: impl Fn(&AtomicU64) -> T) -> Option<T> {
+    pub fn find<T>(&self, identity: Identity, operation: impl Fn(&C) -> T) -> Option<T> {
         let shard = self.shard(identity).0.read();
         let slot = shard.find(identity)?;
+        let used = slot.counter.used();
         // Looked at before it is written: a counter in heavy use would be dirtied twice by every request.
-        if !slot.used.load(Ordering::Relaxed) {
-            slot.used.store(true, Ordering::Relaxed);
+        if !used.load(Ordering::Relaxed) {
+            used.store(true, Ordering::Relaxed);
         }
-        Some(operation(&slot.word))
+        Some(operation(&slot.counter))
+    }
+
+    /// Removes the counter with this identity.
+    pub fn remove(&self, identity: Identity) -> Option<C> {
+        let mut shard = self.shard(identity).0.write();
+        let position = shard.position(identity)?;
+        shard.remove(position)
+    }
+
+    /// Applies `operation` to every counter, a shard at a time.
+    pub fn for_each(&self, operation: impl Fn(&C)) {
+        for shard in &self.shards {
+            for slot in &shard.0.read().slots {
+                operation(&slot.counter);
+            }
+        }
     }
 
     /// Removes finished counters of the next shard, in steps, so that no request waits long for a lock. Once a second
@@ -147,38 +208,50 @@ impl Table {
     }
 
     #[cold]
-    fn with_new<T>(&self, identity: Identity, shape: Shape, now: Time, operation: &impl Fn(&AtomicU64) -> T) -> T {
+    fn with_new<T>(
+        &self,
+        identity: Identity,
+        now: Time,
+        birth: impl FnOnce() -> C,
+        operation: &impl Fn(&C) -> T,
+    ) -> (T, Option<C>) {
         let mut shard = self.shard(identity).0.write();
         // Another thread may have been faster.
         if let Some(slot) = shard.find(identity) {
-            return operation(&slot.word);
+            return (operation(&slot.counter), None);
         }
-        if shard.slots.len() >= self.shard_capacity && shard.evict(now) {
-            self.evictions.fetch_add(1, Ordering::Relaxed);
+        let mut evicted = None;
+        if shard.slots.len() >= self.shard_capacity {
+            let (counter, live) = shard.evict(now);
+            self.evictions.fetch_add(u64::from(live), Ordering::Relaxed);
+            evicted = counter;
         }
-        // The operation runs before the slot is in its place: so there is no place to look up again.
-        let word = AtomicU64::new(0);
-        let answer = operation(&word);
-        shard.insert(Slot {
-            identity,
-            word,
-            shape,
-            // Not used a second time yet: so a flood of subjects that come once evicts itself, not those who come often.
-            used: AtomicBool::new(false),
-        });
-        answer
+        // The operation runs before the slot is in its place: so there is no place to look up again. Not marked as used
+        // yet: so a flood of subjects that come once evicts itself, not those who come often.
+        let counter = birth();
+        let answer = operation(&counter);
+        shard.insert(Slot { identity, counter });
+        (answer, evicted)
     }
 
     #[inline]
-    fn shard(&self, identity: Identity) -> &Shard {
+    fn shard(&self, identity: Identity) -> &Shard<C> {
         // There are a power of two, at least one; the mask keeps the position inside.
         &self.shards[identity.high() as usize & (self.shards.len() - 1)]
     }
 }
 
-impl Slots {
+impl<C: Counter> Slots<C> {
+    const fn new() -> Self {
+        Self {
+            index: HashTable::new(),
+            slots: Vec::new(),
+            hand: 0,
+        }
+    }
+
     #[inline]
-    fn find(&self, identity: Identity) -> Option<&Slot> {
+    fn find(&self, identity: Identity) -> Option<&Slot<C>> {
         let at = |&position: &u32| self.slots.get(position as usize);
         self.index
             .find(identity.low(), |position| {
@@ -187,7 +260,17 @@ impl Slots {
             .and_then(at)
     }
 
-    fn insert(&mut self, slot: Slot) {
+    fn position(&self, identity: Identity) -> Option<usize> {
+        self.index
+            .find(identity.low(), |&position| {
+                self.slots
+                    .get(position as usize)
+                    .is_some_and(|slot| slot.identity == identity)
+            })
+            .map(|&position| position as usize)
+    }
+
+    fn insert(&mut self, slot: Slot<C>) {
         // The table holds less than 2³² entries.
         let position = self.slots.len() as u32;
         let hash = slot.identity.low();
@@ -196,35 +279,34 @@ impl Slots {
         index.insert_unique(hash, position, |&position| low_of(slots, position));
     }
 
-    /// Makes room for one. Whether a live counter had to go.
-    fn evict(&mut self, now: Time) -> bool {
+    /// Makes room for one: which counter had to go, and whether it was live.
+    fn evict(&mut self, now: Time) -> (Option<C>, bool) {
         let len = self.slots.len();
         let ahead = |steps: usize| (self.hand + steps) % len.max(1);
         let look = LOOK_AHEAD.min(len);
         let finished = (0..look).map(ahead).find(|&position| {
             self.slots
                 .get(position)
-                .is_some_and(|slot| slot.shape.finished(slot.word.load(Ordering::Relaxed), now))
+                .is_some_and(|slot| slot.counter.finished(now))
         });
         let victim = finished.or_else(|| {
             (0..look).map(ahead).find(|&position| {
                 self.slots
                     .get(position)
-                    .is_some_and(|slot| !slot.used.swap(false, Ordering::Relaxed))
+                    .is_some_and(|slot| !slot.counter.used().swap(false, Ordering::Relaxed))
             })
         });
         // All used of late: the one at the hand has waited longest.
         let victim = victim.unwrap_or_else(|| ahead(0));
         self.hand = (victim + 1) % len.max(1);
-        self.remove(victim);
-        finished.is_none()
+        (self.remove(victim), finished.is_none())
     }
 
     fn remove_if_finished(&mut self, position: usize, now: Time) -> bool {
         let finished = self
             .slots
             .get(position)
-            .is_some_and(|slot| slot.shape.finished(slot.word.load(Ordering::Relaxed), now));
+            .is_some_and(|slot| slot.counter.finished(now));
         if finished {
             self.remove(position);
         }
@@ -232,9 +314,9 @@ impl Slots {
     }
 
     /// Removes a slot and fills the gap with the last one.
-    fn remove(&mut self, position: usize) {
+    fn remove(&mut self, position: usize) -> Option<C> {
         if position >= self.slots.len() {
-            return;
+            return None;
         }
         let last = self.slots.len() - 1;
         let gone = self.slots.swap_remove(position);
@@ -251,6 +333,7 @@ impl Slots {
         {
             *entry = position as u32;
         }
+        Some(gone.counter)
     }
 
     /// Gives memory back after a flood of subjects has passed.
@@ -264,7 +347,7 @@ impl Slots {
     }
 }
 
-fn low_of(slots: &[Slot], position: u32) -> u64 {
+fn low_of<C>(slots: &[Slot<C>], position: u32) -> u64 {
     slots.get(position as usize).map_or(0, |slot| slot.identity.low())
 }
 
@@ -284,10 +367,11 @@ mod tests {
     }
 
     fn count(table: &Table, number: u64, quota: &Quota, now: Time) -> u32 {
+        let birth = || Plain::new(quota.shape());
+        let spend = |counter: &Plain| spend(&counter.word, quota, quota.whole(), 1, now);
         table
-            .with(counter(number), quota.shape(), now, |word| {
-                spend(word, quota, quota.whole(), 1, now)
-            })
+            .with(counter(number), now, birth, spend)
+            .0
             .map_or(quota.whole(), |state| quota.whole() - state.remaining)
     }
 
@@ -297,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_32_bytes() {
-        assert_eq!(size_of::<Slot>(), 32);
+        assert_eq!(size_of::<Slot<Plain>>(), 32);
     }
 
     #[test]

@@ -9,10 +9,8 @@
 //! The quota is not in the word, it is an argument: a limit that changes in the middle of a window acts on the next
 //! request, and nothing is reset. Zero is the empty counter of every kind. Only what was admitted is counted.
 //!
-//! **The allowance** is what the counter may hand out in this window. While the process owns the whole quota, it is
-//! the quota. When tickets are traded (see `store`), it is what the tickets held here and the credit come to, and
-//! nothing in this file changes: a grant raises the allowance, and who hands tickets back spends them here first,
-//! so that the one compare-and-swap decides between a request and a refund.
+//! **The allowance** is what the counter may hand out in this window: the whole quota, except where a gateway on its own
+//! is to make do with a part of it.
 //!
 //! **A clock that jumps.** Forwards: the window is a new one. Backwards by less than [`lateness`]: the caller is
 //! late, and counts in the window that is open. Backwards by more: the counter follows the clock and *takes along*
@@ -87,6 +85,38 @@ impl Quota {
     pub const fn shape(&self) -> Shape {
         self.shape
     }
+
+    /// How many nanoseconds a bucket takes to gain so many tokens.
+    #[must_use]
+    pub const fn time_to_gain(&self, tokens: u32) -> u64 {
+        (tokens as u64).saturating_mul(self.interval)
+    }
+
+    /// How many nanoseconds a bucket takes to gain one token.
+    #[must_use]
+    pub const fn interval(&self) -> u64 {
+        self.interval
+    }
+
+    /// How many tokens a bucket gains in so many nanoseconds.
+    #[must_use]
+    pub const fn gained_in(&self, nanos: u64) -> u64 {
+        nanos / self.interval
+    }
+
+    /// So many millionths of a bucket: of its size, but at least one token, and of its rate.
+    #[must_use]
+    pub fn part(&self, millionths: u32) -> Self {
+        let millionths = u64::from(millionths.clamp(1, 1_000_000));
+        let whole = u64::from(self.whole) * millionths / 1_000_000;
+        let interval = self.interval.saturating_mul(1_000_000) / millionths;
+        let longest = BUCKET_LONGEST / interval.max(1);
+        Self {
+            whole: u32::try_from(whole.clamp(1, longest.max(1))).unwrap_or(self.whole),
+            interval,
+            ..*self
+        }
+    }
 }
 
 /// How a counter's word is to be read; what the table has to know to tell a finished counter.
@@ -107,6 +137,26 @@ impl Shape {
     #[must_use]
     pub const fn has_windows(self) -> bool {
         matches!(self.kind, Kind::Fixed | Kind::Sliding)
+    }
+
+    /// Whether what was spent in the window before counts for a part.
+    #[must_use]
+    pub const fn slides(self) -> bool {
+        matches!(self.kind, Kind::Sliding)
+    }
+
+    /// The calendar window that contains an instant.
+    #[inline]
+    #[must_use]
+    pub fn window_of(self, now: Time) -> Window {
+        window_of(self.period, now)
+    }
+
+    /// The calendar window with this number.
+    #[inline]
+    #[must_use]
+    pub fn window_at(self, index: u32) -> Window {
+        window_at(self.period, index)
     }
 
     /// Whether a counter with this word is no different from an empty one any more, not even to a caller that is as

@@ -1,0 +1,527 @@
+//! The trade with the store: what to ask for a lease, and what its answer means. Pure: time, answers and losses come in as
+//! arguments, so that the same code runs against Redis and against a simulated store with virtual time.
+//!
+//! One [`Exchange`] trades with one node of the store. For each lease at most one [`Order`] is under way; tickets that
+//! are handed back are not waited for. How much is asked for:
+//!
+//! - by demand: what the lease spends in a *term* (250 ms), and what requests wait for;
+//! - but not more than the n-th part of what is left, n being twice the number of gateways: so batches shrink as
+//!   the end comes near (guided self-scheduling), and little is stranded in hands that do not need it;
+//! - nothing, but the debt, where a request now and then rides on credit.
+//!
+//! Tickets that nobody has spent for a second go back. What the store says is gone is remembered as *closed*, and asked
+//! about again after 1, 2, 4 … seconds, if somebody wants it.
+//!
+//! **A store that forgot.** The store never has less than what this gateway alone was granted and charged. If it does, it
+//! has lost the counter (flushed, restarted, or a replica that had not heard of it was promoted). What came with such an
+//! answer is not used, and the counter is raised to what was last heard, by a script that takes the greater of the
+//! two: so any number of gateways may do it. Every other counter of that node is then *suspect*, and healed in
+//! the same way before it is traded again; so it is when the node says that it is another one.
+
+mod bucket;
+mod window;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::lease::{Hand, Lease};
+use super::terms::Terms;
+use super::window::Time;
+
+/// Orders that are sent together at most.
+pub const BATCH: usize = 512;
+
+/// After how long without a request tickets go back, in nanoseconds.
+const IDLE: u64 = SECOND;
+
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
+
+/// What holds for a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Market {
+    /// How many gateways share the counters at most.
+    pub instances: u32,
+    /// For how long a batch should last, in nanoseconds; 0 to ask for every request.
+    pub term: u64,
+    /// How long the node takes to answer, in nanoseconds.
+    pub round_trip: u64,
+    /// Which data the node has; another number is other data.
+    pub data: u32,
+    /// A random number, so that gateways do not do things at the same time.
+    pub dice: u32,
+}
+
+/// Something to ask of the store.
+#[derive(Clone)]
+pub struct Order {
+    /// For which lease.
+    pub lease: Arc<Lease>,
+    /// What governs it.
+    pub terms: Arc<Terms>,
+    /// Of which window; 0 for a bucket.
+    pub window: u32,
+    /// What.
+    pub what: What,
+}
+
+/// What is asked of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Counts a debt, and more tickets: `INCRBY key charge+want`.
+    Take {
+        /// What was admitted already.
+        charge: u32,
+        /// What is wanted on top of it.
+        want: u32,
+        /// Whether the key has to be told when it ends.
+        expire: bool,
+    },
+    /// Hands tickets back: `DECRBY key count`. Nobody waits for the answer.
+    Return {
+        /// How many.
+        count: u32,
+    },
+    /// Raises a counter that was lost to what was last heard, by a script.
+    Heal {
+        /// What the counter is at least.
+        seen: u32,
+    },
+    /// Charges a debt to a bucket and takes tokens from it, by a script.
+    Fill {
+        /// What was admitted already.
+        charge: u32,
+        /// What is wanted on top of it.
+        want: u32,
+    },
+}
+
+/// What the store says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// To `Take`: the counter after it, and for a sliding limit the counter of the window before. To `Heal`: the
+    /// counter after it.
+    Count {
+        /// The counter.
+        value: i64,
+        /// The window before.
+        previous: i64,
+    },
+    /// To `Fill`.
+    Bucket {
+        /// Tokens that were handed out.
+        granted: u32,
+        /// Whole tokens that are left after it, below zero if there is a debt.
+        left: i64,
+    },
+}
+
+/// What is remembered of a lease between orders. There may be a million of them, so it is kept small.
+pub struct Books {
+    terms: Arc<Terms>,
+    /// When the order that is under way was sent.
+    under_way: Alarm,
+    pages: [Page; 2],
+    /// What is spent in a term, as a moving average.
+    pace: f32,
+    looked_at: Alarm,
+    /// What was spent when last looked: in which window, how much, and what was refused.
+    looked: (u32, u32, u32),
+    /// When a small debt is charged.
+    flush_at: Alarm,
+    /// When tickets go back, unless more than this is spent by then.
+    idle_at: Alarm,
+    idle_spent: u32,
+    /// When the next window is bought for.
+    prefetch_at: Alarm,
+    /// When there is something in an empty bucket again.
+    reopen_at: Alarm,
+    /// The earliest of these that a timer is set for.
+    timer: Alarm,
+    /// Tokens that came within about a second, and when they were last added up. For buckets.
+    earned: f32,
+    earned_at: Alarm,
+}
+
+/// An instant, or none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Alarm(u64);
+
+impl Alarm {
+    const OFF: Self = Self(0);
+
+    fn at(time: Time) -> Self {
+        Self(time.unix_nanos())
+    }
+
+    fn get(self) -> Option<Time> {
+        (self.0 != 0).then_some(Time::from_unix_nanos(self.0))
+    }
+
+    /// Whether it was set and its time has come.
+    fn rings(self, now: Time) -> bool {
+        self.0 != 0 && self.0 <= now.unix_nanos()
+    }
+
+    /// Sets it, unless it is set.
+    fn set(&mut self, time: Time) {
+        if self.0 == 0 {
+            *self = Self::at(time);
+        }
+    }
+}
+
+/// What is remembered of a window.
+#[derive(Debug, Clone, Copy, Default)]
+struct Page {
+    window: u32,
+    /// What the store has on account of this gateway: granted and charged, less what was handed back.
+    own: u32,
+    /// The counter when it was last heard, without what was void.
+    heard: u32,
+    /// The counter of the window before, when it was last heard.
+    previous: u32,
+    /// Which data it was traded with.
+    data: u32,
+    /// How often a closed window was asked about in vain.
+    probes: u8,
+    /// Whether the store has answered about it.
+    known: bool,
+    /// Whether the key was told when it ends.
+    expires: bool,
+}
+
+impl Books {
+    /// Empty books.
+    #[must_use]
+    pub fn new(terms: Arc<Terms>) -> Self {
+        Self {
+            terms,
+            under_way: Alarm::OFF,
+            pages: [Page::default(); 2],
+            pace: 0.0,
+            looked_at: Alarm::OFF,
+            looked: (0, 0, 0),
+            flush_at: Alarm::OFF,
+            idle_at: Alarm::OFF,
+            idle_spent: 0,
+            prefetch_at: Alarm::OFF,
+            reopen_at: Alarm::OFF,
+            timer: Alarm::OFF,
+            earned: 0.0,
+            earned_at: Alarm::OFF,
+        }
+    }
+
+    /// What governs the counter.
+    #[must_use]
+    pub fn terms(&self) -> &Arc<Terms> {
+        &self.terms
+    }
+
+    /// From now on the counter is governed by these: the limit was changed.
+    pub fn govern(&mut self, terms: &Arc<Terms>) {
+        if !Arc::ptr_eq(&self.terms, terms) {
+            self.terms = Arc::clone(terms);
+        }
+    }
+
+    /// The counter in a window when it was last heard.
+    #[must_use]
+    pub fn heard(&self, window: u32) -> Option<u32> {
+        let page = self.pages.get(window as usize & 1)?;
+        (page.window == window && page.known).then_some(page.heard)
+    }
+
+    /// Whether an order is under way.
+    #[must_use]
+    pub fn is_trading(&self) -> bool {
+        self.under_way != Alarm::OFF
+    }
+
+    fn page(&mut self, window: u32) -> &mut Page {
+        let [even, odd] = &mut self.pages;
+        let page = if window.is_multiple_of(2) { even } else { odd };
+        if page.window != window {
+            *page = Page {
+                window,
+                ..Page::default()
+            };
+        }
+        page
+    }
+
+    /// Brings the pace up to date: so much was spent since it was last looked at. (An exponential average over one term,
+    /// of a rate that was even in between.)
+    fn keep_pace(&mut self, spent: u32, now: Time, market: &Market) {
+        let term = market.term.max(MILLISECOND) as f32;
+        let spent = spent as f32;
+        self.pace = match self.looked_at.get() {
+            None => spent,
+            Some(then) => {
+                let past = now.since(then) as f32 / term;
+                if past <= 0.0 {
+                    self.pace + spent
+                } else {
+                    let kept = (-past).exp();
+                    self.pace * kept + spent * (1.0 - kept) / past
+                }
+            }
+        };
+        self.looked_at = Alarm::at(now);
+    }
+
+    /// What the lease needs until the next answer but one.
+    fn demand(&self, market: &Market) -> u32 {
+        if market.term == 0 {
+            return 0;
+        }
+        let ahead = 1.0 + market.round_trip as f32 / market.term as f32;
+        (self.pace * ahead).ceil() as u32
+    }
+
+    /// With less than this in the hand, more is ordered: what is spent until it comes, and some.
+    fn low_mark(&self, market: &Market) -> u32 {
+        if market.term == 0 || self.pace < 1.0 {
+            return 0;
+        }
+        let ahead = (2.0 * market.round_trip as f32 / market.term as f32).max(0.4);
+        (self.pace * ahead).ceil() as u32
+    }
+
+    fn next_time(&self) -> Option<Time> {
+        [self.flush_at, self.idle_at, self.prefetch_at, self.reopen_at]
+            .into_iter()
+            .filter_map(Alarm::get)
+            .min()
+    }
+}
+
+/// The trade with one node.
+pub struct Exchange {
+    listed: VecDeque<Arc<Lease>>,
+    timers: BinaryHeap<Reverse<Timer>>,
+    returns: VecDeque<Order>,
+    overshoot: Box<dyn Fn(f64) + Send>,
+    /// How often this node was found to have lost a counter: makes all others suspect.
+    losses: u32,
+    closing: bool,
+}
+
+impl Exchange {
+    /// An exchange without orders. `overshoot` is told for every debt that is charged what part of it lies beyond the
+    /// limit, as a part of the limit.
+    #[must_use]
+    pub fn new(overshoot: impl Fn(f64) + Send + 'static) -> Self {
+        Self {
+            listed: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            returns: VecDeque::new(),
+            overshoot: Box::new(overshoot),
+            losses: 0,
+            closing: false,
+        }
+    }
+
+    /// Puts a lease on the list. It has to be [listed](Lease::list) by the caller.
+    pub fn wish(&mut self, lease: Arc<Lease>) {
+        self.listed.push_back(lease);
+    }
+
+    /// From now on every lease that is listed gives back what it holds.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// How many leases are on the list.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.listed.len() + self.returns.len()
+    }
+
+    /// When there is something to do if nobody wishes anything.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Time> {
+        self.timers.peek().map(|Reverse(timer)| timer.at)
+    }
+
+    /// What is to be sent now, at most [`BATCH`] orders.
+    pub fn batch(&mut self, now: Time, market: Market) -> Vec<Order> {
+        let market = self.suspecting(market);
+        let mut orders: Vec<Order> = Vec::new();
+        while orders.len() < BATCH
+            && let Some(order) = self.returns.pop_front()
+        {
+            orders.push(order);
+        }
+        while orders.len() < BATCH
+            && let Some(lease) = self.due(now)
+        {
+            orders.extend(self.visit(&lease, now, &market, true));
+        }
+        while orders.len() < BATCH
+            && let Some(lease) = self.listed.pop_front()
+        {
+            orders.extend(self.visit(&lease, now, &market, false));
+        }
+        // What a visit hands back goes first in the next batch; that is at once.
+        orders
+    }
+
+    /// Enters an answer. The lease is looked at again in the next batch.
+    pub fn answered(&mut self, order: &Order, answer: Answer, now: Time, market: Market) {
+        let market = self.suspecting(market);
+        let lease = &order.lease;
+        let mut books = lease.books.lock();
+        if !matches!(order.what, What::Return { .. }) {
+            let sent = books.under_way.get().unwrap_or(now);
+            books.under_way = Alarm::OFF;
+            match &lease.hand {
+                Hand::Tickets(tickets) => {
+                    window::settle(self, &mut books, tickets, order, answer, now, &market);
+                }
+                Hand::Tokens(tokens) => bucket::settle(&mut books, tokens, order, answer, (sent, now), &market),
+            }
+            drop(books);
+            lease.answered.notify_waiters();
+            self.listed.push_back(Arc::clone(lease));
+        }
+    }
+
+    /// The order was sent and not answered, or could not be sent. What it asked for counts as lost, on the safe side;
+    /// debts are charged again.
+    pub fn failed(&mut self, order: &Order) {
+        if let Some(lease) = self.take_back(order) {
+            self.listed.push_back(lease);
+        }
+    }
+
+    /// Like [`failed`](Self::failed), but the lease is not put on this list again: it goes back to the caller, still
+    /// listed. None if nobody waits for this order.
+    #[must_use]
+    pub fn take_back(&mut self, order: &Order) -> Option<Arc<Lease>> {
+        if matches!(order.what, What::Return { .. }) {
+            return None;
+        }
+        order.lease.books.lock().under_way = Alarm::OFF;
+        Some(Arc::clone(&order.lease))
+    }
+
+    /// Everything that is on the list.
+    pub fn take_all(&mut self) -> Vec<Arc<Lease>> {
+        self.listed.drain(..).collect()
+    }
+
+    fn suspecting(&self, market: Market) -> Market {
+        Market {
+            data: market.data.wrapping_add(self.losses),
+            ..market
+        }
+    }
+
+    /// The next lease whose time has come.
+    fn due(&mut self, now: Time) -> Option<Arc<Lease>> {
+        loop {
+            if self.timers.peek()?.0.at > now {
+                return None;
+            }
+            let Reverse(Timer { at, lease }) = self.timers.pop()?;
+            let mut books = lease.books.lock();
+            // A timer that was set anew leaves its old entry behind.
+            if books.timer == Alarm::at(at) {
+                books.timer = Alarm::OFF;
+                drop(books);
+                return Some(lease);
+            }
+        }
+    }
+
+    /// Looks at a lease, and says what to ask for it.
+    fn visit(&mut self, lease: &Arc<Lease>, now: Time, market: &Market, timer: bool) -> Option<Order> {
+        let mut books = lease.books.lock();
+        if books.is_trading() {
+            // It is looked at again when the answer comes.
+            return None;
+        }
+        // Before anything is read: who finds it unlisted after this hands it in again.
+        lease.listed.store(false, Ordering::SeqCst);
+        let leaving = self.closing || lease.retired.load(Ordering::Acquire);
+        let terms = Arc::clone(&books.terms);
+        let waiting = lease.waiting.load(Ordering::SeqCst);
+        let ordered = match &lease.hand {
+            Hand::Tickets(tickets) => {
+                let visit = window::Visit {
+                    now,
+                    market,
+                    waiting,
+                    timer,
+                    leaving,
+                };
+                window::visit(&mut books, tickets, &terms, &visit)
+            }
+            Hand::Tokens(tokens) => bucket::visit(&mut books, tokens, &terms, (now, market), (waiting, leaving)),
+        };
+        let order = ordered.map(|(window, what)| Order {
+            lease: Arc::clone(lease),
+            terms,
+            window,
+            what,
+        });
+        match &order {
+            Some(Order {
+                what: What::Return { .. },
+                ..
+            }) => {
+                // Nobody waits for the answer, and there may be more to do.
+                if lease.list() {
+                    self.listed.push_back(Arc::clone(lease));
+                }
+            }
+            Some(_) => {
+                books.under_way = Alarm::at(now);
+                // Stays listed until the answer.
+                lease.listed.store(true, Ordering::SeqCst);
+            }
+            None => {}
+        }
+        if !leaving
+            && let Some(at) = books.next_time()
+            && books.timer.get().is_none_or(|set| at < set)
+        {
+            books.timer = Alarm::at(at);
+            self.timers.push(Reverse(Timer {
+                at,
+                lease: Arc::clone(lease),
+            }));
+        }
+        order
+    }
+}
+
+/// When to look at a lease.
+struct Timer {
+    at: Time,
+    lease: Arc<Lease>,
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Timer {}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timer {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}

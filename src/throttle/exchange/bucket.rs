@@ -1,0 +1,109 @@
+//! The trade in tokens of a bucket.
+
+use super::{Alarm, Answer, Books, MILLISECOND, Market, Order, SECOND, What};
+use crate::throttle::lease::tokens::{LIFE, News, Tokens};
+use crate::throttle::terms::Terms;
+use crate::throttle::window::Time;
+
+/// The shortest that an empty bucket is left alone, in nanoseconds.
+const PAUSE: u64 = 50 * MILLISECOND;
+
+/// Tokens live for 200 ms, so a lot is bought for half of that.
+const TERM: u64 = LIFE / 2;
+
+/// What to ask for. The window is always 0.
+pub(super) fn visit(
+    books: &mut Books,
+    tokens: &Tokens,
+    terms: &Terms,
+    (now, market): (Time, &Market),
+    (waiting, leaving): (u32, bool),
+) -> Option<(u32, What)> {
+    let market = Market {
+        term: market.term.min(TERM),
+        ..*market
+    };
+    let asked = tokens.asked();
+    books.keep_pace(asked.wrapping_sub(books.looked.1), now, &market);
+    books.looked.1 = asked;
+
+    let owed = tokens.owed();
+    if leaving {
+        return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
+    }
+    if now < tokens.closed_until() {
+        books.reopen_at.set(tokens.closed_until());
+        return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
+    }
+    let reopened = books.reopen_at.rings(now);
+    if reopened {
+        books.reopen_at = Alarm::OFF;
+    }
+    let held = tokens.held(now);
+    let credit = terms.credit(market.instances);
+    let pressed = waiting > 0
+        || held < books.low_mark(&market)
+        || (reopened && books.pace >= 1.0 && held == 0)
+        || (owed > 0 && u64::from(owed) * 2 >= u64::from(credit));
+    if pressed {
+        books.flush_at = Alarm::OFF;
+        let most = terms.quota.gained_in(market.term) + u64::from(terms.limit());
+        let most = (most / (2 * u64::from(market.instances.max(1)))).max(1);
+        let want = books.demand(&market).saturating_add(waiting).saturating_sub(held).max(1);
+        let want = want.min(u32::try_from(most).unwrap_or(u32::MAX));
+        return Some((0, What::Fill { charge: owed, want }));
+    }
+    if owed == 0 {
+        books.flush_at = Alarm::OFF;
+        return None;
+    }
+    if books.flush_at.rings(now) {
+        books.flush_at = Alarm::OFF;
+        return Some((0, What::Fill { charge: owed, want: 0 }));
+    }
+    books.flush_at.set(now.plus(SECOND));
+    None
+}
+
+/// Enters an answer.
+pub(super) fn settle(
+    books: &mut Books,
+    tokens: &Tokens,
+    order: &Order,
+    answer: Answer,
+    (sent, now): (Time, Time),
+    market: &Market,
+) {
+    let (Answer::Bucket { granted, left }, What::Fill { charge, want }) = (answer, order.what) else {
+        return;
+    };
+    let quota = &order.terms.quota;
+    let closed_until = if granted < want || left < 0 {
+        // Until there is a token for each gateway that may be waiting for one.
+        let missing = u64::try_from(1_i64.saturating_sub(left)).unwrap_or(1);
+        now.plus(quota.time_to_gain(u32::try_from(missing).unwrap_or(u32::MAX)).max(PAUSE))
+    } else {
+        now
+    };
+    let market = Market {
+        term: market.term.min(TERM),
+        ..*market
+    };
+    let got = charge.saturating_add(granted) as f32;
+    let past = books.earned_at.get().map_or(0.0, |then| now.since(then) as f32 / SECOND as f32);
+    books.earned = books.earned * (-past).exp() + got;
+    books.earned_at = Alarm::at(now);
+    // All gateways together get no more than this in a second.
+    let all = quota.gained_in(SECOND) + u64::from(order.terms.limit());
+    let share = (books.earned / all.max(1) as f32 * 1e6).clamp(0.0, 1e6) as u32;
+    tokens.enter(&News {
+        charged: charge,
+        granted,
+        // From the moment of asking: so whatever the way back took, no token is older than it may be.
+        good_until: sent.plus(LIFE),
+        left: u32::try_from(left.max(0)).unwrap_or(u32::MAX),
+        closed_until,
+        low: books.low_mark(&market),
+        share,
+    });
+}

@@ -1,0 +1,326 @@
+//! The trade in tickets of calendar windows.
+
+use super::{Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, What};
+use crate::throttle::lease::tickets::{News, Standing, Tickets};
+use crate::throttle::terms::Terms;
+use crate::throttle::window::{Time, Window};
+
+/// The longest that a closed window is left alone, as a power of two of seconds.
+const PROBES_MOST: u8 = 16;
+
+/// The shortest that a closed sliding window is left alone, in nanoseconds.
+const SLIDING_PAUSE: u64 = 50 * MILLISECOND;
+
+/// What a visit finds.
+pub(super) struct Visit<'a> {
+    pub(super) now: Time,
+    pub(super) market: &'a Market,
+    /// What the requests cost that wait.
+    pub(super) waiting: u32,
+    /// Whether a timer led here, and no request.
+    pub(super) timer: bool,
+    /// Whether the lease gives back all it has.
+    pub(super) leaving: bool,
+}
+
+/// What to ask for, and of which window.
+pub(super) fn visit(books: &mut Books, tickets: &Tickets, terms: &Terms, visit: &Visit<'_>) -> Option<(u32, What)> {
+    let shape = terms.quota.shape();
+    let (now, market) = (visit.now, visit.market);
+    let window = shape.window_of(now);
+    let standing = tickets.standing(window.index);
+    look(books, tickets, &window, &standing, visit);
+
+    // What was admitted in the window before is charged while its counter still counts for something.
+    if let Some(before) = window.index.checked_sub(1)
+        && tickets.standing(before).debt() > 0
+        && let Some(order) = charge(books, before, tickets.standing(before).debt(), 0, market)
+    {
+        return Some((before, order));
+    }
+    if visit.leaving {
+        if standing.debt() > 0 {
+            return charge(books, window.index, standing.debt(), 0, market).map(|order| (window.index, order));
+        }
+        return [window.index, window.index.saturating_add(1)]
+            .into_iter()
+            .find_map(|index| hand_back(books, tickets, index, market));
+    }
+
+    if let Some(order) = buy(books, tickets, terms, (&window, &standing), visit) {
+        return Some((window.index, order));
+    }
+    if books.idle_at.rings(now) {
+        books.idle_at = Alarm::OFF;
+        if standing.held() > 0 {
+            if books.idle_spent == standing.spent {
+                return hand_back(books, tickets, window.index, market);
+            }
+            books.idle_spent = standing.spent;
+            books.idle_at.set(now.plus(IDLE));
+        }
+    }
+    if books.prefetch_at.rings(now) {
+        books.prefetch_at = Alarm::OFF;
+        let next = window.index.saturating_add(1);
+        let untouched = books.page(next).own == 0;
+        if untouched && now < window.end && books.pace > 1.0 {
+            let want = books.demand(market).clamp(1, most(terms.limit(), market));
+            return charge(books, next, 0, want, market).map(|order| (next, order));
+        }
+    }
+    None
+}
+
+/// Enters an answer.
+pub(super) fn settle(
+    exchange: &mut Exchange,
+    books: &mut Books,
+    tickets: &Tickets,
+    order: &Order,
+    answer: Answer,
+    now: Time,
+    market: &Market,
+) {
+    let Answer::Count { value, previous } = answer else {
+        return;
+    };
+    let (charge, want) = match order.what {
+        What::Take { charge, want, .. } => (charge, want),
+        What::Heal { .. } => (0, 0),
+        What::Return { .. } | What::Fill { .. } => return,
+    };
+    let terms = &order.terms;
+    let shape = terms.quota.shape();
+    let window = shape.window_at(order.window);
+    let before = value - i64::from(charge) - i64::from(want);
+    let page = books.page(order.window);
+    if let What::Take { .. } = order.what
+        && before < i64::from(page.own)
+    {
+        // The store has lost the counter. What it handed out now is not used; the debt is charged again after the healing.
+        // Other data than it was traded with, from now on; so it is for every other counter of this node.
+        page.known = true;
+        page.heard = page.heard.max(page.own);
+        exchange.losses = exchange.losses.wrapping_add(1);
+        return;
+    }
+    let previous = clamp(previous);
+    let limit = room_at(terms, &window, previous, now);
+    let valid = i64::from(limit) - before.max(0) - i64::from(charge);
+    let granted = u32::try_from(valid.max(0)).unwrap_or(u32::MAX).min(want);
+    let void = want - granted;
+    let heard = clamp(value - i64::from(void));
+    page.own = page.own.saturating_add(charge).saturating_add(granted);
+    page.heard = heard;
+    page.previous = previous;
+    page.known = true;
+    page.expires = true;
+    page.data = market.data;
+    let own = page.own;
+    let left = limit.saturating_sub(heard);
+
+    let standing = tickets.standing(order.window);
+    let in_hand = standing.held().saturating_add(granted).saturating_sub(standing.debt().saturating_sub(charge));
+    let probe_at = if left > 0 {
+        page.probes = 0;
+        now
+    } else if shape.slides() {
+        reopens(terms, &window, page, now)
+    } else if in_hand > 0 {
+        now
+    } else {
+        let pause = SECOND << page.probes.min(PROBES_MOST);
+        page.probes = page.probes.saturating_add(1);
+        now.plus(pause).min(window.end)
+    };
+    let news = News {
+        granted: charge.saturating_add(granted),
+        left,
+        limit: terms.limit(),
+        probe_at,
+        low: books.low_mark(market),
+        share: part(own, heard),
+    };
+    tickets.enter(order.window, &news);
+
+    if void > 0 {
+        exchange.returns.push_back(Order {
+            what: What::Return { count: void },
+            ..order.clone()
+        });
+    }
+    if charge > 0 {
+        let beyond = before.saturating_add(i64::from(charge)) - before.max(i64::from(terms.limit()));
+        let beyond = beyond.clamp(0, i64::from(charge));
+        (exchange.overshoot)(beyond as f64 / f64::from(terms.limit().max(1)));
+    }
+    if in_hand > 0 {
+        books.idle_spent = standing.spent;
+        books.idle_at.set(now.plus(IDLE));
+    }
+    if books.pace > 1.0 && now < window.end {
+        // Gateways do not come at the same moment, and not much too early.
+        let ahead = u64::from(market.dice) * market.term / u64::from(u32::MAX);
+        books.prefetch_at = Alarm::at(window.end.minus(ahead.max(4 * market.round_trip)).max(now));
+    }
+}
+
+/// Brings the pace up to date.
+fn look(books: &mut Books, tickets: &Tickets, window: &Window, standing: &Standing, visit: &Visit<'_>) {
+    let refused = tickets.refused();
+    let (looked_in, looked_spent, looked_refused) = books.looked;
+    let spent = if looked_in == window.index {
+        standing.spent.saturating_sub(looked_spent)
+    } else {
+        standing.spent
+    };
+    let asked = spent.saturating_add(refused.wrapping_sub(looked_refused));
+    books.looked = (window.index, standing.spent, refused);
+    books.keep_pace(asked, visit.now, visit.market);
+}
+
+/// Tickets for the window that is open now, and what is owed in it.
+fn buy(
+    books: &mut Books,
+    tickets: &Tickets,
+    terms: &Terms,
+    (window, standing): (&Window, &Standing),
+    visit: &Visit<'_>,
+) -> Option<What> {
+    let (now, market) = (visit.now, visit.market);
+    let debt = standing.debt();
+    let credit = terms.credit(market.instances);
+    let pressed = visit.waiting > 0
+        || standing.held() < books.low_mark(market)
+        || (debt > 0 && (debt > credit || u64::from(debt) * 2 >= u64::from(credit)));
+    if !standing.open {
+        let changed = tickets.limit_heard() != terms.limit();
+        let due = now >= tickets.probe_at() || changed;
+        let wanted = visit.waiting > 0 || !visit.timer;
+        if standing.held() == 0 && due && wanted {
+            let want = if terms.quota.shape().slides() || changed {
+                let left = left(books.page(window.index), terms, window, now);
+                books.demand(market).clamp(1, most(left, market))
+            } else {
+                1
+            };
+            return charge(books, window.index, debt, want, market);
+        }
+        if debt > 0 {
+            return charge(books, window.index, debt, 0, market);
+        }
+        return None;
+    }
+    if pressed {
+        let left = left(books.page(window.index), terms, window, now);
+        let want = books
+            .demand(market)
+            .saturating_add(visit.waiting)
+            .saturating_sub(standing.held())
+            .clamp(1, most(left, market));
+        books.flush_at = Alarm::OFF;
+        return charge(books, window.index, debt, want, market);
+    }
+    if debt == 0 {
+        books.flush_at = Alarm::OFF;
+        return None;
+    }
+    if books.flush_at.rings(now) {
+        books.flush_at = Alarm::OFF;
+        return charge(books, window.index, debt, 0, market);
+    }
+    books.flush_at.set(now.plus(terms.flush_after()));
+    None
+}
+
+/// The order for a window; one to heal the counter first, if it was traded with other data before. None if there is
+/// nothing to order.
+fn charge(books: &mut Books, window: u32, charge: u32, want: u32, market: &Market) -> Option<What> {
+    if charge == 0 && want == 0 {
+        return None;
+    }
+    let page = books.page(window);
+    if page.known && page.data != market.data {
+        page.data = market.data;
+        return Some(What::Heal {
+            seen: page.heard.max(page.own),
+        });
+    }
+    Some(What::Take {
+        charge,
+        want,
+        expire: !page.expires,
+    })
+}
+
+/// The order that hands back what is in the hand. What was bought of other data than the store has now is dropped: to
+/// hand it back would make a counter that was lost count from below zero.
+fn hand_back(books: &mut Books, tickets: &Tickets, window: u32, market: &Market) -> Option<(u32, What)> {
+    let page = books.page(window);
+    let count = tickets.withdraw(window);
+    if count == 0 {
+        return None;
+    }
+    let same_data = page.data == market.data;
+    page.own = page.own.saturating_sub(count);
+    if same_data {
+        page.heard = page.heard.saturating_sub(count);
+    }
+    // Not spent by anybody: no pace.
+    if books.looked.0 == window {
+        books.looked.1 = books.looked.1.saturating_add(count);
+    }
+    same_data.then_some((window, What::Return { count }))
+}
+
+/// What one order may take at most of what is left.
+fn most(left: u32, market: &Market) -> u32 {
+    (left / market.instances.saturating_mul(2).max(1)).max(1)
+}
+
+/// What is left in the store, as last heard.
+fn left(page: &Page, terms: &Terms, window: &Window, now: Time) -> u32 {
+    if page.known {
+        room_at(terms, window, page.previous, now).saturating_sub(page.heard)
+    } else {
+        terms.limit()
+    }
+}
+
+/// What may be issued in a window by now: the limit, less what the window before still weighs if the limit slides.
+fn room_at(terms: &Terms, window: &Window, previous: u32, now: Time) -> u32 {
+    let limit = terms.limit();
+    if !terms.quota.shape().slides() {
+        return limit;
+    }
+    let left = window.end.since(now.max(window.start)).min(window.length());
+    let weighed = (u128::from(previous.min(limit)) * u128::from(left)).div_ceil(u128::from(window.length().max(1)));
+    limit.saturating_sub(u32::try_from(weighed).unwrap_or(limit))
+}
+
+/// When a sliding window that is closed now has something again: when the window before weighs less than it does now.
+fn reopens(terms: &Terms, window: &Window, page: &Page, now: Time) -> Time {
+    let limit = terms.limit();
+    let previous = u128::from(page.previous.min(limit).max(1));
+    // heard + previous · share < limit; the share that allows one more:
+    let room = u128::from(limit.saturating_sub(page.heard).saturating_sub(1));
+    let length = u128::from(window.length());
+    let may_be_left = u64::try_from((room * length / previous).min(length)).unwrap_or(u64::MAX);
+    let at = if page.heard < limit {
+        window.end.minus(may_be_left)
+    } else {
+        window.end
+    };
+    at.max(now.plus(SLIDING_PAUSE)).min(window.end.max(now))
+}
+
+/// A part in millionths.
+fn part(own: u32, of: u32) -> u32 {
+    let millionths = u64::from(own) * 1_000_000 / u64::from(of.max(1));
+    u32::try_from(millionths.min(1_000_000)).unwrap_or(1_000_000)
+}
+
+fn clamp(value: i64) -> u32 {
+    u32::try_from(value.max(0)).unwrap_or(u32::MAX)
+}

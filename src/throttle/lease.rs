@@ -1,0 +1,214 @@
+//! What this gateway holds of a shared counter.
+//!
+//! The counter itself is a number in the store. A gateway buys a batch of it ahead of need, in the background, and
+//! spends that from memory; small *credit* lets it admit a few requests before it has asked. What is spent, what is
+//! held and what is known are atomics here, changed by requests; the *books* are for the background exchange alone, which
+//! trades for one lease at a time (see [`exchange`](super::exchange)).
+//!
+//! The bound, for any arrival process, as long as the store answers: admitted ≤ limit + gateways · credit. The
+//! proof is in ARCHITECTURE.md; what it needs of this file is stated where it is done.
+
+pub mod tickets;
+pub mod tokens;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::exchange::Books;
+use super::identity::Subject;
+use super::table::Counter;
+use super::terms::Terms;
+use super::ticket::{Quota, Refusal, State};
+use super::window::{Time, Window};
+use crate::redis::{Health, Slot};
+use crate::revision::WithoutStore;
+use tickets::Tickets;
+use tokens::Tokens;
+
+/// How long a client is told to stay away when the limit itself does not say it: the store may be back by then.
+pub const OUTAGE_RETRY: u64 = 1_000_000_000;
+
+/// One shared counter, as far as this gateway holds of it.
+pub struct Lease {
+    name: [u8; 16],
+    slot: Slot,
+    /// What is held.
+    pub(super) hand: Hand,
+    /// Whether the exchange has it on its list, or an order for it is under way. So it is on the list once at most.
+    pub(super) listed: AtomicBool,
+    /// What the requests that wait for it cost together.
+    pub(super) waiting: AtomicU32,
+    used: AtomicBool,
+    /// Whether the table has let go of it: the exchange gives back what it holds, and is done with it.
+    pub(super) retired: AtomicBool,
+    /// Woken with every answer of the store.
+    pub(super) answered: Notify,
+    pub(super) books: Mutex<Books>,
+}
+
+/// What is held, by kind of limit.
+pub enum Hand {
+    /// Tickets of calendar windows.
+    Tickets(Tickets),
+    /// Tokens of a bucket.
+    Tokens(Tokens),
+}
+
+/// What a request meets.
+#[derive(Debug, Clone, Copy)]
+pub struct Conditions {
+    /// How many gateways share the counter at most.
+    pub instances: u32,
+    /// How the store is.
+    pub health: Health,
+    /// Whether the request may wait for the store.
+    pub may_wait: bool,
+}
+
+/// What comes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Counted.
+    Spent(State),
+    /// Not counted.
+    Refused(Refusal),
+    /// Not counted: nothing is held, and the store may have some. To be asked again when it has answered.
+    Short,
+    /// The lease has seen a time that lies far ahead: a clock was wrong. It has to be replaced by a new one.
+    Astray,
+}
+
+impl Lease {
+    /// A lease that holds nothing.
+    #[must_use]
+    pub fn new(subject: Subject, terms: &Arc<Terms>) -> Self {
+        let name = subject.name();
+        Self {
+            name,
+            slot: Slot::of_tag(&super::store_key::tag(name)),
+            hand: if terms.quota.shape().has_windows() {
+                Hand::Tickets(Tickets::default())
+            } else {
+                Hand::Tokens(Tokens::default())
+            },
+            listed: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
+            used: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            answered: Notify::new(),
+            books: Mutex::new(Books::new(Arc::clone(terms))),
+        }
+    }
+
+    /// The subject, as the counter's key names it.
+    #[must_use]
+    pub fn name(&self) -> [u8; 16] {
+        self.name
+    }
+
+    /// Where the store keeps it.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Spends what is held: the whole of it in the steady state. With the state comes whether the exchange should look.
+    #[inline]
+    pub fn spend(&self, quota: &Quota, cost: u32, now: Time) -> Option<(State, bool)> {
+        match &self.hand {
+            Hand::Tickets(tickets) => tickets.spend(quota, cost, now),
+            Hand::Tokens(tokens) => tokens.spend(quota, cost, now),
+        }
+    }
+
+    /// What a request comes to that found nothing to spend. With the outcome comes whether the exchange should look.
+    #[cold]
+    pub fn beyond(&self, terms: &Terms, cost: u32, now: Time, conditions: Conditions) -> (Outcome, bool) {
+        match &self.hand {
+            Hand::Tickets(tickets) => tickets.beyond(terms, cost, now, conditions),
+            Hand::Tokens(tokens) => tokens.beyond(terms, cost, now, conditions),
+        }
+    }
+
+    /// What [`spend`](Self::spend) and [`beyond`](Self::beyond) would come to; changes nothing, and takes what the
+    /// store might have for certain.
+    ///
+    /// # Errors
+    /// When the limit is known to be used up.
+    pub fn peek(&self, quota: &Quota, cost: u32, now: Time) -> Result<State, Refusal> {
+        match &self.hand {
+            Hand::Tickets(tickets) => tickets.peek(quota, cost, now),
+            Hand::Tokens(tokens) => tokens.peek(quota, cost, now),
+        }
+    }
+
+    /// Takes back what was spent in `window` (see [`State::window`]).
+    pub fn give_back(&self, cost: u32, window: u32, now: Time) {
+        match &self.hand {
+            Hand::Tickets(tickets) => tickets.give_back(cost, window),
+            Hand::Tokens(tokens) => tokens.give_back(cost, now),
+        }
+    }
+
+    /// Puts the lease on the list. Whether the caller has to hand it to the exchange: false when it is there already.
+    #[must_use]
+    pub fn list(&self) -> bool {
+        // Looked at first: a lease in heavy use would be written by every request.
+        !self.listed.load(Ordering::Relaxed) && !self.listed.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Counter for Arc<Lease> {
+    fn finished(&self, now: Time) -> bool {
+        if self.listed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let shape = self.books.lock().terms().quota.shape();
+        match &self.hand {
+            Hand::Tickets(tickets) => tickets.finished(shape, now),
+            Hand::Tokens(tokens) => tokens.finished(now),
+        }
+    }
+
+    #[inline]
+    fn used(&self) -> &AtomicBool {
+        &self.used
+    }
+}
+
+/// What a request gets that the store can not answer in time.
+pub(super) enum Alone {
+    /// So much may be spent without asking.
+    Within(u32),
+    /// Nothing.
+    Refused,
+}
+
+/// What may be spent alone, by policy; `share` is this gateway's.
+pub(super) fn alone(policy: WithoutStore, share: impl FnOnce() -> u32) -> Alone {
+    match policy {
+        WithoutStore::Share => Alone::Within(share()),
+        WithoutStore::Deny => Alone::Refused,
+        WithoutStore::Allow => Alone::Within(super::terms::SHARED_MOST),
+    }
+}
+
+/// Which policy counts: that for a store that is away, or that for one that is late.
+pub(super) fn policy(terms: &Terms, health: Health) -> WithoutStore {
+    match health {
+        Health::Down => terms.on_store_down,
+        Health::Up | Health::Slow => terms.on_timeout,
+    }
+}
+
+/// A refusal while the store is away: the window may have more, so the client may come again soon.
+pub(super) fn away(window: &Window, now: Time) -> Refusal {
+    Refusal {
+        retry_at: window.end.min(now.plus(OUTAGE_RETRY)),
+        remaining: 0,
+        window: window.index,
+    }
+}

@@ -1,0 +1,296 @@
+//! Tokens of a bucket, in the hand of one gateway.
+//!
+//! The store keeps the bucket (as GCRA does: one instant at which it is full again) and hands tokens out in lots. A lot is
+//! good for [`LIFE`]; what is not spent by then is dropped, not handed back: a token that could be handed back late would
+//! fill a bucket that was full meanwhile.
+//!
+//! There are two places for lots, used in turn. Requests spend the older one first. Adding a new lot to an old one was
+//! rejected: either the old tokens live longer than `LIFE`, and the bound grows, or the new ones die early.
+//!
+//! What was spent on credit is *owed*, and never more than the credit; there is none while the store has said that the
+//! bucket is empty ([`closed_until`](Tokens::closed_until)).
+//!
+//! **Bound.** In any interval of length t the store hands out at most burst + rate · t, debts included, and a token is
+//! spent within `LIFE` of its grant. So for every interval: admitted ≤ burst + rate · (t + `LIFE`) + gateways · credit.
+//!
+//! **The store away.** The gateway keeps a bucket of its own, of its share of rate and burst. What it lets through is not
+//! charged afterwards: by then the shared bucket would have been filled again anyway.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::{Conditions, Outcome, policy};
+use crate::redis::Health;
+use crate::revision::WithoutStore;
+use crate::throttle::terms::Terms;
+use crate::throttle::ticket::{self, Quota, Refusal, State};
+use crate::throttle::window::Time;
+
+/// How long a token may be spent after it was asked for, in nanoseconds: 200 ms.
+pub const LIFE: u64 = 200 * MILLISECOND;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// The tokens that a gateway holds.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    /// Each: the millisecond at which the lot dies (low half of unix time) · tokens left in it.
+    lots: [AtomicU64; 2],
+    /// Which of the two is the newer one: the lowest bit.
+    turn: AtomicU32,
+    owed: AtomicU32,
+    /// Until when the bucket is known to be empty, in nanoseconds.
+    closed_until: AtomicU64,
+    /// What the store had left when it last answered.
+    left: AtomicU32,
+    /// With less than this in the hand, more is ordered.
+    low: AtomicU32,
+    /// What was asked for, let in or not, as a running sum.
+    asked: AtomicU32,
+    /// This gateway's part of the rate of late, in millionths; 0 while that is not known.
+    share: AtomicU32,
+    /// The bucket of its own, while the store is away.
+    alone: AtomicU64,
+}
+
+/// An answer of the store about a bucket, worked out.
+#[derive(Debug, Clone, Copy)]
+pub struct News {
+    /// Debts that were charged.
+    pub charged: u32,
+    /// Tokens that came.
+    pub granted: u32,
+    /// When they die.
+    pub good_until: Time,
+    /// What is left in the store.
+    pub left: u32,
+    /// Until when there is nothing more; in the past if there is.
+    pub closed_until: Time,
+    /// With less than this in the hand, more is ordered.
+    pub low: u32,
+    /// This gateway's part of the rate, in millionths.
+    pub share: u32,
+}
+
+impl Tokens {
+    /// Spends a token that is here. With the state comes whether they run low.
+    #[inline]
+    pub fn spend(&self, quota: &Quota, cost: u32, now: Time) -> Option<(State, bool)> {
+        let newer = self.turn.load(Ordering::Acquire) as usize & 1;
+        let older_left = self.spend_of(newer ^ 1, cost, now);
+        let newer_left = match older_left {
+            Some(_) => self.held_in(newer, now),
+            None => self.spend_of(newer, cost, now)?,
+        };
+        self.asked.fetch_add(cost, Ordering::Relaxed);
+        let held = older_left.unwrap_or(0).saturating_add(newer_left);
+        let low = held < self.low.load(Ordering::Relaxed) && !self.closed(now);
+        Some((self.state(quota, held, now), low))
+    }
+
+    /// What a request comes to that found no tokens.
+    pub fn beyond(&self, terms: &Terms, cost: u32, now: Time, conditions: Conditions) -> (Outcome, bool) {
+        let quota = &terms.quota;
+        self.asked.fetch_add(cost, Ordering::Relaxed);
+        if cost > terms.limit() {
+            return (Outcome::Refused(self.refusal(quota, now)), false);
+        }
+        if conditions.health != Health::Down {
+            if self.closed(now) {
+                return (Outcome::Refused(self.refusal(quota, now)), false);
+            }
+            let credit = terms.credit(conditions.instances);
+            let owed = self
+                .owed
+                .fetch_update(Ordering::Acquire, Ordering::Relaxed, |owed| {
+                    owed.checked_add(cost).filter(|&after| after <= credit)
+                });
+            if owed.is_ok() {
+                if !self.closed(now) {
+                    return (Outcome::Spent(self.state(quota, 0, now)), true);
+                }
+                // The answer that made room for this credit has also closed the bucket.
+                self.owed.fetch_sub(cost, Ordering::Relaxed);
+                return (Outcome::Refused(self.refusal(quota, now)), false);
+            }
+            if conditions.may_wait && conditions.health == Health::Up {
+                // Listed by the request, once it waits.
+                return (Outcome::Short, false);
+            }
+        }
+        let outcome = match policy(terms, conditions.health) {
+            WithoutStore::Share => {
+                let quota = quota.part(self.own_share(conditions.instances));
+                match ticket::spend(&self.alone, &quota, quota.whole(), cost, now) {
+                    Ok(state) => Outcome::Spent(state),
+                    Err(refusal) => Outcome::Refused(refusal),
+                }
+            }
+            WithoutStore::Deny => Outcome::Refused(Refusal {
+                retry_at: now.plus(super::OUTAGE_RETRY),
+                remaining: 0,
+                window: 0,
+            }),
+            WithoutStore::Allow => Outcome::Spent(self.state(quota, 0, now)),
+        };
+        (outcome, true)
+    }
+
+    /// What a request would come to.
+    ///
+    /// # Errors
+    /// When nothing is left, here and in the store.
+    pub fn peek(&self, quota: &Quota, cost: u32, now: Time) -> Result<State, Refusal> {
+        let held = self.held(now);
+        if held < cost && self.closed(now) {
+            return Err(self.refusal(quota, now));
+        }
+        Ok(self.state(quota, held.saturating_sub(cost), now))
+    }
+
+    /// Takes a spent token back, while there is a lot that it can be put to.
+    pub fn give_back(&self, cost: u32, now: Time) {
+        let newer = self.turn.load(Ordering::Acquire) as usize & 1;
+        let _ = self.lot(newer).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let (until, left) = unpack(word);
+            alive(until, now).then(|| pack(until, left.saturating_add(cost)))
+        });
+    }
+
+    /// Whether forgetting this changes nothing.
+    pub fn finished(&self, now: Time) -> bool {
+        self.held(now) == 0
+            && self.owed.load(Ordering::Relaxed) == 0
+            && !self.closed(now)
+            && self.alone.load(Ordering::Relaxed) <= now.unix_nanos()
+    }
+
+    /// What is in the hand.
+    #[must_use]
+    pub fn held(&self, now: Time) -> u32 {
+        self.held_in(0, now).saturating_add(self.held_in(1, now))
+    }
+
+    /// What was spent on credit and not charged.
+    #[must_use]
+    pub fn owed(&self) -> u32 {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// Until when the bucket is known to be empty.
+    #[must_use]
+    pub fn closed_until(&self) -> Time {
+        Time::from_unix_nanos(self.closed_until.load(Ordering::Relaxed))
+    }
+
+    /// With less than this in the hand, more is ordered.
+    #[must_use]
+    pub fn low(&self) -> u32 {
+        self.low.load(Ordering::Relaxed)
+    }
+
+    /// The running sum of what was asked for.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Enters an answer of the store. For the exchange alone, one at a time.
+    pub fn enter(&self, news: &News) {
+        self.low.store(news.low, Ordering::Relaxed);
+        self.left.store(news.left, Ordering::Relaxed);
+        self.share.store(news.share, Ordering::Relaxed);
+        // Before the debt is taken off: else a request could take credit again from a bucket that is empty.
+        self.closed_until
+            .store(news.closed_until.unix_nanos(), Ordering::Release);
+        if news.granted > 0 {
+            let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
+            let place = turn as usize & 1;
+            self.lot(place)
+                .store(pack(millisecond(news.good_until), news.granted), Ordering::Relaxed);
+            self.turn.store(turn, Ordering::Release);
+        }
+        self.owed.fetch_sub(news.charged, Ordering::AcqRel);
+    }
+
+    #[inline]
+    fn spend_of(&self, place: usize, cost: u32, now: Time) -> Option<u32> {
+        let lot = self.lot(place);
+        let mut seen = lot.load(Ordering::Relaxed);
+        loop {
+            let (until, left) = unpack(seen);
+            let after = left.checked_sub(cost).filter(|_| alive(until, now))?;
+            match lot.compare_exchange_weak(seen, pack(until, after), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(after),
+                Err(now_there) => seen = now_there,
+            }
+        }
+    }
+
+    #[inline]
+    fn held_in(&self, place: usize, now: Time) -> u32 {
+        let (until, left) = unpack(self.lot(place).load(Ordering::Relaxed));
+        if alive(until, now) { left } else { 0 }
+    }
+
+    #[inline]
+    fn lot(&self, place: usize) -> &AtomicU64 {
+        let [even, odd] = &self.lots;
+        if place == 0 { even } else { odd }
+    }
+
+    #[inline]
+    fn closed(&self, now: Time) -> bool {
+        self.closed_until.load(Ordering::Acquire) > now.unix_nanos()
+    }
+
+    #[inline]
+    fn state(&self, quota: &Quota, held: u32, now: Time) -> State {
+        let remaining = self
+            .left
+            .load(Ordering::Relaxed)
+            .saturating_add(held)
+            .saturating_sub(self.owed.load(Ordering::Relaxed))
+            .min(quota.whole());
+        State {
+            remaining,
+            reset: now.plus(quota.time_to_gain(quota.whole() - remaining)),
+            window: 0,
+            opened: false,
+        }
+    }
+
+    fn refusal(&self, quota: &Quota, now: Time) -> Refusal {
+        Refusal {
+            retry_at: self.closed_until().max(now.plus(quota.time_to_gain(1))),
+            remaining: self.held(now),
+            window: 0,
+        }
+    }
+
+    /// The part of rate and burst that this gateway has for itself: what it had of late, but not less than one of all.
+    fn own_share(&self, instances: u32) -> u32 {
+        let even = 1_000_000 / instances.max(1);
+        self.share.load(Ordering::Relaxed).max(even).min(1_000_000)
+    }
+}
+
+fn pack(until: u32, left: u32) -> u64 {
+    u64::from(until) << 32 | u64::from(left)
+}
+
+fn unpack(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+#[inline]
+fn millisecond(time: Time) -> u32 {
+    (time.unix_nanos() / MILLISECOND) as u32
+}
+
+/// The milliseconds wrap around after 49 days. A lot that lay there for so long would be alive for its 200 ms again; the
+/// table's sweep has removed the lease by then.
+#[inline]
+fn alive(until: u32, now: Time) -> bool {
+    let ahead = until.wrapping_sub(millisecond(now));
+    ahead > 0 && u64::from(ahead) <= LIFE / MILLISECOND
+}

@@ -1,0 +1,303 @@
+//! The counters that this process shares with others: its leases, and the way they go to the exchange.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Demand;
+use super::clock::Clock;
+use super::lease::{Conditions, Lease, Outcome};
+use super::table::Table;
+use super::ticket::{Refusal, State};
+use super::window::Time;
+use crate::redis::{Health, Slot};
+use crate::telemetry::SharingMetrics;
+
+/// Where counters are kept, as requests need to know it.
+pub trait Nodes: Send + Sync {
+    /// How the node is that keeps this slot. Called where nothing is held any more; may not block.
+    fn health_of(&self, slot: Slot) -> Health;
+}
+
+impl Nodes for crate::redis::Redis {
+    fn health_of(&self, slot: Slot) -> Health {
+        Self::health_of(self, slot)
+    }
+}
+
+/// How counters are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How many gateways share them at most.
+    pub instances: u32,
+    /// How long a request waits for the store at most.
+    pub max_wait: Duration,
+    /// For how long a batch of tickets should last.
+    pub term: Duration,
+    /// How many leases are held at most.
+    pub max_counters: usize,
+}
+
+/// The counters that this process shares with others.
+pub struct Shared {
+    table: Table<Arc<Lease>>,
+    nodes: Arc<dyn Nodes>,
+    instances: AtomicU32,
+    settings: Settings,
+    inbox: Inbox,
+    clock: Clock,
+    meters: SharingMetrics,
+}
+
+/// Why a request was not counted.
+pub enum Miss {
+    /// The limit is used up.
+    Refused(Refusal),
+    /// It may be let in when the store has answered about this lease.
+    Short(Arc<Lease>),
+}
+
+/// A request waits for an answer about a lease.
+pub struct Waiting<'a> {
+    lease: &'a Lease,
+    cost: u32,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.lease.waiting.fetch_sub(self.cost, Ordering::SeqCst);
+    }
+}
+
+/// Leases that the exchange should look at. Each is here once at most, so there are never more than leases.
+#[derive(Default)]
+pub struct Inbox {
+    leases: Mutex<Vec<Arc<Lease>>>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    fn put(&self, lease: Arc<Lease>) {
+        let mut leases = self.leases.lock();
+        leases.push(lease);
+        let first = leases.len() == 1;
+        drop(leases);
+        if first {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes all, waiting for the first.
+    pub async fn take(&self) -> Vec<Arc<Lease>> {
+        loop {
+            let leases = self.take_now();
+            if !leases.is_empty() {
+                return leases;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes all that are here.
+    #[must_use]
+    pub fn take_now(&self) -> Vec<Arc<Lease>> {
+        std::mem::take(&mut *self.leases.lock())
+    }
+
+    /// Puts a lease back that was taken and not looked at.
+    pub fn put_back(&self, lease: Arc<Lease>) {
+        self.put(lease);
+    }
+}
+
+impl Shared {
+    /// Counters on these nodes.
+    #[must_use]
+    pub fn new(settings: Settings, nodes: Arc<dyn Nodes>, meters: SharingMetrics) -> Self {
+        Self {
+            table: Table::new(settings.max_counters),
+            nodes,
+            instances: AtomicU32::new(settings.instances.max(1)),
+            settings,
+            inbox: Inbox::default(),
+            clock: Clock::default(),
+            meters,
+        }
+    }
+
+    /// Counts with the lease of a demand, or says why not. `may_wait` is whether the request would wait.
+    #[inline]
+    pub fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, may_wait: bool) -> Result<State, Miss> {
+        let terms = demand.rule.terms();
+        let (answer, evicted) = self.table.with(
+            demand.counter(),
+            now,
+            || Arc::new(Lease::new(demand.subject, terms)),
+            |lease| match lease.spend(&terms.quota, cost, now) {
+                Some((state, low)) => {
+                    if low {
+                        self.wish(lease, demand);
+                    }
+                    Ok(state)
+                }
+                None => self.beyond(lease, demand, cost, now, may_wait),
+            },
+        );
+        if let Some(lease) = evicted {
+            self.retire(lease);
+        }
+        match answer {
+            Err(None) => {
+                // A clock was wrong by far. A new lease holds nothing, so nothing is spent twice.
+                if let Some(lease) = self.table.remove(demand.counter()) {
+                    self.retire(lease);
+                }
+                self.spend(demand, cost, now, may_wait)
+            }
+            Err(Some(miss)) => Err(miss),
+            Ok(state) => Ok(state),
+        }
+    }
+
+    /// What [`spend`](Self::spend) would answer.
+    ///
+    /// # Errors
+    /// When the limit is known to be used up.
+    pub fn peek(&self, demand: &Demand<'_>, cost: u32, now: Time) -> Result<State, Refusal> {
+        let terms = demand.rule.terms();
+        let look = |lease: &Arc<Lease>| lease.peek(&terms.quota, cost, now);
+        self.table
+            .find(demand.counter(), look)
+            .unwrap_or_else(|| look(&Arc::new(Lease::new(demand.subject, terms))))
+    }
+
+    /// Takes back what was spent in a window.
+    pub fn give_back(&self, demand: &Demand<'_>, cost: u32, window: u32, now: Time) {
+        self.table
+            .find(demand.counter(), |lease| lease.give_back(cost, window, now));
+    }
+
+    /// A request of this cost waits for an answer about a lease, until what is returned is dropped.
+    pub fn wait_for<'a>(&self, lease: &'a Arc<Lease>, cost: u32) -> Waiting<'a> {
+        lease.waiting.fetch_add(cost, Ordering::SeqCst);
+        // After it is known to wait: the exchange may have looked just before.
+        if lease.list() {
+            self.inbox.put(Arc::clone(lease));
+        }
+        Waiting { lease, cost }
+    }
+
+    /// The lease of a demand, if there is one.
+    #[must_use]
+    pub fn find(&self, demand: &Demand<'_>) -> Option<Arc<Lease>> {
+        self.table.find(demand.counter(), Arc::clone)
+    }
+
+    /// Removes finished leases, a part of the table at a time.
+    pub fn sweep(&self, now: Time) -> usize {
+        self.table.sweep(now)
+    }
+
+    /// Puts every lease on the exchange's list, to give back what it holds.
+    pub fn retire_all(&self) {
+        self.table.for_each(|lease| {
+            lease.retired.store(true, Ordering::Release);
+            if lease.list() {
+                self.inbox.put(Arc::clone(lease));
+            }
+        });
+    }
+
+    /// The leases.
+    #[must_use]
+    pub fn table(&self) -> &Table<Arc<Lease>> {
+        &self.table
+    }
+
+    /// What the exchange should look at.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// The window clock: the store's time.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// What is counted about sharing.
+    #[must_use]
+    pub fn meters(&self) -> &SharingMetrics {
+        &self.meters
+    }
+
+    /// How counters are shared.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many gateways share the counters at most.
+    #[must_use]
+    pub fn instances(&self) -> u32 {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    /// The number of gateways has changed: from now on credit is this part of the allowed overrun.
+    pub fn set_instances(&self, instances: u32) {
+        self.instances.store(instances.max(1), Ordering::Relaxed);
+    }
+
+    /// How the node is that keeps a slot.
+    #[must_use]
+    pub fn health_of(&self, slot: Slot) -> Health {
+        self.nodes.health_of(slot)
+    }
+
+    #[cold]
+    fn beyond(
+        &self,
+        lease: &Arc<Lease>,
+        demand: &Demand<'_>,
+        cost: u32,
+        now: Time,
+        may_wait: bool,
+    ) -> Result<State, Option<Miss>> {
+        let conditions = Conditions {
+            instances: self.instances(),
+            health: self.nodes.health_of(lease.slot()),
+            may_wait,
+        };
+        let (outcome, wish) = lease.beyond(demand.rule.terms(), cost, now, conditions);
+        if wish {
+            self.wish(lease, demand);
+        }
+        match outcome {
+            Outcome::Spent(state) => Ok(state),
+            Outcome::Refused(refusal) => Err(Some(Miss::Refused(refusal))),
+            Outcome::Short => Err(Some(Miss::Short(Arc::clone(lease)))),
+            Outcome::Astray => Err(None),
+        }
+    }
+
+    #[cold]
+    fn wish(&self, lease: &Arc<Lease>, demand: &Demand<'_>) {
+        if lease.list() {
+            lease.books.lock().govern(demand.rule.terms());
+            self.inbox.put(Arc::clone(lease));
+        }
+    }
+
+    /// The table has let go of a lease: what it holds goes back, what it owes is charged.
+    #[cold]
+    fn retire(&self, lease: Arc<Lease>) {
+        lease.retired.store(true, Ordering::Release);
+        if lease.list() {
+            self.inbox.put(lease);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What governs a shared counter, and the bound that follows from it.
+
+use crate::revision::{Sharing, WithoutStore};
+use crate::throttle::ticket::Quota;
+use crate::units::Ratio;
+
+/// The most that a shared counter counts up to. A greater limit counts as this one.
+pub const SHARED_MOST: u32 = u32::MAX >> 1;
+
+/// What limits are shared by where they say nothing themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Gateways of different environments do not share counters.
+    pub environment: String,
+    /// By how much a limit may be overrun by all gateways together.
+    pub max_overrun: Ratio,
+    /// What happens while the store is away.
+    pub on_store_down: WithoutStore,
+    /// What happens to a request that has waited for the store as long as it may. None: a strict limit refuses, the
+    /// others do as when the store is away.
+    pub on_timeout: Option<WithoutStore>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            environment: String::from("Default"),
+            max_overrun: Ratio::percent(5),
+            on_store_down: WithoutStore::Share,
+            on_timeout: None,
+        }
+    }
+}
+
+/// What governs a shared counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The limit as its counters' keys name it: a hash that every gateway computes alike.
+    pub name: [u8; 8],
+    /// What may be spent.
+    pub quota: Quota,
+    /// By how much the limit may be overrun by all gateways together, as a part of it. Zero is strict.
+    pub max_overrun: Ratio,
+    /// What happens while the store is away.
+    pub on_store_down: WithoutStore,
+    /// What happens to a request that has waited for the store as long as it may.
+    pub on_timeout: WithoutStore,
+}
+
+impl Terms {
+    /// The terms of a limit with this name and quota.
+    #[must_use]
+    pub fn new(name: [u8; 8], quota: Quota, own: Sharing, defaults: &Defaults) -> Self {
+        let max_overrun = own.max_overrun.unwrap_or(defaults.max_overrun);
+        let on_store_down = own.on_store_down.unwrap_or(defaults.on_store_down);
+        let on_timeout = own.on_timeout.or(defaults.on_timeout).unwrap_or({
+            // Who wants no overrun at all would rather have a request refused than a limit exceeded.
+            if max_overrun == Ratio::ZERO {
+                WithoutStore::Deny
+            } else {
+                on_store_down
+            }
+        });
+        Self {
+            name,
+            quota,
+            max_overrun,
+            on_store_down,
+            on_timeout,
+        }
+    }
+
+    /// The limit: what may be spent in a window, or the size of the bucket.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.quota.whole().min(SHARED_MOST)
+    }
+
+    /// What one gateway may spend before it has asked: its part of the allowed overrun, rounded down. Small limits get
+    /// none, and are strict.
+    #[must_use]
+    pub fn credit(&self, instances: u32) -> u32 {
+        let allowed = u64::from(self.limit()) * u64::from(self.max_overrun.parts_per_million());
+        let each = allowed / (1_000_000 * u64::from(instances.max(1)));
+        u32::try_from(each).unwrap_or(u32::MAX)
+    }
+
+    /// The most that so many gateways admit together in a window: limit + gateways · credit. For a bucket: beyond what
+    /// its rate gives (see `lease::tokens`).
+    #[must_use]
+    pub fn bound(&self, instances: u32) -> u64 {
+        u64::from(self.limit()) + u64::from(instances) * u64::from(self.credit(instances))
+    }
+
+    /// After how long a debt is charged that nobody is in a hurry about: a sixtieth of the window, 1 to 30 seconds.
+    #[must_use]
+    pub fn flush_after(&self) -> u64 {
+        const SECOND: u64 = 1_000_000_000;
+        (super::window::nominal_length(self.quota.shape().period()) / 60).clamp(SECOND, 30 * SECOND)
+    }
+}
