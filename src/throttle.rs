@@ -5,6 +5,7 @@
 //! be spent of it without asking anybody is decided beforehand, in the background ([`store`]).
 //!
 //! - [`window`]: calendar windows, as arithmetic
+//! - [`zone`]: time zones, as tables
 //! - [`ticket`]: the state machine of one counter
 //! - [`table`]: the counters of this process, bounded
 //! - [`store`]: who owns the quota
@@ -20,6 +21,7 @@ pub mod store;
 pub mod table;
 pub mod ticket;
 pub mod window;
+pub mod zone;
 
 use smallvec::SmallVec;
 
@@ -28,6 +30,7 @@ pub use identity::{Identity, Subject};
 pub use rule::{Decisions, Place, Rule};
 pub use store::{Local, Store};
 pub use window::Time;
+pub use zone::Zone;
 
 use store::Notice;
 use table::Table;

@@ -6,6 +6,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use super::headers;
 use super::identity::Identity;
 use super::ticket::Quota;
+use super::zone::Zone;
 use crate::names::{ApiName, LimitName, PlanName};
 use crate::revision::{Limit, Mode, Scope, WindowKind};
 use crate::units::{Period, Rate};
@@ -37,15 +38,22 @@ pub struct Rule {
 impl Rule {
     /// Compiles a limit.
     ///
-    /// Its identity is made of the place, the name, the scope, the kind of window and the period, and *not* of the
-    /// count or the burst: a counter survives a change of those, and does not survive a change of what it means.
+    /// Its identity is made of the place, the name, the scope, the kind of window, the period and the zone, and *not*
+    /// of the count or the burst: a counter survives a change of those, and does not survive a change of what it means.
     #[must_use]
     pub fn compile(limit: &Limit, place: Place<'_>, decisions: Decisions) -> Self {
+        Self::compile_in(Zone::UTC, limit, place, decisions)
+    }
+
+    /// [`compile`](Self::compile), with the zone of the limit's days, weeks and months.
+    #[must_use]
+    pub fn compile_in(zone: Zone, limit: &Limit, place: Place<'_>, decisions: Decisions) -> Self {
         let (kind_of_place, place) = match place {
             Place::Plan(plan) => ("plan", plan.as_str()),
             Place::Api(api) => ("api", api.as_str()),
         };
-        let parts = [
+        let quota = Quota::in_zone(limit.rate, limit.window, zone);
+        let mut parts = vec![
             kind_of_place,
             place,
             limit.name.as_str(),
@@ -53,12 +61,18 @@ impl Rule {
             window_word(limit.window),
             period_word(limit.rate.period),
         ];
+        // UTC is not named: so limits without a zone are what they were before there were zones.
+        let zone = quota.shape().calendar().zone();
+        if zone != Zone::UTC {
+            parts.push(zone.name());
+        }
+        let parts: Vec<&[u8]> = parts.into_iter().map(str::as_bytes).collect();
         Self {
-            identity: Identity::of_parts(&parts.map(str::as_bytes)),
+            identity: Identity::of_parts(&parts),
             name: limit.name.clone(),
             key: format!("{kind_of_place}/{place}/{}/{}", limit.name, limit.scope.as_str()),
             rate: limit.rate,
-            quota: Quota::new(limit.rate, limit.window),
+            quota,
             scope: limit.scope,
             mode: limit.mode,
             field_prefix: headers::limit_prefix(&limit.name),

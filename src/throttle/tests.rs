@@ -412,3 +412,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_calendar_is_another_counter_and_utc_is_the_one_without_a_name() {
+    let in_zone = |name, rate, window| {
+        let family = IntCounterVec::new(Opts::new("decisions", "test"), &["limit", "decision"]).unwrap();
+        let decisions = Decisions::resolve(&family, "limit").unwrap();
+        let zone = Zone::named(name).unwrap();
+        Rule::compile_in(
+            zone,
+            &limit("limit", rate, window),
+            Place::Plan(&PlanName::from("gold")),
+            decisions,
+        )
+    };
+    let identity = |name, rate| in_zone(name, rate, WindowKind::Fixed).identity();
+    assert_ne!(identity("Europe/Berlin", "5/d"), identity("Etc/UTC", "5/d"));
+    assert_ne!(identity("Europe/Berlin", "5/d"), identity("Asia/Tokyo", "5/d"));
+    assert_eq!(identity("Etc/UTC", "5/d"), fixed("limit", "5/d").identity());
+    // Where a zone changes nothing, it makes no other counter.
+    assert_eq!(identity("Europe/Berlin", "5/m"), fixed("limit", "5/m").identity());
+    let bucket = WindowKind::TokenBucket { burst: 5 };
+    assert_eq!(
+        in_zone("Europe/Berlin", "5/d", bucket).identity(),
+        rule(&limit("limit", "5/d", bucket)).identity()
+    );
+    let rule = in_zone("Europe/Berlin", "5/d", WindowKind::Fixed);
+    let key = Throttle::new(10).describe(&demand(&rule), "mobile@orders", at(0)).key;
+    assert_eq!(
+        key,
+        "plan/gold/limit/subscription/mobile@orders/2026-11-21[Europe/Berlin]"
+    );
+}
+
+#[test]
+fn a_day_in_a_zone_begins_anew_at_its_own_midnight() {
+    let family = IntCounterVec::new(Opts::new("decisions", "test"), &["limit", "decision"]).unwrap();
+    let rule = Rule::compile_in(
+        Zone::named("Asia/Kolkata").unwrap(),
+        &limit("day", "2/d", WindowKind::Fixed),
+        Place::Plan(&PlanName::from("gold")),
+        Decisions::resolve(&family, "day").unwrap(),
+    );
+    let throttle = Throttle::new(10);
+    for _ in 0..2 {
+        assert!(throttle.admit(&[demand(&rule)], 1, at(0)).is_ok());
+    }
+    // It is 05:42Z: midnight at +05:30 is at 18:30Z.
+    let left = (12 * 60 + 48) * 60;
+    let exceeded = throttle.admit(&[demand(&rule)], 1, at(0)).unwrap_err();
+    assert_eq!(exceeded.retry_after, left);
+    assert!(throttle.admit(&[demand(&rule)], 1, at(left - 1)).is_err());
+    assert!(throttle.admit(&[demand(&rule)], 1, at(left)).is_ok());
+}
