@@ -1,9 +1,10 @@
 //! Time zones, as tables of plain numbers.
 //!
 //! A limit may be cut by an operator's own calendar: days that begin at midnight in Berlin, 23 or 25 hours long when
-//! the clocks change. A calendar library answers that with locks and steps through rules; a request has nanoseconds.
+//! the clocks change. A calendar library finds that under a lock, by working through rules; a request has nanoseconds.
 //! So a zone is asked once, when a limit names it, for every change of its offset until 2106, and from then on a
-//! request adds, divides and compares.
+//! request adds, divides and compares: measured at 14 to 19 ns for a day or a week and 35 ns for a month, where UTC
+//! takes 3 and 17.
 //!
 //! The zones that were named are kept for the life of the process, numbered in the order they came. The number fits
 //! where a counter is kept; to another process it says nothing, the *name* does. The database is the host's, so that
@@ -85,9 +86,9 @@ impl Zone {
 /// The days of a zone from 1970 to 2106. Days are numbered by their *date*, as in UTC: the day of 1970-01-01 is 0.
 ///
 /// A day lasts from the first instant of its date to the first instant of the next one, so days follow each other
-/// without gap or overlap, whatever the clocks do. Where they skip midnight, the day begins with the hour after it;
-/// where they are set back over midnight, the date that was seen first stays; a date that is left out altogether
-/// (crossing the date line) is a day without length.
+/// without gap or overlap, whatever the clocks do. Where they skip midnight, the day begins with what they show next;
+/// where they are set back over midnight, the new day goes on, though they show its eve again; a date that is left
+/// out altogether (to change sides of the date line) is a day without length.
 #[derive(Debug)]
 pub(super) struct ZoneTable {
     name: Box<str>,
