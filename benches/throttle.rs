@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use prometheus::{IntCounterVec, Opts};
 use tollgate::names::PlanName;
 use tollgate::revision::{Limit, Mode, Scope, Sharing, WindowKind};
-use tollgate::throttle::{Decisions, Demand, Place, Rule, Subject, Throttle, Time};
+use tollgate::throttle::{Decisions, Defaults, Demand, Place, Rule, Subject, Throttle, Time};
 
 struct Counting;
 
@@ -46,7 +46,12 @@ fn rule(name: &str, rate: &str, window: WindowKind) -> Rule {
     };
     let family = IntCounterVec::new(Opts::new("decisions", "bench"), &["limit", "decision"]).unwrap();
     let decisions = Decisions::resolve(&family, name).unwrap();
-    Rule::compile(&limit, Place::Plan(&PlanName::from("gold")), decisions)
+    Rule::compile(
+        &limit,
+        Place::Plan(&PlanName::from("gold")),
+        decisions,
+        &Defaults::default(),
+    )
 }
 
 /// Measures `request`, which is told the number of the call; time passes by a microsecond a call.
@@ -89,25 +94,25 @@ fn throttle(criterion: &mut Criterion) {
     ] {
         let demands = [Demand { rule, subject }];
         measure(criterion, name, |_, now| {
-            let _ = black_box(stage.admit(black_box(&demands), 1, now));
+            let _ = black_box(stage.try_admit(black_box(&demands), 1, now));
         });
     }
 
     let demands = [&burst, &minute].map(|rule| Demand { rule, subject });
     measure(criterion, "two limits", |_, now| {
-        let _ = black_box(stage.admit(black_box(&demands), 1, now));
+        let _ = black_box(stage.try_admit(black_box(&demands), 1, now));
     });
 
     let subjects: Vec<Subject> = (0..10_000_u64).map(|n| Subject::of_bytes(&n.to_le_bytes())).collect();
     measure(criterion, "one limit, ten thousand subjects", |call, now| {
         // A stride that is prime to the count, so that neighbours in memory are not neighbours in time.
         let subject = subjects[(call * 7_919 % 10_000) as usize];
-        let _ = black_box(stage.admit(&[Demand { rule: &minute, subject }], 1, now));
+        let _ = black_box(stage.try_admit(&[Demand { rule: &minute, subject }], 1, now));
     });
     measure(criterion, "two limits, ten thousand subjects", |call, now| {
         let subject = subjects[(call * 7_919 % 10_000) as usize];
         let demands = [&burst, &minute].map(|rule| Demand { rule, subject });
-        let _ = black_box(stage.admit(&demands, 1, now));
+        let _ = black_box(stage.try_admit(&demands, 1, now));
     });
 
     criterion.bench_function("subject of an address", |bencher| {

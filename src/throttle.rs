@@ -5,6 +5,7 @@
 //! in memory.
 //!
 //! - [`window`]: calendar windows, as arithmetic
+//! - [`zone`]: time zones, as tables
 //! - [`ticket`]: a counter of this process alone, as a state machine
 //! - [`table`]: the counters of this process, bounded
 //! - [`rule`]: a limit, compiled
@@ -34,6 +35,7 @@ pub mod table;
 pub mod terms;
 pub mod ticket;
 pub mod window;
+pub mod zone;
 
 use std::sync::Arc;
 
@@ -46,6 +48,7 @@ pub use rule::{Decisions, Place, Rule};
 pub use shared::Shared;
 pub use terms::Defaults;
 pub use window::Time;
+pub use zone::Zone;
 
 use lease::Lease;
 use shared::Miss;
@@ -235,9 +238,7 @@ impl Throttle {
                 Err(miss) => {
                     self.give_back(demands, &spent, cost, now);
                     return Err(match miss {
-                        Miss::Refused(refusal) => {
-                            Hold::Exceeded(self.exceeded(demands, position, refusal, cost, now))
-                        }
+                        Miss::Refused(refusal) => Hold::Exceeded(self.exceeded(demands, position, refusal, cost, now)),
                         Miss::Short(lease) => Hold::Short(lease),
                     });
                 }

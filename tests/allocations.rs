@@ -18,7 +18,7 @@ use tollgate::revision::{self, EnvironmentType};
 use tollgate::route::path::normalise;
 use tollgate::snapshot::Compiler;
 use tollgate::telemetry::{AccessLog, Metrics};
-use tollgate::throttle::Throttle;
+use tollgate::throttle::{Defaults, Throttle};
 use tollgate::upstream::resolve::Names;
 use tollgate::upstream::{Rotations, Tried};
 

@@ -11,6 +11,8 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use self::server::{Cluster, PATIENCE, Server, certificates, wait_for};
+use crate::document::Secret;
+
 use super::*;
 use crate::telemetry::Metrics;
 

@@ -109,7 +109,11 @@ mod tests {
         let (clock, mut discipline) = (Clock::default(), Disciplined::default());
         discipline.measured(&clock, at(1_000), (at(1_000), at(1_001)));
         for second in 2..40 {
-            discipline.measured(&clock, at(second * 1_000 + 500), (at(second * 1_000), at(second * 1_000 + 50)));
+            discipline.measured(
+                &clock,
+                at(second * 1_000 + 500),
+                (at(second * 1_000), at(second * 1_000 + 50)),
+            );
         }
         assert_eq!(clock.at(at(50_000)), at(50_475));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::window::{Time, stamp, window_of};
+use super::window::Time;
 use super::{Demand, Throttle};
 use crate::units::Rate;
 
@@ -36,8 +36,9 @@ impl Throttle {
             key.push_str(subject_name);
         }
         if shape.has_windows() {
+            let calendar = shape.calendar();
             // Writing to a string does not fail.
-            let _ = write!(key, "/{}", stamp(shape.period(), &window_of(shape.period(), now)));
+            let _ = write!(key, "/{}", calendar.stamp(&calendar.window_of(now)));
         }
         // A cost of nothing shows how the counter stands; it is refused where a lowered limit is overspent.
         let (remaining, reset) = match self.peek(demand, 0, now) {

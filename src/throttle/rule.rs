@@ -9,6 +9,7 @@ use super::headers;
 use super::identity::{Identity, name_of};
 use super::terms::{Defaults, Terms};
 use super::ticket::Quota;
+use super::zone::Zone;
 use crate::names::{ApiName, LimitName, PlanName};
 use crate::revision::{Limit, Mode, Scope, WindowKind};
 use crate::units::{Period, Rate};
@@ -40,15 +41,18 @@ pub struct Rule {
 impl Rule {
     /// Compiles a limit.
     ///
-    /// Its identity is made of the place, the name, the scope, the kind of window and the period, and *not* of the
-    /// count or the burst: a counter survives a change of those, and does not survive a change of what it means.
+    /// Its identity is made of the place, the name, the scope, the kind of window, the period and the zone, and *not*
+    /// of the count or the burst: a counter survives a change of those, and does not survive a change of what it means.
     #[must_use]
     pub fn compile(limit: &Limit, place: Place<'_>, decisions: Decisions, sharing: &Defaults) -> Self {
         let (kind_of_place, place) = match place {
             Place::Plan(plan) => ("plan", plan.as_str()),
             Place::Api(api) => ("api", api.as_str()),
         };
-        let parts = [
+        // Revisions with a zone that does not exist are refused before.
+        let zone = limit.zone.as_deref().and_then(Zone::named).unwrap_or(Zone::UTC);
+        let quota = Quota::in_zone(limit.rate, limit.window, zone);
+        let mut parts = vec![
             kind_of_place,
             place,
             limit.name.as_str(),
@@ -56,11 +60,17 @@ impl Rule {
             window_word(limit.window),
             period_word(limit.rate.period),
         ];
+        // UTC is not named: so limits without a zone are what they were before there were zones.
+        let zone = quota.shape().calendar().zone();
+        if zone != Zone::UTC {
+            parts.push(zone.name());
+        }
+        let parts: Vec<&[u8]> = parts.into_iter().map(str::as_bytes).collect();
         Self {
-            identity: Identity::of_parts(&parts.map(str::as_bytes)),
+            identity: Identity::of_parts(&parts),
             terms: Arc::new(Terms::new(
-                name_of(&[&[sharing.environment.as_bytes()], &parts.map(str::as_bytes)[..]].concat()),
-                Quota::new(limit.rate, limit.window),
+                name_of(&[&[sharing.environment.as_bytes()], &parts[..]].concat()),
+                quota,
                 limit.sharing,
                 sharing,
             )),

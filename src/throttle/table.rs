@@ -284,11 +284,9 @@ impl<C: Counter> Slots<C> {
         let len = self.slots.len();
         let ahead = |steps: usize| (self.hand + steps) % len.max(1);
         let look = LOOK_AHEAD.min(len);
-        let finished = (0..look).map(ahead).find(|&position| {
-            self.slots
-                .get(position)
-                .is_some_and(|slot| slot.counter.finished(now))
-        });
+        let finished = (0..look)
+            .map(ahead)
+            .find(|&position| self.slots.get(position).is_some_and(|slot| slot.counter.finished(now)));
         let victim = finished.or_else(|| {
             (0..look).map(ahead).find(|&position| {
                 self.slots
@@ -303,10 +301,7 @@ impl<C: Counter> Slots<C> {
     }
 
     fn remove_if_finished(&mut self, position: usize, now: Time) -> bool {
-        let finished = self
-            .slots
-            .get(position)
-            .is_some_and(|slot| slot.counter.finished(now));
+        let finished = self.slots.get(position).is_some_and(|slot| slot.counter.finished(now));
         if finished {
             self.remove(position);
         }

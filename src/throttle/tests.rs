@@ -24,7 +24,12 @@ pub fn limit(name: &str, rate: &str, window: WindowKind) -> Limit {
 pub fn rule(limit: &Limit) -> Rule {
     let family = IntCounterVec::new(Opts::new("decisions", "test"), &["limit", "decision"]).unwrap();
     let decisions = Decisions::resolve(&family, limit.name.as_str()).unwrap();
-    Rule::compile(limit, Place::Plan(&PlanName::from("gold")), decisions)
+    Rule::compile(
+        limit,
+        Place::Plan(&PlanName::from("gold")),
+        decisions,
+        &Defaults::default(),
+    )
 }
 
 fn fixed(name: &str, rate: &str) -> Rule {
@@ -64,11 +69,11 @@ fn a_permit_tells_the_limit_with_the_least_left_and_a_refusal_when_to_come_again
     let rules = [fixed("day", "100/d"), fixed("minute", "3/m")];
     let demands = rules.each_ref().map(demand);
     for left in [2, 1, 0] {
-        let standing = throttle.admit(&demands, 1, at(18)).unwrap().tightest.unwrap();
+        let standing = throttle.try_admit(&demands, 1, at(18)).unwrap().tightest.unwrap();
         let field = rules[standing.rule].limit_field(standing.remaining, standing.reset);
         assert_eq!(field, format!("\"minute\";r={left};t=42").as_str());
     }
-    let exceeded = throttle.admit(&demands, 1, at(18).plus(1)).unwrap_err();
+    let exceeded = throttle.try_admit(&demands, 1, at(18).plus(1)).unwrap_err();
     let standing = exceeded.tightest;
     assert_eq!(
         rules[standing.rule].limit_field(standing.remaining, standing.reset),
@@ -76,8 +81,8 @@ fn a_permit_tells_the_limit_with_the_least_left_and_a_refusal_when_to_come_again
     );
     assert_eq!(headers::retry_after_field(exceeded.retry_after), "42");
     let last_moment = Time::from_unix_nanos(at(60).unix_nanos() - 1);
-    assert_eq!(throttle.admit(&demands, 1, last_moment).unwrap_err().retry_after, 1);
-    assert!(throttle.admit(&demands, 1, at(60)).is_ok());
+    assert_eq!(throttle.try_admit(&demands, 1, last_moment).unwrap_err().retry_after, 1);
+    assert!(throttle.try_admit(&demands, 1, at(60)).is_ok());
 }
 
 #[test]
@@ -87,9 +92,9 @@ fn without_enforced_limits_there_is_nothing_to_tell() {
         tightest: None,
         would_deny: None,
     };
-    assert_eq!(throttle.admit(&[], 1, at(0)), Ok(none));
+    assert_eq!(throttle.try_admit(&[], 1, at(0)), Ok(none));
     let trial = shadow("trial", "5/m");
-    assert_eq!(throttle.admit(&[demand(&trial)], 1, at(0)), Ok(none));
+    assert_eq!(throttle.try_admit(&[demand(&trial)], 1, at(0)), Ok(none));
 }
 
 #[test]
@@ -98,9 +103,9 @@ fn retry_after_covers_every_exceeded_limit_not_only_the_first() {
     let rules = [fixed("minute", "2/m"), fixed("hour", "2/h"), fixed("day", "9/d")];
     let demands = rules.each_ref().map(demand);
     for _ in 0..2 {
-        assert!(throttle.admit(&demands, 1, at(0)).is_ok());
+        assert!(throttle.try_admit(&demands, 1, at(0)).is_ok());
     }
-    let exceeded = throttle.admit(&demands, 1, at(0)).unwrap_err();
+    let exceeded = throttle.try_admit(&demands, 1, at(0)).unwrap_err();
     assert_eq!((exceeded.tightest.rule, exceeded.retry_after), (1, 18 * 60));
     assert_eq!(rules.each_ref().map(counted), [[2, 1, 0], [2, 1, 0], [2, 0, 0]]);
 }
@@ -110,12 +115,12 @@ fn what_is_refused_is_not_counted_so_a_raised_limit_helps_at_once() {
     let throttle = Throttle::new(100);
     let before = fixed("minute", "5/m");
     let admitted = (0..100)
-        .filter(|_| throttle.admit(&[demand(&before)], 1, at(0)).is_ok())
+        .filter(|_| throttle.try_admit(&[demand(&before)], 1, at(0)).is_ok())
         .count();
     assert_eq!(admitted, 5);
     let after = fixed("minute", "8/m");
     let admitted = (0..100)
-        .filter(|_| throttle.admit(&[demand(&after)], 1, at(1)).is_ok())
+        .filter(|_| throttle.try_admit(&[demand(&after)], 1, at(1)).is_ok())
         .count();
     assert_eq!(admitted, 3);
 }
@@ -124,7 +129,7 @@ fn what_is_refused_is_not_counted_so_a_raised_limit_helps_at_once() {
 fn a_counter_survives_a_reload_with_another_count_but_not_a_change_of_meaning() {
     let throttle = Throttle::new(100);
     let base = limit("minute", "10/m", WindowKind::Fixed);
-    assert!(throttle.admit(&[demand(&rule(&base))], 4, at(0)).is_ok());
+    assert!(throttle.try_admit(&[demand(&rule(&base))], 4, at(0)).is_ok());
     let mut smaller = base.clone();
     smaller.rate = "6/m".parse().unwrap();
     assert_eq!(remaining(&throttle, &rule(&smaller), at(1)), 2);
@@ -147,8 +152,13 @@ fn a_counter_survives_a_reload_with_another_count_but_not_a_change_of_meaning() 
         assert_eq!(remaining(&throttle, &rule(&changed), at(1)), 10, "{changed:?}");
     }
     let decisions = rule(&base).decisions().clone();
-    let silver = Rule::compile(&base, Place::Plan(&"silver".into()), decisions.clone());
-    let api = Rule::compile(&base, Place::Api(&"gold".into()), decisions);
+    let silver = Rule::compile(
+        &base,
+        Place::Plan(&"silver".into()),
+        decisions.clone(),
+        &Defaults::default(),
+    );
+    let api = Rule::compile(&base, Place::Api(&"gold".into()), decisions, &Defaults::default());
     assert_eq!(remaining(&throttle, &silver, at(1)), 10);
     assert_eq!(remaining(&throttle, &api, at(1)), 10);
 }
@@ -158,7 +168,7 @@ fn a_limit_in_shadow_mode_lets_everything_through_and_counts_what_it_would_have_
     let throttle = Throttle::new(100);
     let rules = [shadow("trial", "2/m"), fixed("minute", "5/m")];
     let demands = rules.each_ref().map(demand);
-    let outcomes: Vec<_> = (0..8).map(|_| throttle.admit(&demands, 1, at(0))).collect();
+    let outcomes: Vec<_> = (0..8).map(|_| throttle.try_admit(&demands, 1, at(0))).collect();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 5);
     let would_deny: Vec<_> = outcomes.iter().flatten().map(|permit| permit.would_deny).collect();
     assert_eq!(would_deny, [None, None, Some(0), Some(0), Some(0)]);
@@ -177,7 +187,7 @@ fn a_limit_in_shadow_mode_gets_back_what_an_enforced_one_refused() {
     let rules = [shadow("trial", "10/m"), fixed("minute", "3/m")];
     let demands = rules.each_ref().map(demand);
     for _ in 0..9 {
-        let _ = throttle.admit(&demands, 1, at(0));
+        let _ = throttle.try_admit(&demands, 1, at(0));
     }
     assert_eq!(remaining(&throttle, &rules[0], at(0)), 7);
 }
@@ -189,8 +199,8 @@ fn subjects_do_not_share_a_counter() {
     for client in 0..50 {
         let subject = Subject::of_ip([10, 0, 0, client].into());
         let demands = [Demand { rule: &minute, subject }];
-        assert!(throttle.admit(&demands, 1, at(0)).is_ok());
-        assert!(throttle.admit(&demands, 1, at(0)).is_err());
+        assert!(throttle.try_admit(&demands, 1, at(0)).is_ok());
+        assert!(throttle.try_admit(&demands, 1, at(0)).is_err());
     }
     assert_eq!((throttle.entries(), throttle.evictions()), (50, 0));
 }
@@ -201,8 +211,8 @@ fn more_demands_than_usual_are_all_judged() {
     let rules: Vec<Rule> = (0..40).map(|n| fixed(&format!("limit-{n}"), "5/m")).collect();
     let last = fixed("last", "1/m");
     let demands: Vec<Demand<'_>> = rules.iter().chain([&last]).map(demand).collect();
-    assert!(throttle.admit(&demands, 1, at(0)).is_ok());
-    assert_eq!(throttle.admit(&demands, 1, at(0)).unwrap_err().tightest.rule, 40);
+    assert!(throttle.try_admit(&demands, 1, at(0)).is_ok());
+    assert_eq!(throttle.try_admit(&demands, 1, at(0)).unwrap_err().tightest.rule, 40);
     assert!(rules.iter().all(|rule| remaining(&throttle, rule, at(0)) == 4));
 }
 
@@ -211,7 +221,9 @@ fn a_description_names_the_counter_and_changes_nothing() {
     let throttle = Throttle::new(100);
     let minute = fixed("minute", "5000/m");
     let burst = rule(&limit("burst", "200/s", WindowKind::TokenBucket { burst: 400 }));
-    let _ = throttle.admit(&[demand(&minute), demand(&burst)], 1, at(7)).unwrap();
+    let _ = throttle
+        .try_admit(&[demand(&minute), demand(&burst)], 1, at(7))
+        .unwrap();
     for _ in 0..3 {
         let description = throttle.describe(&demand(&minute), "mobile@orders", at(8));
         assert_eq!(
@@ -250,7 +262,7 @@ fn threads_that_hammer_one_counter_get_exactly_the_limit() {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..3_000 {
-                        if throttle.admit(&[demand(&rule)], 1, at(0)).is_ok() {
+                        if throttle.try_admit(&[demand(&rule)], 1, at(0)).is_ok() {
                             admitted.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -278,7 +290,7 @@ fn what_one_limit_refuses_under_load_leaves_no_trace_in_the_others() {
                 let demands = rules.each_ref().map(demand);
                 start.wait();
                 for _ in 0..1_000 {
-                    let _ = throttle.admit(&demands, 1, at(0));
+                    let _ = throttle.try_admit(&demands, 1, at(0));
                 }
             });
         }
@@ -310,7 +322,7 @@ fn counters_that_come_and_go_under_load_never_lend_more_than_their_limit() {
                         subject: Subject::of_bytes(&number.to_le_bytes()),
                     }];
                     for _ in 0..2 {
-                        let passed = throttle.admit(&demands, 1, now).is_ok();
+                        let passed = throttle.try_admit(&demands, 1, now).is_ok();
                         admitted.fetch_add(passed.into(), Ordering::Relaxed);
                     }
                     swept.fetch_add(throttle.sweep(now) as u32, Ordering::Relaxed);
@@ -320,36 +332,6 @@ fn counters_that_come_and_go_under_load_never_lend_more_than_their_limit() {
     });
     assert!(admitted.iter().all(|admitted| admitted.load(Ordering::Relaxed) == 3));
     assert!(swept.into_inner() >= 1_500, "the sweeps took part");
-}
-
-/// Says what it was told, and gives less than the whole.
-#[derive(Default)]
-struct Told(parking_lot::Mutex<Vec<Notice>>);
-
-impl Store for Told {
-    fn opening(&self, quota: &ticket::Quota) -> u32 {
-        quota.whole() / 2
-    }
-
-    fn low_mark(&self, _: &ticket::Quota) -> u32 {
-        2
-    }
-
-    fn notice(&self, _: Identity, _: &ticket::Quota, _: u32, notice: Notice) {
-        self.0.lock().push(notice);
-    }
-}
-
-#[test]
-fn a_store_decides_on_the_allowance_and_hears_when_a_window_opens_runs_low_and_is_spent() {
-    let throttle = Throttle::with_store(100, Told::default());
-    let minute = fixed("minute", "8/m");
-    let admitted = (0..6)
-        .filter(|_| throttle.admit(&[demand(&minute)], 1, at(0)).is_ok())
-        .count();
-    assert_eq!(admitted, 4);
-    let told = throttle.store.0.lock().clone();
-    assert_eq!(told, [Notice::Opened, Notice::Low, Notice::Spent, Notice::Spent]);
 }
 
 fn any_limit() -> impl Strategy<Value = Limit> {
@@ -387,7 +369,7 @@ proptest! {
                 demands.iter().map(|demand| throttle.describe(demand, "", now)).collect()
             };
             let before = describe();
-            let outcome = throttle.admit(&demands, cost, now);
+            let outcome = throttle.try_admit(&demands, cost, now);
             let after = describe();
             let enough = |description: &&Description| description.remaining >= cost;
             let passes = before.iter().filter(|description| description.enforced).all(|d| enough(&d));
@@ -413,4 +395,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn another_calendar_is_another_counter_and_utc_is_the_one_without_a_name() {
+    let in_zone = |name: &str, rate, window| {
+        let mut limit = limit("limit", rate, window);
+        limit.zone = Some(name.to_owned());
+        rule(&limit)
+    };
+    let identity = |name, rate| in_zone(name, rate, WindowKind::Fixed).identity();
+    assert_ne!(identity("Europe/Berlin", "5/d"), identity("Etc/UTC", "5/d"));
+    assert_ne!(identity("Europe/Berlin", "5/d"), identity("Asia/Tokyo", "5/d"));
+    assert_eq!(identity("Etc/UTC", "5/d"), fixed("limit", "5/d").identity());
+    // Where a zone changes nothing, it makes no other counter.
+    assert_eq!(identity("Europe/Berlin", "5/m"), fixed("limit", "5/m").identity());
+    let bucket = WindowKind::TokenBucket { burst: 5 };
+    assert_eq!(
+        in_zone("Europe/Berlin", "5/d", bucket).identity(),
+        rule(&limit("limit", "5/d", bucket)).identity()
+    );
+    let rule = in_zone("Europe/Berlin", "5/d", WindowKind::Fixed);
+    let key = Throttle::new(10).describe(&demand(&rule), "mobile@orders", at(0)).key;
+    assert_eq!(
+        key,
+        "plan/gold/limit/subscription/mobile@orders/2026-11-21[Europe/Berlin]"
+    );
+}
+
+#[test]
+fn a_day_in_a_zone_begins_anew_at_its_own_midnight() {
+    let mut day = limit("day", "2/d", WindowKind::Fixed);
+    day.zone = Some("Asia/Kolkata".to_owned());
+    let rule = rule(&day);
+    let throttle = Throttle::new(10);
+    for _ in 0..2 {
+        assert!(throttle.try_admit(&[demand(&rule)], 1, at(0)).is_ok());
+    }
+    // It is 05:42Z: midnight at +05:30 is at 18:30Z.
+    let left = (12 * 60 + 48) * 60;
+    let exceeded = throttle.try_admit(&[demand(&rule)], 1, at(0)).unwrap_err();
+    assert_eq!(exceeded.retry_after, left);
+    assert!(throttle.try_admit(&[demand(&rule)], 1, at(left - 1)).is_err());
+    assert!(throttle.try_admit(&[demand(&rule)], 1, at(left)).is_ok());
 }

@@ -27,7 +27,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::window::{Time, Window, counting_window, lateness, nominal_length, window_at, window_of};
+use super::window::{Calendar, Time, Window, lateness, nominal_length};
+use super::zone::Zone;
 use crate::revision::WindowKind;
 use crate::units::{Period, Rate};
 
@@ -47,13 +48,19 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota from its configured form.
+    /// A quota from its configured form, in UTC.
+    #[must_use]
+    pub fn new(rate: Rate, window: WindowKind) -> Self {
+        Self::in_zone(rate, window, Zone::UTC)
+    }
+
+    /// A quota from its configured form; its days, weeks and months are those of this zone. A token bucket has none.
     ///
     /// A bucket gains a token in a whole number of nanoseconds, rounded up: 1,000,000/s is kept exactly, 3,000,000/s
     /// becomes 2,994,011/s, and nothing above 1,000,000,000/s is possible. A bucket that would take longer than
     /// 146 years to fill holds what it gains in 146 years.
     #[must_use]
-    pub fn new(rate: Rate, window: WindowKind) -> Self {
+    pub fn in_zone(rate: Rate, window: WindowKind, zone: Zone) -> Self {
         let (kind, whole) = match window {
             WindowKind::Fixed => (Kind::Fixed, rate.count),
             WindowKind::Sliding => (Kind::Sliding, rate.count.min(SLIDING_MOST)),
@@ -64,11 +71,12 @@ impl Quota {
             Kind::Fixed | Kind::Sliding => whole,
             Kind::TokenBucket => whole.min(u32::try_from(BUCKET_LONGEST / interval).unwrap_or(u32::MAX)),
         };
+        let calendar = match kind {
+            Kind::Fixed | Kind::Sliding => Calendar::new(rate.period, zone),
+            Kind::TokenBucket => Calendar::utc(rate.period),
+        };
         Self {
-            shape: Shape {
-                kind,
-                period: rate.period,
-            },
+            shape: Shape { kind, calendar },
             whole,
             interval,
         }
@@ -123,14 +131,20 @@ impl Quota {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     kind: Kind,
-    period: Period,
+    calendar: Calendar,
 }
 
 impl Shape {
+    /// How the limit cuts time; for a token bucket, its period.
+    #[must_use]
+    pub const fn calendar(self) -> Calendar {
+        self.calendar
+    }
+
     /// The period of the limit.
     #[must_use]
     pub const fn period(self) -> Period {
-        self.period
+        self.calendar.period()
     }
 
     /// Whether the limit has calendar windows. A token bucket has none.
@@ -149,25 +163,25 @@ impl Shape {
     #[inline]
     #[must_use]
     pub fn window_of(self, now: Time) -> Window {
-        window_of(self.period, now)
+        self.calendar.window_of(now)
     }
 
     /// The calendar window with this number.
     #[inline]
     #[must_use]
     pub fn window_at(self, index: u32) -> Window {
-        window_at(self.period, index)
+        self.calendar.window_at(index)
     }
 
     /// Whether a counter with this word is no different from an empty one any more, not even to a caller that is as
     /// late as callers may be: else forgetting the counter would open its last window again.
     #[must_use]
     pub fn finished(self, word: u64, now: Time) -> bool {
-        let now = now.minus(lateness(self.period));
+        let now = now.minus(lateness(self.period()));
         match self.kind {
-            Kind::Fixed => window_of(self.period, now).index > Fixed::unpack(word).index,
+            Kind::Fixed => self.calendar.window_of(now).index > Fixed::unpack(word).index,
             Kind::Sliding => {
-                let index = window_of(self.period, now).index;
+                let index = self.calendar.window_of(now).index;
                 u64::from(index) >= u64::from(Sliding::unpack(word).index_near(index)) + 2
             }
             Kind::TokenBucket => word <= now.unix_nanos(),
@@ -263,16 +277,16 @@ fn update<T>(word: &AtomicU64, step: impl Fn(u64) -> (u64, T)) -> T {
 #[inline]
 fn judge(word: u64, quota: &Quota, allowance: u32, cost: u32, now: Time) -> (u64, Result<State, Refusal>) {
     match quota.shape.kind {
-        Kind::Fixed => judge_fixed(word, quota.shape.period, allowance, cost, now),
-        Kind::Sliding => judge_sliding(word, quota.shape.period, allowance, cost, now),
+        Kind::Fixed => judge_fixed(word, quota.shape.calendar, allowance, cost, now),
+        Kind::Sliding => judge_sliding(word, quota.shape.calendar, allowance, cost, now),
         Kind::TokenBucket => judge_bucket(word, quota, allowance, cost, now),
     }
 }
 
 #[inline]
-fn judge_fixed(word: u64, period: Period, allowance: u32, cost: u32, now: Time) -> (u64, Result<State, Refusal>) {
+fn judge_fixed(word: u64, calendar: Calendar, allowance: u32, cost: u32, now: Time) -> (u64, Result<State, Refusal>) {
     let seen = Fixed::unpack(word);
-    let window = counting_window(period, seen.index, now);
+    let window = calendar.counting_window(seen.index, now);
     let spent = if window.index > seen.index { 0 } else { seen.spent };
     let place = |spent| {
         Fixed {
@@ -303,16 +317,16 @@ fn judge_fixed(word: u64, period: Period, allowance: u32, cost: u32, now: Time) 
 }
 
 #[inline]
-fn judge_sliding(word: u64, period: Period, allowance: u32, cost: u32, now: Time) -> (u64, Result<State, Refusal>) {
+fn judge_sliding(word: u64, calendar: Calendar, allowance: u32, cost: u32, now: Time) -> (u64, Result<State, Refusal>) {
     let allowance = allowance.min(SLIDING_MOST);
     let seen = Sliding::unpack(word);
-    let today = window_of(period, now);
+    let today = calendar.window_of(now);
     let seen_index = seen.index_near(today.index);
     // An empty counter has seen no window, whatever its number looks like.
     let window = if seen_index <= today.index || seen.is_empty() {
         today
     } else {
-        counting_window(period, seen_index, now)
+        calendar.counting_window(seen_index, now)
     };
     let (previous, current) = match window.index.saturating_sub(seen_index) {
         0 => (seen.previous, seen.current),
@@ -341,7 +355,7 @@ fn judge_sliding(word: u64, period: Period, allowance: u32, cost: u32, now: Time
         }
         None => {
             let refusal = Refusal {
-                retry_at: sliding_retry(period, &window, previous, current, allowance, cost).max(now),
+                retry_at: sliding_retry(calendar, &window, previous, current, allowance, cost).max(now),
                 remaining: allowance.saturating_sub(used),
                 window: window.index,
             };
@@ -364,7 +378,7 @@ fn still_counts(previous: u32, window: &Window, now: Time) -> u32 {
 /// When a refused request would pass: in this window, as soon as the one before weighs little enough, else in the
 /// next one, where the same holds for what was spent in this.
 #[cold]
-fn sliding_retry(period: Period, window: &Window, previous: u32, current: u32, allowance: u32, cost: u32) -> Time {
+fn sliding_retry(calendar: Calendar, window: &Window, previous: u32, current: u32, allowance: u32, cost: u32) -> Time {
     let passes = |window: &Window, previous: u32, room: u32| {
         let weight = u128::from(previous.min(allowance).max(1));
         let length = window.length();
@@ -373,7 +387,7 @@ fn sliding_retry(period: Period, window: &Window, previous: u32, current: u32, a
             .start
             .plus(length.saturating_sub(u64::try_from(may_be_left).unwrap_or(u64::MAX)))
     };
-    let next = window_at(period, window.index.saturating_add(1));
+    let next = calendar.window_at(window.index.saturating_add(1));
     match (allowance.checked_sub(current), allowance.checked_sub(cost)) {
         (Some(room), _) if room >= cost => passes(window, previous, room - cost),
         (_, Some(room)) => passes(&next, current, room),
@@ -387,7 +401,7 @@ fn judge_bucket(word: u64, quota: &Quota, allowance: u32, cost: u32, now: Time) 
     let depth = u64::from(allowance.min(quota.whole)) * quota.interval;
     let horizon = now_nanos + depth;
     // Further than this no request takes a bucket: the clock was set back, or the bucket was made smaller.
-    let word = if word > horizon.saturating_add(lateness(quota.shape.period)) {
+    let word = if word > horizon.saturating_add(lateness(quota.shape.period())) {
         horizon
     } else {
         word

@@ -41,19 +41,30 @@ impl Log {
             .sum()
     }
 
-    fn fixed_remaining(&self, limit: u32, period: Period, now: Time) -> i64 {
-        i64::from(limit) - self.spent_in(&window_of(period, now)) as i64
+    fn fixed_remaining(&self, limit: u32, calendar: Calendar, now: Time) -> i64 {
+        i64::from(limit) - self.spent_in(&calendar.window_of(now)) as i64
     }
 
-    fn sliding_remaining(&self, limit: u32, period: Period, now: Time) -> i64 {
-        let window = window_of(period, now);
+    fn sliding_remaining(&self, limit: u32, calendar: Calendar, now: Time) -> i64 {
+        let window = calendar.window_of(now);
         let previous = self
-            .spent_in(&window_at(period, window.index - 1))
+            .spent_in(&calendar.window_at(window.index - 1))
             .min(u64::from(limit));
         let weight = (window.end.since(now)) as f64 / window.length() as f64;
         let weighed = previous as f64 * weight;
         i64::from(limit) - self.spent_in(&window) as i64 - weighed.ceil() as i64
     }
+}
+
+/// Also calendars whose days are 23, 24½ or 25 hours long at times.
+fn calendar() -> impl Strategy<Value = Calendar> {
+    let zone = prop::sample::select(&["Etc/UTC", "Europe/Berlin", "Africa/Cairo", "Australia/Lord_Howe"][..]);
+    (period(), zone).prop_map(|(period, zone)| Calendar::new(period, Zone::named(zone).unwrap()))
+}
+
+fn quota_by(calendar: Calendar, count: u32, window: WindowKind) -> Quota {
+    let period = calendar.period();
+    Quota::in_zone(Rate { count, period }, window, calendar.zone())
 }
 
 fn period() -> impl Strategy<Value = Period> {
@@ -68,33 +79,33 @@ fn steps() -> impl Strategy<Value = Vec<(u64, u32, u32)>> {
 
 proptest! {
     #[test]
-    fn a_fixed_window_agrees_with_a_recount_of_the_log(period in period(), start in 0_u64..40_000_000, steps in steps()) {
+    fn a_fixed_window_agrees_with_a_recount_of_the_log(calendar in calendar(), start in 0_u64..40_000_000, steps in steps()) {
         let (word, mut log, mut now) = (AtomicU64::new(0), Log::default(), at(start));
         for (step, cost, limit) in steps {
-            now = now.plus(nominal_length(period) / 1_000 * step);
-            let quota = quota(limit, period, WindowKind::Fixed);
-            let left = log.fixed_remaining(limit, period, now) - i64::from(cost);
+            now = now.plus(nominal_length(calendar.period()) / 1_000 * step);
+            let quota = quota_by(calendar, limit, WindowKind::Fixed);
+            let left = log.fixed_remaining(limit, calendar, now) - i64::from(cost);
             match take(&word, &quota, cost, now) {
                 Ok(state) => {
                     prop_assert_eq!(i64::from(state.remaining), left);
-                    prop_assert_eq!(state.reset, window_of(period, now).end);
+                    prop_assert_eq!(state.reset, calendar.window_of(now).end);
                     log.0.push((now, cost));
                 }
                 Err(refusal) => {
                     prop_assert!(left < 0);
-                    prop_assert_eq!(refusal.retry_at, window_of(period, now).end);
+                    prop_assert_eq!(refusal.retry_at, calendar.window_of(now).end);
                 }
             }
         }
     }
 
     #[test]
-    fn a_sliding_window_agrees_with_a_recount_of_the_log(period in period(), start in 0_u64..40_000_000, steps in steps()) {
+    fn a_sliding_window_agrees_with_a_recount_of_the_log(calendar in calendar(), start in 0_u64..40_000_000, steps in steps()) {
         let (word, mut log, mut now) = (AtomicU64::new(0), Log::default(), at(start));
         for (step, cost, limit) in steps {
-            now = now.plus(nominal_length(period) / 1_000 * step);
-            let quota = quota(limit, period, WindowKind::Sliding);
-            let left = log.sliding_remaining(limit, period, now) - i64::from(cost);
+            now = now.plus(nominal_length(calendar.period()) / 1_000 * step);
+            let quota = quota_by(calendar, limit, WindowKind::Sliding);
+            let left = log.sliding_remaining(limit, calendar, now) - i64::from(cost);
             match take(&word, &quota, cost, now) {
                 Ok(state) => {
                     prop_assert_eq!(i64::from(state.remaining), left);

@@ -1,10 +1,15 @@
-//! Calendar windows in UTC, as pure arithmetic: no clock is read here.
+//! Calendar windows, as pure arithmetic: no clock is read here.
 //!
 //! Time is a number of nanoseconds since 1970-01-01T00:00:00Z. Leap seconds do not exist, as in POSIX, so every
-//! day has 86,400 seconds. Windows of a period are numbered from the one that contains the epoch.
+//! day of UTC has 86,400 seconds. Windows of a period are numbered from the one that contains the epoch.
+//!
+//! Days, weeks and months may be those of a time zone ([`zone`](super::zone)). They are numbered by their dates, so
+//! that 2026-11-21 has one number everywhere; only where it begins and ends differs. Weeks and months are made of days,
+//! so all that the zone adds is where days begin.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::zone::Zone;
 use crate::units::Period;
 
 const SECOND: u64 = 1_000_000_000;
@@ -14,7 +19,8 @@ const DAY: u64 = 24 * HOUR;
 const WEEK: u64 = 7 * DAY;
 
 /// The epoch was a Thursday: the week that contains it began three days before.
-const MONDAY_TO_EPOCH: u64 = 3 * DAY;
+const DAYS_FROM_MONDAY_TO_EPOCH: u64 = 3;
+const MONDAY_TO_EPOCH: u64 = DAYS_FROM_MONDAY_TO_EPOCH * DAY;
 
 /// How late a caller may be, at least, before its time is taken for a clock that was set back.
 const LATE_AT_LEAST: u64 = 2 * SECOND;
@@ -84,7 +90,7 @@ impl From<SystemTime> for Time {
 /// One calendar window: `start` belongs to it, `end` to the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Its number among the windows of its period.
+    /// Its number among the windows of its calendar.
     pub index: u32,
     /// The first instant.
     pub start: Time,
@@ -100,74 +106,131 @@ impl Window {
     }
 }
 
-/// The window of `period` that contains `now`.
-#[inline]
-#[must_use]
-pub fn window_of(period: Period, now: Time) -> Window {
-    // Each arm divides by a constant, which the compiler turns into a multiplication.
-    let index = match period {
-        Period::Second => now.0 / SECOND,
-        Period::Minute => now.0 / MINUTE,
-        Period::Hour => now.0 / HOUR,
-        Period::Day => now.0 / DAY,
-        Period::Week => (now.0 + MONDAY_TO_EPOCH) / WEEK,
-        Period::Month => month_of_days(now.0 / DAY),
-    };
-    window_at(period, u32::try_from(index).unwrap_or(u32::MAX))
+/// How time is cut into windows: by a period, in a zone.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Calendar {
+    period: Period,
+    zone: Zone,
 }
 
-/// The window of `period` with this number.
-#[inline]
-#[must_use]
-pub fn window_at(period: Period, index: u32) -> Window {
-    let count = u64::from(index);
-    let (start, end) = match period {
-        Period::Second => (count * SECOND, (count + 1) * SECOND),
-        Period::Minute => (count.saturating_mul(MINUTE), (count + 1).saturating_mul(MINUTE)),
-        Period::Hour => (count.saturating_mul(HOUR), (count + 1).saturating_mul(HOUR)),
-        Period::Day => (count.saturating_mul(DAY), (count + 1).saturating_mul(DAY)),
-        // The first week begins before the epoch; what is shown of it begins with the epoch.
-        Period::Week => (
-            count.saturating_mul(WEEK).saturating_sub(MONDAY_TO_EPOCH),
-            (count + 1).saturating_mul(WEEK).saturating_sub(MONDAY_TO_EPOCH),
-        ),
-        Period::Month => (
-            first_day_of_month(count).saturating_mul(DAY),
-            first_day_of_month(count + 1).saturating_mul(DAY),
-        ),
-    };
-    Window {
-        index,
-        start: Time(start),
-        end: Time(end),
+impl Calendar {
+    /// The windows of this period in UTC.
+    #[must_use]
+    pub const fn utc(period: Period) -> Self {
+        Self {
+            period,
+            zone: Zone::UTC,
+        }
     }
-}
 
-/// The window in which a counter that has `seen` a window counts a request at `now`.
-///
-/// Normally the window of `now`. A counter may have seen a later one, for two reasons that need opposite answers:
-///
-/// - The caller is *late*: it read the clock just before the window changed, another thread after it was faster.
-///   Its request belongs to the window that is open; going back would open a spent window again.
-/// - The clock was *set back*. Waiting for the time that the counter has seen could take for ever, so the counter
-///   follows the clock. (It takes along what was spent: see `ticket`.)
-///
-/// They are told apart by distance, [`lateness`]. So no caller that is less than two seconds late can open a past
-/// window again, and a clock that was set back can prolong a refusal by `lateness` at most. Rejected: always
-/// staying in the later window (a clock that was once wrong by a year would refuse for a year), and always
-/// following (every change of window under load would lose counts).
-#[inline]
-#[must_use]
-pub fn counting_window(period: Period, seen: u32, now: Time) -> Window {
-    let window = window_of(period, now);
-    if seen <= window.index {
-        return window;
+    /// The windows of this period in a zone. Seconds, minutes and hours are always those of UTC: an offset is no
+    /// whole number of hours everywhere, and an hour that clocks repeat would be two hours long.
+    #[must_use]
+    pub const fn new(period: Period, zone: Zone) -> Self {
+        match period {
+            Period::Second | Period::Minute | Period::Hour => Self::utc(period),
+            Period::Day | Period::Week | Period::Month => Self { period, zone },
+        }
     }
-    let ahead = window_at(period, seen);
-    if ahead.start.since(now) <= lateness(period) {
-        ahead
-    } else {
-        window
+
+    /// The period.
+    #[must_use]
+    pub const fn period(self) -> Period {
+        self.period
+    }
+
+    /// The zone; [`Zone::UTC`] for seconds, minutes and hours.
+    #[must_use]
+    pub const fn zone(self) -> Zone {
+        self.zone
+    }
+
+    /// The window that contains `now`.
+    #[inline]
+    #[must_use]
+    pub fn window_of(self, now: Time) -> Window {
+        match self.zone.table() {
+            None => utc_window_of(self.period, now),
+            Some(table) => {
+                let day = u64::from(table.day_of(now.0 / SECOND));
+                let index = match self.period {
+                    Period::Month => month_of_days(day),
+                    Period::Week => (day + DAYS_FROM_MONDAY_TO_EPOCH) / 7,
+                    Period::Second | Period::Minute | Period::Hour | Period::Day => day,
+                };
+                self.window_at(u32::try_from(index).unwrap_or(u32::MAX))
+            }
+        }
+    }
+
+    /// The window with this number.
+    #[inline]
+    #[must_use]
+    pub fn window_at(self, index: u32) -> Window {
+        match self.zone.table() {
+            None => utc_window_at(self.period, index),
+            Some(table) => {
+                let start_of = |index| Time(table.start_of(first_day(self.period, index)).saturating_mul(SECOND));
+                Window {
+                    index,
+                    start: start_of(u64::from(index)),
+                    end: start_of(u64::from(index) + 1),
+                }
+            }
+        }
+    }
+
+    /// The window in which a counter that has `seen` a window counts a request at `now`.
+    ///
+    /// Normally the window of `now`. A counter may have seen a later one, for two reasons that need opposite answers:
+    ///
+    /// - The caller is *late*: it read the clock just before the window changed, another thread after it was faster.
+    ///   Its request belongs to the window that is open; going back would open a spent window again.
+    /// - The clock was *set back*. Waiting for the time that the counter has seen could take for ever, so the counter
+    ///   follows the clock. (It takes along what was spent: see `ticket`.)
+    ///
+    /// They are told apart by distance, [`lateness`]. So no caller that is less than two seconds late can open a past
+    /// window again, and a clock that was set back can prolong a refusal by `lateness` at most. Rejected: always
+    /// staying in the later window (a clock that was once wrong by a year would refuse for a year), and always
+    /// following (every change of window under load would lose counts).
+    #[inline]
+    #[must_use]
+    pub fn counting_window(self, seen: u32, now: Time) -> Window {
+        let window = self.window_of(now);
+        if seen <= window.index {
+            return window;
+        }
+        let ahead = self.window_at(seen);
+        if ahead.start.since(now) <= lateness(self.period) {
+            ahead
+        } else {
+            window
+        }
+    }
+
+    /// A window as people write it, exactly as far as the period needs: `2026-11-21T05:42Z`, `2026-11`. In a zone, its
+    /// first date there: `2026-11-21[Europe/Berlin]`. For explanations, not for requests.
+    #[must_use]
+    pub fn stamp(self, window: &Window) -> String {
+        let second = window.start.0 / SECOND;
+        let (h, m, s) = (second / 3600 % 24, second / 60 % 60, second % 60);
+        let day = match self.period {
+            Period::Second | Period::Minute | Period::Hour => window.start.0 / DAY,
+            // By its number, not its start: midnight in Berlin is still the day before in UTC.
+            Period::Day | Period::Week | Period::Month => first_day(self.period, u64::from(window.index)),
+        };
+        let (year, month, day) = civil_of_days(day);
+        let mut stamp = match self.period {
+            Period::Second => format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z"),
+            Period::Minute => format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}Z"),
+            Period::Hour => format!("{year:04}-{month:02}-{day:02}T{h:02}Z"),
+            Period::Day | Period::Week => format!("{year:04}-{month:02}-{day:02}"),
+            Period::Month => format!("{year:04}-{month:02}"),
+        };
+        if self.zone != Zone::UTC {
+            stamp = format!("{stamp}[{}]", self.zone.name());
+        }
+        stamp
     }
 }
 
@@ -193,19 +256,52 @@ pub const fn nominal_length(period: Period) -> u64 {
     }
 }
 
-/// The start of a window as people write it, exactly as far as the period needs: `2026-11-21T05:42Z`, `2026-11`.
-/// For explanations, not for requests.
-#[must_use]
-pub fn stamp(period: Period, window: &Window) -> String {
-    let (year, month, day) = civil_of_days(window.start.0 / DAY);
-    let second = window.start.0 / SECOND;
-    let (h, m, s) = (second / 3600 % 24, second / 60 % 60, second % 60);
+#[inline]
+fn utc_window_of(period: Period, now: Time) -> Window {
+    // Each arm divides by a constant, which the compiler turns into a multiplication.
+    let index = match period {
+        Period::Second => now.0 / SECOND,
+        Period::Minute => now.0 / MINUTE,
+        Period::Hour => now.0 / HOUR,
+        Period::Day => now.0 / DAY,
+        Period::Week => (now.0 + MONDAY_TO_EPOCH) / WEEK,
+        Period::Month => month_of_days(now.0 / DAY),
+    };
+    utc_window_at(period, u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+#[inline]
+fn utc_window_at(period: Period, index: u32) -> Window {
+    let count = u64::from(index);
+    let (start, end) = match period {
+        Period::Second => (count * SECOND, (count + 1) * SECOND),
+        Period::Minute => (count.saturating_mul(MINUTE), (count + 1).saturating_mul(MINUTE)),
+        Period::Hour => (count.saturating_mul(HOUR), (count + 1).saturating_mul(HOUR)),
+        Period::Day => (count.saturating_mul(DAY), (count + 1).saturating_mul(DAY)),
+        // The first week begins before the epoch; what is shown of it begins with the epoch.
+        Period::Week => (
+            count.saturating_mul(WEEK).saturating_sub(MONDAY_TO_EPOCH),
+            (count + 1).saturating_mul(WEEK).saturating_sub(MONDAY_TO_EPOCH),
+        ),
+        Period::Month => (
+            first_day_of_month(count).saturating_mul(DAY),
+            first_day_of_month(count + 1).saturating_mul(DAY),
+        ),
+    };
+    Window {
+        index,
+        start: Time(start),
+        end: Time(end),
+    }
+}
+
+/// Number of the first day of a window of days, by dates. The first week begins before the epoch: what is shown of it
+/// begins with the epoch.
+fn first_day(period: Period, index: u64) -> u64 {
     match period {
-        Period::Second => format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z"),
-        Period::Minute => format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}Z"),
-        Period::Hour => format!("{year:04}-{month:02}-{day:02}T{h:02}Z"),
-        Period::Day | Period::Week => format!("{year:04}-{month:02}-{day:02}"),
-        Period::Month => format!("{year:04}-{month:02}"),
+        Period::Month => first_day_of_month(index),
+        Period::Week => (index * 7).saturating_sub(DAYS_FROM_MONDAY_TO_EPOCH),
+        Period::Second | Period::Minute | Period::Hour | Period::Day => index,
     }
 }
 
@@ -285,7 +381,7 @@ mod tests {
     }
 
     fn agrees_with_the_calendar(period: Period, now: Time) {
-        let window = window_of(period, now);
+        let window = Calendar::utc(period).window_of(now);
         let (start, end) = civil_window(period, now);
         assert_eq!(
             i128::from(window.start.unix_nanos()),
@@ -307,13 +403,13 @@ mod tests {
         #[test]
         fn windows_follow_each_other_without_gap_or_overlap(nanos in 0..Time::MAX.unix_nanos()) {
             for period in PERIODS {
-                let window = window_of(period, Time::from_unix_nanos(nanos));
-                let next = window_at(period, window.index + 1);
+                let window = Calendar::utc(period).window_of(Time::from_unix_nanos(nanos));
+                let next = Calendar::utc(period).window_at(window.index + 1);
                 prop_assert_eq!(next.start, window.end);
                 if window.end < Time::MAX {
-                    prop_assert_eq!(window_of(period, window.end), next);
+                    prop_assert_eq!(Calendar::utc(period).window_of(window.end), next);
                 }
-                prop_assert_eq!(window_of(period, Time(window.end.0 - 1)), window);
+                prop_assert_eq!(Calendar::utc(period).window_of(Time(window.end.0 - 1)), window);
             }
         }
     }
@@ -330,7 +426,7 @@ mod tests {
         let days = |year: i16, month| {
             let first = Date::new(year, month, 1).unwrap().to_zoned(TimeZone::UTC).unwrap();
             let now = Time::from_unix_seconds(u64::try_from(first.timestamp().as_second()).unwrap());
-            window_of(Period::Month, now).length() / DAY
+            Calendar::utc(Period::Month).window_of(now).length() / DAY
         };
         assert_eq!(
             [days(2024, 2), days(2025, 2), days(2000, 2), days(2100, 2)],
@@ -341,18 +437,20 @@ mod tests {
 
     #[test]
     fn a_late_caller_stays_in_the_open_window_and_a_clock_that_was_set_back_is_followed() {
-        let open = window_of(Period::Minute, Time::from_unix_seconds(1_795_239_720));
+        let open = Calendar::utc(Period::Minute).window_of(Time::from_unix_seconds(1_795_239_720));
         let late = Time(open.start.0 - 5 * SECOND);
-        assert_eq!(counting_window(Period::Minute, open.index, late), open);
+        assert_eq!(Calendar::utc(Period::Minute).counting_window(open.index, late), open);
         let set_back = Time(open.start.0 - 8 * SECOND);
         assert_eq!(
-            counting_window(Period::Minute, open.index, set_back).index,
+            Calendar::utc(Period::Minute)
+                .counting_window(open.index, set_back)
+                .index,
             open.index - 1
         );
         // Even of one-second windows the latest two seconds are not opened again.
-        let open = window_of(Period::Second, Time::from_unix_seconds(1_795_239_720));
+        let open = Calendar::utc(Period::Second).window_of(Time::from_unix_seconds(1_795_239_720));
         assert_eq!(
-            counting_window(Period::Second, open.index, Time(open.start.0 - 2 * SECOND)),
+            Calendar::utc(Period::Second).counting_window(open.index, Time(open.start.0 - 2 * SECOND)),
             open
         );
     }
@@ -360,7 +458,7 @@ mod tests {
     #[test]
     fn a_stamp_says_as_much_as_the_period_needs() {
         let now = Time::from_unix_seconds(1_795_239_727);
-        let stamps = PERIODS.map(|period| stamp(period, &window_of(period, now)));
+        let stamps = PERIODS.map(|period| Calendar::utc(period).stamp(&Calendar::utc(period).window_of(now)));
         assert_eq!(
             stamps,
             [
@@ -379,8 +477,8 @@ mod tests {
         assert_eq!(Time::from_unix_nanos(u64::MAX), Time::MAX);
         assert_eq!(Time::from(UNIX_EPOCH - Duration::from_secs(1)), Time(0));
         for period in PERIODS {
-            assert!(window_of(period, Time::MAX).end > Time::MAX);
-            let _ = window_at(period, u32::MAX);
+            assert!(Calendar::utc(period).window_of(Time::MAX).end > Time::MAX);
+            let _ = Calendar::utc(period).window_at(u32::MAX);
         }
     }
 }

@@ -49,7 +49,11 @@ pub(super) fn visit(
         books.flush_at = Alarm::OFF;
         let most = terms.quota.gained_in(market.term) + u64::from(terms.limit());
         let most = (most / (2 * u64::from(market.instances.max(1)))).max(1);
-        let want = books.demand(&market).saturating_add(waiting).saturating_sub(held).max(1);
+        let want = books
+            .demand(&market)
+            .saturating_add(waiting)
+            .saturating_sub(held)
+            .max(1);
         let want = want.min(u32::try_from(most).unwrap_or(u32::MAX));
         return Some((0, What::Fill { charge: owed, want }));
     }
@@ -81,7 +85,11 @@ pub(super) fn settle(
     let closed_until = if granted < want || left < 0 {
         // Until there is a token for each gateway that may be waiting for one.
         let missing = u64::try_from(1_i64.saturating_sub(left)).unwrap_or(1);
-        now.plus(quota.time_to_gain(u32::try_from(missing).unwrap_or(u32::MAX)).max(PAUSE))
+        now.plus(
+            quota
+                .time_to_gain(u32::try_from(missing).unwrap_or(u32::MAX))
+                .max(PAUSE),
+        )
     } else {
         now
     };
@@ -90,7 +98,10 @@ pub(super) fn settle(
         ..*market
     };
     let got = charge.saturating_add(granted) as f32;
-    let past = books.earned_at.get().map_or(0.0, |then| now.since(then) as f32 / SECOND as f32);
+    let past = books
+        .earned_at
+        .get()
+        .map_or(0.0, |then| now.since(then) as f32 / SECOND as f32);
     books.earned = books.earned * (-past).exp() + got;
     books.earned_at = Alarm::at(now);
     // All gateways together get no more than this in a second.

@@ -121,7 +121,10 @@ pub(super) fn settle(
     let left = limit.saturating_sub(heard);
 
     let standing = tickets.standing(order.window);
-    let in_hand = standing.held().saturating_add(granted).saturating_sub(standing.debt().saturating_sub(charge));
+    let in_hand = standing
+        .held()
+        .saturating_add(granted)
+        .saturating_sub(standing.debt().saturating_sub(charge));
     let probe_at = if left > 0 {
         page.probes = 0;
         now

@@ -99,11 +99,9 @@ impl Tokens {
                 return (Outcome::Refused(self.refusal(quota, now)), false);
             }
             let credit = terms.credit(conditions.instances);
-            let owed = self
-                .owed
-                .fetch_update(Ordering::Acquire, Ordering::Relaxed, |owed| {
-                    owed.checked_add(cost).filter(|&after| after <= credit)
-                });
+            let owed = self.owed.fetch_update(Ordering::Acquire, Ordering::Relaxed, |owed| {
+                owed.checked_add(cost).filter(|&after| after <= credit)
+            });
             if owed.is_ok() {
                 if !self.closed(now) {
                     return (Outcome::Spent(self.state(quota, 0, now)), true);
@@ -150,10 +148,12 @@ impl Tokens {
     /// Takes a spent token back, while there is a lot that it can be put to.
     pub fn give_back(&self, cost: u32, now: Time) {
         let newer = self.turn.load(Ordering::Acquire) as usize & 1;
-        let _ = self.lot(newer).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let (until, left) = unpack(word);
-            alive(until, now).then(|| pack(until, left.saturating_add(cost)))
-        });
+        let _ = self
+            .lot(newer)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let (until, left) = unpack(word);
+                alive(until, now).then(|| pack(until, left.saturating_add(cost)))
+            });
     }
 
     /// Whether forgetting this changes nothing.
