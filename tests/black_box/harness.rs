@@ -21,9 +21,9 @@ use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Connection, Request};
 pub use fault_proxy::FaultProxy;
-pub use fleet::{Fleet, FleetSetup, is_let_in};
+pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
-pub use load::{Load, Report, Tally, count};
+pub use load::{Load, count};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
     echo, garbage, hangs, huge, resets_mid_body,

@@ -22,20 +22,13 @@ pub struct Fleet {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// The `redis:` section of a gateway's configuration, for these URLs and with this beside them.
-fn redis_section(urls: &[String], more: &str) -> String {
-    let urls: Vec<String> = urls.iter().map(|url| format!("\"{url}\"")).collect();
-    format!("redis: {{ urls: [{}]{more} }}", urls.join(", "))
-}
-
 impl FleetSetup {
     /// Shares the limits through this server. `more` is what else stands in the section, such as `password: secret`.
     pub fn redis(self, server: &RedisServer, more: &str) -> Self {
-        let ca = server
-            .ca()
-            .map_or_else(String::new, |path| format!(", ca: \"{}\"", path.display()));
-        let more = if more.is_empty() { ca } else { format!("{ca}, {more}") };
-        self.redis_at(&[server.url()], &more)
+        match server.ca() {
+            Some(ca) => self.redis_at(&[server.url()], &format!("ca: \"{}\", {more}", ca.display())),
+            None => self.redis_at(&[server.url()], more),
+        }
     }
 
     /// Shares them through this cluster.
@@ -46,6 +39,12 @@ impl FleetSetup {
     /// Shares them through what is at this address, whatever it is.
     pub fn redis_behind(self, address: impl ToString) -> Self {
         self.redis_at(&[format!("redis://{}", address.to_string())], "")
+    }
+
+    /// Shares them through what has these URLs, with this beside them in the section.
+    pub fn redis_at(mut self, urls: &[String], more: &str) -> Self {
+        self.redis = redis_section(urls, more);
+        self
     }
 
     /// More of the `throttle:` section than how many gateways there are, such as `max_overrun: 0%`.
@@ -75,24 +74,15 @@ impl FleetSetup {
         Fleet { gateways, _turn: turn }
     }
 
-    fn redis_at(mut self, urls: &[String], more: &str) -> Self {
-        self.redis = redis_section(urls, more);
-        self
-    }
-
     fn gateway(&self, number: usize) -> Setup {
         let mut setup = Gateway::with(&self.revision)
             .id(&format!("gw-{number}"))
             // So that a story can choose the client's address.
             .server("trusted_proxies: [\"127.0.0.0/8\"]");
         if !self.redis.is_empty() {
-            let more = match self.throttle.as_str() {
-                "" => String::new(),
-                lines => format!(", {lines}"),
-            };
             setup = setup
                 .section(&self.redis)
-                .section(&format!("throttle: {{ instances: {}{more} }}", self.count));
+                .section(&format!("throttle: {{ instances: {}, {} }}", self.count, self.throttle));
         }
         setup
     }
@@ -152,6 +142,12 @@ impl Drop for Fleet {
     }
 }
 
+/// The `redis:` section of a gateway's configuration.
+fn redis_section(urls: &[String], more: &str) -> String {
+    let urls: Vec<String> = urls.iter().map(|url| format!("\"{url}\"")).collect();
+    format!("redis: {{ urls: [{}], {more} }}", urls.join(", "))
+}
+
 /// Whether a request is let in; if not, it has to be 429.
 #[track_caller]
 pub fn is_let_in(request: Request) -> bool {
@@ -185,10 +181,10 @@ mod tests {
         let urls = ["redis://a:1", "redis://b:2"].map(ToOwned::to_owned);
         assert_eq!(
             redis_section(&urls, ""),
-            r#"redis: { urls: ["redis://a:1", "redis://b:2"] }"#
+            r#"redis: { urls: ["redis://a:1", "redis://b:2"],  }"#
         );
         assert_eq!(
-            redis_section(&urls[..1], ", password: x"),
+            redis_section(&urls[..1], "password: x"),
             r#"redis: { urls: ["redis://a:1"], password: x }"#
         );
     }
