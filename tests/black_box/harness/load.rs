@@ -317,17 +317,11 @@ impl Tally {
 }
 
 /// So many of the requests, rounded such that all parts together are all requests.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a part of a number of requests"
-)]
 fn part_of(requests: usize, shares: &[f64]) -> usize {
     (count(requests) * shares.iter().sum::<f64>()).round() as usize
 }
 
 /// A number to calculate with.
-#[expect(clippy::cast_precision_loss, reason = "no test counts to 2⁵²")]
 pub fn count(number: usize) -> f64 {
     number as f64
 }
