@@ -109,7 +109,8 @@ fn store_is_up(gateway: &Gateway) -> Option<bool> {
     Some(values.all(|up| up))
 }
 
-/// Waits until every gateway of the fleet says that it reaches the store, or that it does not.
+/// Waits until every gateway of the fleet says that it reaches the store, or that it does not. Somebody has to call
+/// meanwhile: a gateway that nobody calls may well not notice.
 #[track_caller]
 fn until_store_is(up: bool, fleet: &Fleet) {
     let what = if up { "there" } else { "away" };
@@ -118,6 +119,16 @@ fn until_store_is(up: bool, fleet: &Fleet) {
             store_is_up(gateway) == Some(up)
         });
     }
+}
+
+/// Calls until every gateway of the fleet says that it does not reach the store.
+#[track_caller]
+fn call_until_store_is_missed(fleet: &Fleet, request: impl Fn(&Gateway) -> Request) {
+    until("every gateway notices that the store is away", || {
+        fleet.let_in(fleet.gateways().len(), &request);
+        let mut gateways = fleet.gateways().iter();
+        gateways.all(|gateway| store_is_up(gateway) == Some(false))
+    });
 }
 
 /// Waits until the gateways deal with Redis again, as soon as somebody calls who has not called before.

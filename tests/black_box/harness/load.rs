@@ -117,7 +117,7 @@ impl Load {
             let clients: Vec<Vec<_>> = lanes
                 .iter()
                 .map(|lane| {
-                    let client = || self.client(lane, &start, &ended);
+                    let client = || self.client(lane, began, &start, &ended);
                     (0..self.connections).map(|_| scope.spawn(client)).collect()
                 })
                 .collect();
@@ -150,11 +150,10 @@ impl Load {
         }
     }
 
-    /// One connection and what goes over it.
-    fn client(&self, lane: &Lane, start: &Barrier, ended: &AtomicBool) -> Tally {
+    /// One connection and what goes over it. All clients count time from the same instant.
+    fn client(&self, lane: &Lane, began: Instant, start: &Barrier, ended: &AtomicBool) -> Tally {
         let mut connection = Connection::try_to(lane.gateway).ok();
         start.wait();
-        let began = Instant::now();
         let mut tally = Tally::default();
         loop {
             let number = lane.next.fetch_add(1, Ordering::Relaxed);
