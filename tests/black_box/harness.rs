@@ -1,9 +1,15 @@
 //! What the stories are told with: a gateway, the services behind it, and the clients in front of it.
 
 mod client;
+mod fault_proxy;
+mod fleet;
 mod gateway;
+mod load;
 mod oracle;
 mod origin;
+mod port;
+mod redis;
+mod redis_cluster;
 mod revision;
 mod token;
 
@@ -14,11 +20,16 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Connection, Request};
+pub use fault_proxy::FaultProxy;
+pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
+pub use load::{Load, count};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
     echo, garbage, hangs, huge, resets_mid_body,
 };
+pub use redis::RedisServer;
+pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
 

@@ -12,4 +12,5 @@ mod limits;
 mod operations;
 mod reload;
 mod security;
+mod sharing;
 mod upstreams;

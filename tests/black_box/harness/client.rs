@@ -99,6 +99,11 @@ impl Request {
         self
     }
 
+    /// Where it goes.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends it on a connection of its own and waits for the answer.
     #[track_caller]
     pub fn send(self) -> Answer {
@@ -144,14 +149,19 @@ impl Connection {
     /// Connects.
     #[track_caller]
     pub fn to(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self {
+        Self::try_to(address).unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
+    }
+
+    /// The same, for when nobody may be there.
+    pub fn try_to(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
             stream,
             buffer: Vec::new(),
-        }
+        })
     }
 
     /// Sends these bytes.

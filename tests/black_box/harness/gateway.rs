@@ -19,8 +19,10 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// A gateway that is going to be started.
 pub struct Setup {
     directory: TempDir,
+    id: String,
     gateway: String,
     server: String,
+    sections: String,
     listener: String,
     access_log: String,
     environment: Vec<(String, String)>,
@@ -88,6 +90,12 @@ fn command_with_open_files(most: u32) -> Command {
 }
 
 impl Setup {
+    /// Another id than `gw-test`.
+    pub fn id(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.id);
+        self
+    }
+
     /// More of the `gateway:` section, such as `environment_type: production`.
     pub fn gateway(mut self, lines: &str) -> Self {
         self.gateway = lines.to_owned();
@@ -97,6 +105,13 @@ impl Setup {
     /// More of the `server:` section, such as `timeouts: { header: 300ms }`.
     pub fn server(mut self, lines: &str) -> Self {
         self.server = lines.to_owned();
+        self
+    }
+
+    /// A whole section, such as `throttle: { max_overrun: 0% }`.
+    pub fn section(mut self, lines: &str) -> Self {
+        self.sections.push_str(lines);
+        self.sections.push('\n');
         self
     }
 
@@ -165,12 +180,14 @@ impl Setup {
             line => line.to_owned(),
         };
         let config = format!(
-            "gateway: {{ id: gw-test, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\" }}]\n\
-             status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ file: \"{}\" }}\ntelemetry: {{ access_log: {access_log} }}\n",
+            "gateway: {{ id: {}, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\" }}]\n\
+             status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ file: \"{}\" }}\ntelemetry: {{ access_log: {access_log} }}\n{}",
+            self.id,
             self.gateway,
             self.server,
             self.listener,
             directory.join("revision.yaml").display(),
+            self.sections,
         );
         let path = directory.join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
@@ -191,8 +208,10 @@ impl Gateway {
         std::fs::write(directory.path().join("revision.yaml"), revision.to_string()).unwrap();
         Setup {
             directory,
+            id: "gw-test".to_owned(),
             gateway: String::new(),
             server: String::new(),
+            sections: String::new(),
             listener: "127.0.0.1:0".to_owned(),
             access_log: String::new(),
             environment: Vec::new(),
@@ -364,7 +383,8 @@ struct Stream {
 }
 
 impl Process {
-    fn start(mut command: Command) -> Self {
+    /// Starts any program.
+    pub(super) fn start(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
