@@ -10,6 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use prometheus::{IntCounterVec, Opts};
 use tollgate::names::PlanName;
 use tollgate::revision::{Limit, Mode, Scope, Sharing, WindowKind};
+use tollgate::throttle::table::{Plain, Table};
 use tollgate::throttle::{Decisions, Defaults, Demand, Place, Rule, Subject, Throttle, Time};
 
 struct Counting;
@@ -123,7 +124,7 @@ fn throttle(criterion: &mut Criterion) {
         bencher.iter(|| minute.limit_field(black_box(4_999), black_box(42)));
     });
     criterion.bench_function("table lookup alone", |bencher| {
-        let table = tollgate::throttle::table::Table::new(1_000_000);
+        let table = Table::new(1_000_000);
         let now = Time::from_unix_nanos(NOON);
         let shape = minute.quota().shape();
         let mut call = 0_u64;
@@ -134,7 +135,8 @@ fn throttle(criterion: &mut Criterion) {
         bencher.iter(|| {
             call += 1;
             let counter = counters[(call * 7_919 % 10_000) as usize];
-            table.with(counter, shape, now, |word| word.fetch_add(1, Ordering::Relaxed))
+            let add = |counter: &Plain| counter.word.fetch_add(1, Ordering::Relaxed);
+            table.with(counter, now, || Plain::new(shape), add)
         });
     });
 }
