@@ -224,13 +224,11 @@ impl Node {
 
     /// Keeps the connection and the breaker true until the future is dropped.
     pub(super) async fn keep(self: Arc<Self>) {
-        let _leave = Retirement(&self);
-        let mut first = true;
         loop {
             let attempt = Instant::now();
             match self.surroundings.dial.open(&self.endpoint).await {
                 Ok(opened) => {
-                    let (link, mut driver) = self.opened(opened, first);
+                    let (link, mut driver) = self.opened(opened);
                     self.tend(&link, &mut driver).await;
                     // What breaks as soon as it is there is not tried again at once.
                     if attempt.elapsed() < LOOK_DOWN / 2 {
@@ -249,8 +247,20 @@ impl Node {
                     sleep(around(pause)).await;
                 }
             }
-            first = false;
         }
+    }
+
+    /// Closes the connection for good. Whoever still holds the node is told that it is down.
+    pub(super) fn retire(&self) {
+        let mut state = self.state.lock();
+        state.retired = true;
+        state.down = Some(Kind::Connect.because("not in use any more"));
+        if let Some(link) = state.link.take() {
+            link.driver.abort();
+        }
+        self.settle(state);
+        // What it counts from now on is shown nowhere. A server that comes back is a new node.
+        let _ = self.surroundings.metrics.up.remove_label_values(&[&self.name]);
     }
 
     /// Watches a connection until it is gone.
@@ -362,12 +372,12 @@ impl Node {
         }
     }
 
-    fn opened(&self, opened: Opened, first: bool) -> (Arc<Link>, Driver) {
+    fn opened(&self, opened: Opened) -> (Arc<Link>, Driver) {
         let link = Arc::new(Link {
             connection: opened.connection,
             driver: opened.driver.0.abort_handle(),
         });
-        {
+        let again = {
             let mut state = self.state.lock();
             if !state.retired {
                 state.link = Some(Arc::clone(&link));
@@ -378,11 +388,11 @@ impl Node {
             // What was slow was the server before, or the way to it.
             state.trips = RoundTrips::new(self.surroundings.slow_after, opened.sent);
             state.heard = opened.received;
-            if std::mem::replace(&mut state.connected_before, true) {
-                self.surroundings.metrics.reconnects.inc();
-            }
-        }
-        if opened.facts.identity.is_none() && first {
+            std::mem::replace(&mut state.connected_before, true)
+        };
+        if again {
+            self.surroundings.metrics.reconnects.inc();
+        } else if opened.facts.identity.is_none() {
             log::warn!(
                 "redis {}: it does not say who it is, so that after every reconnection its data counts as changed; let \
                  the user run INFO",
@@ -466,6 +476,11 @@ impl Node {
             state.said = None;
         }
         let retired = state.retired;
+        self.up.set(match health {
+            Health::Up => 1.0,
+            Health::Slow => 0.5,
+            Health::Down => 0.0,
+        });
         drop(state);
         if let Some(text) = line {
             log::warn!("redis {}: down: {text}", self.name);
@@ -474,11 +489,6 @@ impl Node {
             return;
         }
         self.wake.notify_one();
-        self.up.set(match health {
-            Health::Up => 1.0,
-            Health::Slow => 0.5,
-            Health::Down => 0.0,
-        });
         match health {
             Health::Up => log::info!("redis {}: up", self.name),
             Health::Slow => log::warn!("redis {}: slow", self.name),
@@ -590,23 +600,6 @@ impl Drop for Flight<'_> {
         if verdict == Verdict::Unclear && was_clear != verdict {
             self.node.wake.notify_one();
         }
-    }
-}
-
-/// Ends the life of a node with its upkeep.
-struct Retirement<'a>(&'a Node);
-
-impl Drop for Retirement<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.retired = true;
-        state.down = Some(Kind::Connect.because("not in use any more"));
-        if let Some(link) = state.link.take() {
-            link.driver.abort();
-        }
-        self.0.settle(state);
-        // Nobody looks at it again; a node that comes back makes a new one.
-        let _ = self.0.surroundings.metrics.up.remove_label_values(&[&self.0.name]);
     }
 }
 

@@ -5,6 +5,8 @@ use tokio::time::timeout;
 
 use super::connect::{Dial, Facts, text};
 use super::settings::{Endpoint, Settings, SettingsError};
+use super::slot::SLOTS;
+use super::topology::masters;
 
 /// The oldest server that is known to work.
 const OLDEST: (u32, u32) = (6, 0);
@@ -20,7 +22,8 @@ pub struct Description {
     pub errors: Vec<String>,
 }
 
-/// Connects to every URL once and looks at who answers. Takes a second or so for each that does not.
+/// Connects to every URL once and looks at who answers; in a cluster also to the masters, under the addresses that the
+/// cluster announces. Takes a second or so for each that does not answer.
 ///
 /// # Errors
 /// When settings contradict each other, or the certificates can not be read.
@@ -32,7 +35,34 @@ pub async fn probe(settings: &Settings) -> Result<Description, SettingsError> {
             description.errors.push(format!("redis {url}: {error}"));
         }
     }
+    if dial.cluster && description.errors.is_empty() {
+        look_at_cluster(&dial, settings, &mut description).await;
+    }
     Ok(description)
+}
+
+/// Seeds are reached by the operator's addresses, counters by those that the cluster announces.
+async fn look_at_cluster(dial: &Dial, settings: &Settings, description: &mut Description) {
+    let Some(seed) = settings.urls.first() else { return };
+    match masters(&seed.endpoint, dial).await {
+        Ok((masters, unassigned)) => {
+            if unassigned > 0 {
+                let text = format!("redis cluster: {unassigned} of {SLOTS} slots have no server");
+                description.errors.push(text);
+            }
+            for master in masters {
+                if let Err(trouble) = dial.open(&master).await {
+                    description.errors.push(format!(
+                        "redis {master}: this is where the cluster says that a master is, but: {}",
+                        trouble.text
+                    ));
+                } else {
+                    description.facts.push(format!("redis {master}: master of the cluster"));
+                }
+            }
+        }
+        Err(trouble) => description.errors.push(format!("redis cluster: {}", trouble.text)),
+    }
 }
 
 async fn look(dial: &Dial, endpoint: &Endpoint, description: &mut Description) -> Result<(), String> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::connect::{Facts, Kind, Trouble, inspect, says, text};
+use super::connect::{Dial, Facts, Kind, Trouble, inspect, says, text};
 use super::node::{Health, Node, Surroundings, around};
 use super::settings::Endpoint;
 use super::slot::{SLOTS, Slot};
@@ -23,8 +23,9 @@ const LOOK_TROUBLED: Duration = Duration::from_millis(500);
 /// Between two looks, however often somebody asks.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How many servers are asked at a time, and for how long all of them together.
-const ASKED: usize = 5;
+/// How many servers are asked at a time, or how many of the seeds, and for how long all of them together.
+const ASKED: usize = 3;
+const SEEDS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// More servers than this are no cluster; Redis recommends at most 1,000.
@@ -50,12 +51,16 @@ struct Map {
     slots: Box<[u16]>,
 }
 
-/// A node's task; dropping it ends the node.
-struct Upkeep(AbortHandle);
+/// A node and its task. Dropping it ends both.
+struct Upkeep {
+    node: Arc<Node>,
+    task: AbortHandle,
+}
 
 impl Drop for Upkeep {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        self.node.retire();
     }
 }
 
@@ -156,9 +161,9 @@ impl Topology {
         let mut best = newest(asked).await;
         if best.is_err() {
             let mut asked = JoinSet::new();
-            for seed in self.seeds.iter().take(ASKED * 4) {
+            for seed in self.seeds.iter().take(SEEDS) {
                 let (seed, surroundings) = (seed.clone(), Arc::clone(&self.surroundings));
-                asked.spawn(async move { ask_seed(&seed, &surroundings).await });
+                asked.spawn(async move { ask_seed(&seed, &surroundings.dial).await });
             }
             best = newest(asked).await;
         }
@@ -198,9 +203,10 @@ impl Topology {
         let mut upkeep = self.upkeep.lock();
         upkeep.retain(|endpoint, _| nodes.iter().any(|node| node.endpoint() == endpoint));
         for node in nodes {
-            upkeep
-                .entry(node.endpoint().clone())
-                .or_insert_with(|| Upkeep(tokio::spawn(Arc::clone(node).keep()).abort_handle()));
+            upkeep.entry(node.endpoint().clone()).or_insert_with(|| Upkeep {
+                node: Arc::clone(node),
+                task: tokio::spawn(Arc::clone(node).keep()).abort_handle(),
+            });
         }
     }
 }
@@ -256,20 +262,24 @@ async fn ask_node(node: &Node) -> Result<View, Trouble> {
     View::read(values.collect(), node.endpoint())
 }
 
-async fn ask_seed(seed: &Endpoint, surroundings: &Surroundings) -> Result<View, Trouble> {
+async fn ask_seed(seed: &Endpoint, dial: &Dial) -> Result<View, Trouble> {
     let about = |text: &str| Kind::Lost.because(format!("{seed}: {text}"));
-    let mut opened = surroundings
-        .dial
-        .open(seed)
-        .await
-        .map_err(|trouble| about(&trouble.text))?;
+    let mut opened = dial.open(seed).await.map_err(|trouble| about(&trouble.text))?;
     let question = question();
     let answer = opened.connection.send_packed_commands(&question, 0, question.len());
-    match timeout(surroundings.dial.response_timeout, answer).await {
+    match timeout(dial.response_timeout, answer).await {
         Ok(Ok(values)) => View::read(values, seed),
         Ok(Err(error)) => Err(about(&error.to_string())),
         Err(_) => Err(about("no reply in time")),
     }
+}
+
+/// The masters that a seed names, and how many slots have none.
+pub(super) async fn masters(seed: &Endpoint, dial: &Dial) -> Result<(Vec<Endpoint>, usize), Trouble> {
+    let view = ask_seed(seed, dial).await?;
+    let ranges = view.masters.values().flatten();
+    let assigned: usize = ranges.map(|(first, last)| usize::from(last - first) + 1).sum();
+    Ok((view.masters.into_keys().collect(), SLOTS.saturating_sub(assigned)))
 }
 
 /// The newest of all views, or one of the reasons why there is none.
@@ -338,8 +348,9 @@ fn slot_range(value: &Value, asked: &Endpoint) -> Option<(u16, u16, Endpoint)> {
         return None;
     }
     let host = match (text(host), host) {
-        // A server that does not know its own address is where it was asked.
-        (Some(""), _) | (None, Value::Nil) => match asked {
+        // A server that does not know its own address is where it was asked. The name that is announced is the one that
+        // its certificate has to have.
+        (Some("" | "0.0.0.0" | "::"), _) | (None, Value::Nil) => match asked {
             Endpoint::Tcp { host, .. } => host,
             Endpoint::Unix(_) => return None,
         },
@@ -347,4 +358,68 @@ fn slot_range(value: &Value, asked: &Endpoint) -> Option<(u16, u16, Endpoint)> {
         (Some(host), _) => host,
     };
     Some((first, last, Endpoint::tcp(host, u16::try_from(*port).ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: i64, last: i64, host: Value, port: i64) -> Value {
+        let master = Value::Array(vec![host, Value::Int(port), Value::BulkString(b"id".to_vec())]);
+        let replica = Value::Array(vec![Value::BulkString(b"replica".to_vec()), Value::Int(1)]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), master, replica])
+    }
+
+    fn host(name: &str) -> Value {
+        Value::BulkString(name.as_bytes().to_vec())
+    }
+
+    fn read(ranges: Vec<Value>) -> Result<View, Trouble> {
+        let info = Value::BulkString(b"cluster_state:ok\r\ncluster_current_epoch:7\r\n".to_vec());
+        let values = vec![Value::SimpleString("PONG".to_owned()), info, Value::Array(ranges)];
+        View::read(values, &Endpoint::tcp("asked", 7000))
+    }
+
+    #[test]
+    fn a_view_is_the_masters_with_their_slots() {
+        let view = read(vec![
+            range(0, 99, host("a"), 1),
+            range(100, 199, host("b"), 2),
+            range(300, 300, host("a"), 1),
+            // Servers that do not know their address, in several writings.
+            range(400, 400, host(""), 7000),
+            range(401, 401, Value::Nil, 7000),
+            range(402, 402, host("0.0.0.0"), 7000),
+        ])
+        .unwrap();
+        assert_eq!(view.epoch, 7);
+        let masters: Vec<_> = view.masters.into_iter().collect();
+        assert_eq!(
+            masters,
+            [
+                (Endpoint::tcp("a", 1), vec![(0, 99), (300, 300)]),
+                (Endpoint::tcp("asked", 7000), vec![(400, 400), (401, 401), (402, 402)]),
+                (Endpoint::tcp("b", 2), vec![(100, 199)]),
+            ]
+        );
+    }
+
+    #[test]
+    fn ranges_that_make_no_sense_have_no_server() {
+        let view = read(vec![
+            range(0, 1, host("a"), 1),
+            range(5, 4, host("b"), 1),
+            range(0, 16_384, host("b"), 1),
+            range(-1, 3, host("b"), 1),
+            range(2, 3, host("b"), 65_536),
+            range(2, 3, host("?"), 1),
+            range(2, 3, Value::Int(1), 1),
+            Value::Array(vec![Value::Int(2), Value::Int(3)]),
+            Value::Nil,
+        ])
+        .unwrap();
+        assert_eq!(view.masters.into_keys().collect::<Vec<_>>(), [Endpoint::tcp("a", 1)]);
+        assert!(read(vec![]).unwrap_err().text.contains("no slot is assigned"));
+        assert!(read(vec![Value::Nil]).unwrap_err().text.contains("names 0 servers"));
+    }
 }

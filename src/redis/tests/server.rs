@@ -57,7 +57,15 @@ impl Server {
     fn try_run(&mut self) -> Result<(), String> {
         let log = fs::File::create(self.path("log")).unwrap();
         let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--repl-diskless-sync-delay",
+                "0",
+                "--dir",
+            ])
             .arg(self.directory.path())
             .args(["--port", &self.port.to_string()])
             .args(self.arguments.iter().map(|argument| {
