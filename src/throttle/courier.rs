@@ -39,6 +39,9 @@ const PUT_OFF: Duration = Duration::from_millis(50);
 /// How much longer than its window a counter is kept at least, for those who come late: a minute.
 const GRACE: u64 = 60_000;
 
+/// How the store says that it does not know a script.
+const NO_SCRIPT: &str = "NOSCRIPT";
+
 /// Takes tokens out of a bucket. `full` is the instant at which it is full again, in microseconds; a debt is charged even
 /// if the bucket goes below empty by it. Instants below 2⁵³ are exact as numbers of Lua.
 const FILL: &str = r"
@@ -158,10 +161,8 @@ struct Trade {
     shared: Arc<Shared>,
     redis: Redis,
     exchange: Exchange,
-    fill: Script,
-    heal: Script,
-    /// Whether the node was sent the scripts.
-    scripts_known: bool,
+    fill: Text,
+    heal: Text,
     discipline: Disciplined,
     time_asked: Option<Instant>,
     /// Leases whose orders were answered with an error, with the time to try again.
@@ -169,12 +170,41 @@ struct Trade {
     /// Counters that a return has made negative: they were lost, and the return came too late.
     negative: Vec<(String, u64)>,
     erring: bool,
+    /// After a failure nothing is sent for a moment: a node that is being connected to says so at once, again and again.
+    quiet_until: Option<Instant>,
+}
+
+/// A script, and whether the node was sent its text.
+struct Text {
+    text: &'static str,
+    hash: String,
+    known: bool,
+}
+
+impl Text {
+    fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            hash: Script::new(text).get_hash().to_owned(),
+            known: false,
+        }
+    }
+
+    /// `EVALSHA`, or the first time `EVAL` with the text, which the node remembers.
+    fn command(&mut self) -> Cmd {
+        let mut command = Cmd::new();
+        if std::mem::replace(&mut self.known, true) {
+            command.arg("EVALSHA").arg(&self.hash);
+        } else {
+            command.arg("EVAL").arg(self.text);
+        }
+        command
+    }
 }
 
 /// A pipeline that was sent.
 struct Sent {
     orders: Vec<Order>,
-    /// How many commands each order took.
     asked_time: bool,
     result: Result<Reply, Failure>,
 }
@@ -187,14 +217,14 @@ impl Trade {
             shared,
             redis,
             exchange: Exchange::new(move |part| overshoot.observe(part)),
-            fill: Script::new(FILL),
-            heal: Script::new(HEAL),
-            scripts_known: false,
+            fill: Text::new(FILL),
+            heal: Text::new(HEAL),
             discipline: Disciplined::default(),
             time_asked: None,
             put_off: VecDeque::new(),
             negative: Vec::new(),
             erring: false,
+            quiet_until: None,
         }
     }
 
@@ -204,7 +234,8 @@ impl Trade {
         loop {
             self.take_up_again();
             let room = under_way.is_empty() || (under_way.len() < 2 && self.exchange.backlog() >= BATCH);
-            let up = self.node.health() != Health::Down;
+            let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
+            let up = self.node.health() != Health::Down && !quiet;
             if room && up {
                 let orders = self.exchange.batch(self.now(), self.market());
                 let orders = self.keep_own(orders);
@@ -223,7 +254,8 @@ impl Trade {
                     continue;
                 }
             }
-            if closed && under_way.is_empty() && (!up || (self.exchange.backlog() == 0 && self.put_off.is_empty())) {
+            let down = self.node.health() == Health::Down;
+            if closed && under_way.is_empty() && (down || (self.exchange.backlog() == 0 && self.put_off.is_empty())) {
                 return;
             }
             let wake = self.next_wake(up);
@@ -350,15 +382,14 @@ impl Trade {
                     returns += 1;
                 }
                 What::Heal { seen } => {
-                    let script = self.script(&self.heal, HEAL);
-                    let mut command = script;
+                    let mut command = self.heal.command();
                     command.arg(2).arg(&key).arg(before()).arg(seen).arg(ends(order));
                     pipeline.add_command(command);
                     scripts += 1;
                     self.shared.meters().healed.inc();
                 }
                 What::Fill { charge, want } => {
-                    let mut command = self.script(&self.fill, FILL);
+                    let mut command = self.fill.command();
                     let micros = terms.quota.interval() as f64 / 1_000.0;
                     command
                         .arg(1)
@@ -387,19 +418,7 @@ impl Trade {
         count("get", looks);
         count("script", scripts);
         count("time", usize::from(ask_time));
-        self.scripts_known = true;
         pipeline
-    }
-
-    /// `EVALSHA`, or `EVAL` with the text if the node was not sent it yet.
-    fn script(&self, script: &Script, text: &str) -> Cmd {
-        let mut command = Cmd::new();
-        if self.scripts_known {
-            command.arg("EVALSHA").arg(script.get_hash());
-        } else {
-            command.arg("EVAL").arg(text);
-        }
-        command
     }
 
     fn unpack(&mut self, sent: Sent) {
@@ -410,8 +429,8 @@ impl Trade {
                 for order in &sent.orders {
                     self.exchange.failed(order);
                 }
-                // It may come back without the scripts, and with another clock.
-                self.scripts_known = false;
+                self.quiet_until = Some(Instant::now() + LOOK_EVERY);
+                // It may come back with another clock.
                 self.time_asked = None;
                 self.discipline.forget();
                 return;
@@ -453,7 +472,7 @@ impl Trade {
     ) -> Result<Option<Answer>, Option<String>> {
         let mut next = || match values.next() {
             Some(Ok(value)) => Ok(value),
-            Some(Err(error)) => Err(Some(error.to_string())),
+            Some(Err(error)) => Err(Some(format!("{} {}", error.code(), error.details().unwrap_or_default()))),
             None => Err(None),
         };
         match order.what {
@@ -512,8 +531,10 @@ impl Trade {
         let Some(lease) = self.exchange.take_back(order) else {
             return;
         };
-        if text.starts_with("NOSCRIPT") {
-            self.scripts_known = false;
+        if text.starts_with(NO_SCRIPT) {
+            // The node was restarted, or its scripts were flushed.
+            self.fill.known = false;
+            self.heal.known = false;
             self.shared.inbox().put_back(lease);
             return;
         }

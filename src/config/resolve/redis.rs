@@ -223,6 +223,11 @@ impl Node {
                 Wrong::Rest("a database is a number, as in redis://127.0.0.1:6379/3 or unix:///run/redis.sock?db=3")
             })?,
         };
+        // TLS is not the client's affair here (see `redis::connect`), so its reader does not know that scheme.
+        let mut url = url;
+        if reach == Reach::Tls && url.set_scheme("redis").is_err() {
+            return Err(Wrong::Rest("the scheme of this URL does not go with the rest of it"));
+        }
         // The client's reader takes what it does not know in silence, and so comes last.
         let info = url
             .into_connection_info()
