@@ -24,6 +24,7 @@ use super::exchange::{Answer, BATCH, Exchange, Market, Order, What};
 use super::lease::Lease;
 use super::shared::Shared;
 use super::store_key;
+use super::terms::Terms;
 use super::window::{Time, Window, nominal_length};
 use crate::redis::{Failure, Health, Node, Redis, Reply, Slot};
 
@@ -43,7 +44,7 @@ const GRACE: u64 = 60_000;
 const NO_SCRIPT: &str = "NOSCRIPT";
 
 /// Takes tokens out of a bucket. `full` is the instant at which it is full again, in microseconds; a debt is charged even
-/// if the bucket goes below empty by it. Instants below 2⁵³ are exact as numbers of Lua.
+/// if the bucket goes below empty by it, and tokens that come back are a debt below zero. Instants below 2⁵³ are exact as numbers of Lua.
 const FILL: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -54,7 +55,7 @@ full = full + charge * interval
 local room = math.floor((now + burst * interval - full) / interval)
 local granted = math.max(0, math.min(want, room))
 full = full + granted * interval
-if charge + granted > 0 then
+if charge + granted ~= 0 then
   redis.call('SET', KEYS[1], string.format('%.2f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
 end
 return {granted, room - granted}
@@ -349,12 +350,6 @@ impl Trade {
 
     fn pack(&mut self, orders: &[Order], ask_time: bool) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(orders.len() * 2 + 1);
-        let count = |command: &str, number: usize| {
-            if number > 0 {
-                let counter = self.shared.meters().commands.with_label_values(&[command]);
-                counter.inc_by(number as u64);
-            }
-        };
         let (mut takes, mut returns, mut expiries, mut looks, mut scripts) = (0, 0, 0, 0, 0);
         for order in orders {
             let terms = &order.terms;
@@ -389,16 +384,12 @@ impl Trade {
                     self.shared.meters().healed.inc();
                 }
                 What::Fill { charge, want } => {
-                    let mut command = self.fill.command();
-                    let micros = terms.quota.interval() as f64 / 1_000.0;
-                    command
-                        .arg(1)
-                        .arg(&key)
-                        .arg(format!("{micros}"))
-                        .arg(terms.limit())
-                        .arg(charge)
-                        .arg(want);
-                    pipeline.add_command(command);
+                    pipeline.add_command(self.fill(terms, &key, f64::from(charge), want));
+                    scripts += 1;
+                }
+                What::Restore { count, after } => {
+                    let gained = after as f64 / terms.quota.interval() as f64;
+                    pipeline.add_command(self.fill(terms, &key, gained - f64::from(count), 0));
                     scripts += 1;
                 }
             }
@@ -412,6 +403,12 @@ impl Trade {
         if ask_time {
             pipeline.cmd("TIME");
         }
+        let count = |command: &str, number: usize| {
+            if number > 0 {
+                let counter = self.shared.meters().commands.with_label_values(&[command]);
+                counter.inc_by(number as u64);
+            }
+        };
         count("incrby", takes);
         count("decrby", returns);
         count("pexpireat", expiries);
@@ -419,6 +416,19 @@ impl Trade {
         count("script", scripts);
         count("time", usize::from(ask_time));
         pipeline
+    }
+
+    fn fill(&mut self, terms: &Terms, key: &str, charge: f64, want: u32) -> Cmd {
+        let mut command = self.fill.command();
+        let micros = terms.quota.interval() as f64 / 1_000.0;
+        command
+            .arg(1)
+            .arg(key)
+            .arg(format!("{micros}"))
+            .arg(terms.limit())
+            .arg(format!("{charge:.6}"))
+            .arg(want);
+        command
     }
 
     fn unpack(&mut self, sent: Sent) {
@@ -472,7 +482,11 @@ impl Trade {
     ) -> Result<Option<Answer>, Option<String>> {
         let mut next = || match values.next() {
             Some(Ok(value)) => Ok(value),
-            Some(Err(error)) => Err(Some(format!("{} {}", error.code(), error.details().unwrap_or_default()))),
+            Some(Err(error)) => Err(Some(format!(
+                "{} {}",
+                error.code(),
+                error.details().unwrap_or_default()
+            ))),
             None => Err(None),
         };
         match order.what {
@@ -492,6 +506,7 @@ impl Trade {
                     previous: number(&previous?).unwrap_or(0),
                 }))
             }
+            What::Restore { .. } => next().map(|_| None),
             What::Return { .. } => {
                 let count = next()?;
                 if number(&count).is_some_and(|count| count < 0) {

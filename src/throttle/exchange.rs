@@ -89,6 +89,13 @@ pub enum What {
         /// What the counter is at least.
         seen: u32,
     },
+    /// Hands tokens of a bucket back, less what it gained since they were asked for. Nobody waits for the answer.
+    Restore {
+        /// How many.
+        count: u32,
+        /// How long ago they were asked for, in nanoseconds.
+        after: u64,
+    },
     /// Charges a debt to a bucket and takes tokens from it, by a script.
     Fill {
         /// What was admitted already.
@@ -96,6 +103,14 @@ pub enum What {
         /// What is wanted on top of it.
         want: u32,
     },
+}
+
+impl What {
+    /// Whether somebody waits for the answer.
+    #[must_use]
+    pub const fn is_waited_for(&self) -> bool {
+        !matches!(self, Self::Return { .. } | Self::Restore { .. })
+    }
 }
 
 /// What the store says.
@@ -375,14 +390,14 @@ impl Exchange {
         let market = self.suspecting(market);
         let lease = &order.lease;
         let mut books = lease.books.lock();
-        if !matches!(order.what, What::Return { .. }) {
+        if order.what.is_waited_for() {
             let sent = books.under_way.get().unwrap_or(now);
             books.under_way = Alarm::OFF;
             match &lease.hand {
                 Hand::Tickets(tickets) => {
                     window::settle(self, &mut books, tickets, order, answer, now, &market);
                 }
-                Hand::Tokens(tokens) => bucket::settle(&mut books, tokens, order, answer, (sent, now), &market),
+                Hand::Tokens(tokens) => bucket::settle(self, &mut books, tokens, order, answer, (sent, now), &market),
             }
             drop(books);
             lease.answered.notify_waiters();
@@ -402,7 +417,7 @@ impl Exchange {
     /// listed. None if nobody waits for this order.
     #[must_use]
     pub fn take_back(&mut self, order: &Order) -> Option<Arc<Lease>> {
-        if matches!(order.what, What::Return { .. }) {
+        if !order.what.is_waited_for() {
             return None;
         }
         order.lease.books.lock().under_way = Alarm::OFF;
@@ -470,10 +485,7 @@ impl Exchange {
             what,
         });
         match &order {
-            Some(Order {
-                what: What::Return { .. },
-                ..
-            }) => {
+            Some(order) if !order.what.is_waited_for() => {
                 // Nobody waits for the answer, and there may be more to do.
                 if lease.list() {
                     self.listed.push_back(Arc::clone(lease));

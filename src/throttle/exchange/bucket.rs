@@ -1,6 +1,6 @@
 //! The trade in tokens of a bucket.
 
-use super::{Alarm, Answer, Books, MILLISECOND, Market, Order, SECOND, What};
+use super::{Alarm, Answer, Books, Exchange, MILLISECOND, Market, Order, SECOND, What};
 use crate::throttle::lease::tokens::{LIFE, News, Tokens};
 use crate::throttle::terms::Terms;
 use crate::throttle::window::Time;
@@ -28,6 +28,12 @@ pub(super) fn visit(
     books.looked.1 = asked;
 
     let owed = tokens.owed();
+    while let Some((count, after)) = tokens.withdraw(leaving, now) {
+        if let Some(what) = restore(terms, count, after.saturating_add(2 * market.round_trip)) {
+            return Some((0, what));
+        }
+    }
+    books.idle_at = tokens.dies_at(now).map_or(Alarm::OFF, Alarm::at);
     if leaving {
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
@@ -71,6 +77,7 @@ pub(super) fn visit(
 
 /// Enters an answer.
 pub(super) fn settle(
+    exchange: &mut Exchange,
     books: &mut Books,
     tokens: &Tokens,
     order: &Order,
@@ -107,14 +114,27 @@ pub(super) fn settle(
     // All gateways together get no more than this in a second.
     let all = quota.gained_in(SECOND) + u64::from(order.terms.limit());
     let share = (books.earned / all.max(1) as f32 * 1e6).clamp(0.0, 1e6) as u32;
-    tokens.enter(&News {
-        charged: charge,
-        granted,
-        // From the moment of asking: so whatever the way back took, no token is older than it may be.
-        good_until: sent.plus(LIFE),
-        left: u32::try_from(left.max(0)).unwrap_or(u32::MAX),
-        closed_until,
-        low: books.low_mark(&market),
-        share,
-    });
+    let displaced = tokens.enter(
+        &News {
+            charged: charge,
+            granted,
+            // From the moment of asking: so whatever the way back took, no token is older than it may be.
+            good_until: sent.plus(LIFE),
+            left: u32::try_from(left.max(0)).unwrap_or(u32::MAX),
+            closed_until,
+            low: books.low_mark(&market),
+            share,
+        },
+        now,
+    );
+    if let Some((count, after)) = displaced
+        && let Some(what) = restore(&order.terms, count, after.saturating_add(2 * market.round_trip))
+    {
+        exchange.returns.push_back(Order { what, ..order.clone() });
+    }
+}
+
+/// The order that hands tokens back, if the bucket has not gained as much since.
+fn restore(terms: &Terms, count: u32, after: u64) -> Option<What> {
+    (terms.quota.time_to_gain(count) > after).then_some(What::Restore { count, after })
 }

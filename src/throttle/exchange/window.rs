@@ -88,7 +88,7 @@ pub(super) fn settle(
     let (charge, want) = match order.what {
         What::Take { charge, want, .. } => (charge, want),
         What::Heal { .. } => (0, 0),
-        What::Return { .. } | What::Fill { .. } => return,
+        What::Return { .. } | What::Restore { .. } | What::Fill { .. } => return,
     };
     let terms = &order.terms;
     let shape = terms.quota.shape();

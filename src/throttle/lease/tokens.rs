@@ -1,8 +1,9 @@
 //! Tokens of a bucket, in the hand of one gateway.
 //!
 //! The store keeps the bucket (as GCRA does: one instant at which it is full again) and hands tokens out in lots. A lot is
-//! good for [`LIFE`]; what is not spent by then is dropped, not handed back: a token that could be handed back late would
-//! fill a bucket that was full meanwhile.
+//! good for [`LIFE`]. What is not spent by then goes back, less what the bucket gained while the lot was out: it might
+//! have been full meanwhile, and gained nothing, had the lot not been taken. So after it the bucket is never fuller than
+//! if the tokens that went back had never been handed out; and of a bucket that fills fast nothing goes back.
 //!
 //! There are two places for lots, used in turn. Requests spend the older one first. Adding a new lot to an old one was
 //! rejected: either the old tokens live longer than `LIFE`, and the bound grows, or the new ones die early.
@@ -194,22 +195,71 @@ impl Tokens {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Enters an answer of the store. For the exchange alone, one at a time.
-    pub fn enter(&self, news: &News) {
+    /// When the lot dies that dies first.
+    #[must_use]
+    pub fn dies_at(&self, now: Time) -> Option<Time> {
+        let ahead = |lot: &AtomicU64| {
+            let (until, left) = unpack(lot.load(Ordering::Relaxed));
+            let ahead = until.wrapping_sub(millisecond(now));
+            (left > 0).then(|| {
+                if alive(until, now) {
+                    u64::from(ahead) * MILLISECOND
+                } else {
+                    0
+                }
+            })
+        };
+        let ahead = self.lots.iter().filter_map(ahead).min()?;
+        Some(now.plus(ahead))
+    }
+
+    /// Takes what is left out of a lot that has died, or of any lot: how many tokens, and how many nanoseconds ago they
+    /// were asked for at most. For the exchange alone.
+    #[must_use]
+    pub fn withdraw(&self, any: bool, now: Time) -> Option<(u32, u64)> {
+        [0, 1].into_iter().find_map(|place| {
+            let (until, _) = unpack(self.lot(place).load(Ordering::Relaxed));
+            if alive(until, now) && !any {
+                return None;
+            }
+            self.empty(place, now)
+        })
+    }
+
+    fn empty(&self, place: usize, now: Time) -> Option<(u32, u64)> {
+        let lot = self.lot(place);
+        let (until, left) = unpack(lot.load(Ordering::Relaxed));
+        if left == 0 {
+            return None;
+        }
+        let (_, left) = unpack(lot.swap(pack(until, 0), Ordering::Relaxed));
+        let asked = until.wrapping_sub((LIFE / MILLISECOND) as u32);
+        // Both ends are cut to milliseconds.
+        let ago = u64::from(millisecond(now).wrapping_sub(asked)) + 2;
+        (left > 0).then_some((left, ago * MILLISECOND))
+    }
+
+    /// Enters an answer of the store. What was left in the lot that had to make room comes back, as of
+    /// [`withdraw`](Self::withdraw). For the exchange alone, one at a time.
+    #[must_use]
+    pub fn enter(&self, news: &News, now: Time) -> Option<(u32, u64)> {
         self.low.store(news.low, Ordering::Relaxed);
         self.left.store(news.left, Ordering::Relaxed);
         self.share.store(news.share, Ordering::Relaxed);
         // Before the debt is taken off: else a request could take credit again from a bucket that is empty.
         self.closed_until
             .store(news.closed_until.unix_nanos(), Ordering::Release);
+        let mut displaced = None;
         if news.granted > 0 {
             let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
             let place = turn as usize & 1;
+            displaced = self.empty(place, now);
             self.lot(place)
                 .store(pack(millisecond(news.good_until), news.granted), Ordering::Relaxed);
             self.turn.store(turn, Ordering::Release);
         }
         self.owed.fetch_sub(news.charged, Ordering::AcqRel);
+        displaced
     }
 
     #[inline]
