@@ -522,6 +522,7 @@ fn limited(exceeded: &Exceeded, demands: &[crate::throttle::Demand<'_>], policy:
             .limit_field(exceeded.tightest.remaining, exceeded.tightest.reset),
         policy: policy.cloned().unwrap_or_else(|| HeaderValue::from_static("")),
         retry_after: headers::retry_after_field(exceeded.retry_after),
+        unasked: exceeded.unasked,
     }))
 }
 

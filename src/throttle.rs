@@ -90,6 +90,8 @@ pub struct Exceeded {
     pub tightest: Standing,
     /// Whole seconds until none of the exceeded limits refuses any more; at least 1.
     pub retry_after: u64,
+    /// Whether that limit is not used up as far as is known, but its store could not be asked.
+    pub unasked: bool,
 }
 
 impl Exceeded {
@@ -102,6 +104,7 @@ impl Exceeded {
                 reset: 1,
             },
             retry_after: 1,
+            unasked: true,
         }
     }
 }
@@ -320,7 +323,7 @@ impl Throttle {
             Counters::Own(table) => {
                 let quota = demand.rule.quota();
                 let spend = |counter: &Plain| ticket::spend(&counter.word, quota, quota.whole(), cost, now);
-                let (answer, _) = table.with(demand.counter(), now, || Plain::new(quota.shape()), spend);
+                let (answer, _) = table.with(demand.counter(), now, |_| Plain::new(quota.shape()), spend);
                 answer.map_err(Miss::Refused)
             }
             Counters::Shared(shared) => shared.spend(demand, cost, now, may_wait),
@@ -386,6 +389,7 @@ impl Throttle {
                 reset: retry_after,
             },
             retry_after,
+            unasked: refusal.unasked,
         }
     }
 }

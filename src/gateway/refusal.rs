@@ -90,6 +90,8 @@ pub struct RateLimited {
     pub policy: HeaderValue,
     /// Value of `Retry-After`, in seconds.
     pub retry_after: HeaderValue,
+    /// Whether it is not known to be used up, but could not be counted: its store is away.
+    pub unasked: bool,
 }
 
 /// An answer that is ready to be written, by the engine or by hand.
@@ -186,6 +188,7 @@ impl Refusal {
             | Self::BadRequest(why)
             | Self::UpstreamFailed(why)
             | Self::Overloaded(why) => why,
+            Self::RateLimited(limited) if limited.unasked => "store_away",
             _ => "",
         }
     }
@@ -199,6 +202,7 @@ impl Refusal {
             rate_limit: empty.clone(),
             policy: empty,
             retry_after: HeaderValue::from_static("1"),
+            unasked: false,
         }))
     }
 
@@ -217,6 +221,9 @@ impl Refusal {
         let (code, name, detail) = self.facts();
         let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let detail = match self {
+            Self::RateLimited(limited) if limited.unasked => {
+                Cow::Owned(["limit \"", limited.limit.as_ref(), "\" can not be counted now"].concat())
+            }
             Self::RateLimited(limited) => Cow::Owned(["limit \"", limited.limit.as_ref(), "\" is used up"].concat()),
             _ => Cow::Borrowed(detail),
         };
@@ -347,6 +354,7 @@ mod tests {
             rate_limit: HeaderValue::from_static("\"minute\";r=0;t=7"),
             policy: HeaderValue::from_static("\"minute\";q=5;w=60"),
             retry_after: HeaderValue::from_static("7"),
+            unasked: false,
         }));
         let text = String::from_utf8(refusal.answer("id").into_closing_bytes(false)).unwrap();
         assert!(text.starts_with("HTTP/1.1 429 Too Many Requests\r\n"));

@@ -105,23 +105,31 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
     let mut tasks = JoinSet::new();
     let mut mailboxes: HashMap<String, mpsc::UnboundedSender<Arc<Lease>>> = HashMap::new();
     let mut changed = redis.changed();
+    changed.mark_changed();
     loop {
-        for node in redis.nodes() {
-            mailboxes.entry(node.name().to_owned()).or_insert_with(|| {
-                // Not bounded by itself: a lease is listed once, so there are never more than leases.
-                let (sender, mailbox) = mpsc::unbounded_channel();
-                let trade = Trade::new(node, Arc::clone(&shared), redis.clone());
-                tasks.spawn(trade.run(mailbox));
-                sender
-            });
+        if changed.has_changed().unwrap_or(false) {
+            changed.mark_unchanged();
+            let nodes = redis.nodes();
+            // The task of a node that is gone ends when it has handed everything back.
+            mailboxes.retain(|name, _| nodes.iter().any(|node| node.name() == name));
+            for node in nodes {
+                mailboxes.entry(node.name().to_owned()).or_insert_with(|| {
+                    // Not bounded by itself: a lease is listed once, so there are never more than leases.
+                    let (sender, mailbox) = mpsc::unbounded_channel();
+                    let trade = Trade::new(node, Arc::clone(&shared), redis.clone());
+                    tasks.spawn(trade.run(mailbox));
+                    sender
+                });
+            }
         }
-        // The task of a node that is gone ends when it has handed everything back.
-        let names: Vec<String> = redis.nodes().iter().map(|node| node.name().to_owned()).collect();
-        mailboxes.retain(|name, _| names.contains(name));
-
         let leases = tokio::select! {
             leases = shared.inbox().take() => leases,
-            _ = changed.changed() => continue,
+            more = changed.changed() => {
+                if more.is_ok() {
+                    changed.mark_changed();
+                }
+                continue;
+            }
             _ = closing.wait_for(|closing| *closing) => break,
         };
         let mut homeless = Vec::new();
@@ -237,7 +245,8 @@ impl Trade {
             let room = under_way.is_empty() || (under_way.len() < 2 && self.exchange.backlog() >= BATCH);
             let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
             let up = self.node.health() != Health::Down && !quiet;
-            if room && up {
+            let open = room && up;
+            if open {
                 let orders = self.exchange.batch(self.now(), self.market());
                 let orders = self.keep_own(orders);
                 let ask_time = self.wants_time();
@@ -259,7 +268,14 @@ impl Trade {
             if closed && under_way.is_empty() && (down || (self.exchange.backlog() == 0 && self.put_off.is_empty())) {
                 return;
             }
-            let wake = self.next_wake(up);
+            let wake = if open {
+                self.next_wake()
+            } else if under_way.is_empty() {
+                Instant::now() + LOOK_EVERY
+            } else {
+                // What is due is sent when the answer is there.
+                Instant::now() + TIME_EVERY
+            };
             tokio::select! {
                 Some(sent) = under_way.next(), if !under_way.is_empty() => self.unpack(sent),
                 lease = mailbox.recv(), if !closed => match lease {
@@ -323,11 +339,8 @@ impl Trade {
             .is_some_and(|node| Arc::ptr_eq(&node, &self.node))
     }
 
-    fn next_wake(&self, up: bool) -> Instant {
+    fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        if !up {
-            return now + LOOK_EVERY;
-        }
         let mut wake = self.time_asked.map_or(now, |asked| asked + TIME_EVERY);
         if let Some(at) = self.exchange.next_time() {
             wake = wake.min(now + Duration::from_nanos(at.since(self.now())));

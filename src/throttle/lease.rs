@@ -35,6 +35,7 @@ pub const OUTAGE_RETRY: u64 = 1_000_000_000;
 pub struct Lease {
     name: [u8; 16],
     slot: Slot,
+    careful: bool,
     /// What is held.
     pub(super) hand: Hand,
     /// Whether the exchange has it on its list, or an order for it is under way. So it is on the list once at most.
@@ -66,6 +67,9 @@ pub struct Conditions {
     pub health: Health,
     /// Whether the request may wait for the store.
     pub may_wait: bool,
+    /// Whether there is no credit before the store has answered: this lease may be one of several that one counter had,
+    /// because the table was too full to keep it.
+    pub careful: bool,
 }
 
 /// What comes of a request.
@@ -82,12 +86,13 @@ pub enum Outcome {
 }
 
 impl Lease {
-    /// A lease that holds nothing.
+    /// A lease that holds nothing. A careful one gives no credit before the store has answered.
     #[must_use]
-    pub fn new(subject: Subject, terms: &Arc<Terms>) -> Self {
+    pub fn new(subject: Subject, terms: &Arc<Terms>, careful: bool) -> Self {
         let name = subject.name();
         Self {
             name,
+            careful,
             slot: Slot::of_tag(&super::store_key::tag(name)),
             hand: if terms.quota.shape().has_windows() {
                 Hand::Tickets(Tickets::default())
@@ -127,6 +132,10 @@ impl Lease {
     /// What a request comes to that found nothing to spend. With the outcome comes whether the exchange should look.
     #[cold]
     pub fn beyond(&self, terms: &Terms, cost: u32, now: Time, conditions: Conditions) -> (Outcome, bool) {
+        let conditions = Conditions {
+            careful: self.careful,
+            ..conditions
+        };
         match &self.hand {
             Hand::Tickets(tickets) => tickets.beyond(terms, cost, now, conditions),
             Hand::Tokens(tokens) => tokens.beyond(terms, cost, now, conditions),
@@ -210,5 +219,6 @@ pub(super) fn away(window: &Window, now: Time) -> Refusal {
         retry_at: window.end.min(now.plus(OUTAGE_RETRY)),
         remaining: 0,
         window: window.index,
+        unasked: true,
     }
 }

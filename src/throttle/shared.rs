@@ -135,7 +135,7 @@ impl Shared {
         let (answer, evicted) = self.table.with(
             demand.counter(),
             now,
-            || Arc::new(Lease::new(demand.subject, terms)),
+            |crowded| Arc::new(Lease::new(demand.subject, terms, crowded)),
             |lease| match lease.spend(&terms.quota, cost, now) {
                 Some((state, low)) => {
                     if low {
@@ -171,7 +171,7 @@ impl Shared {
         let look = |lease: &Arc<Lease>| lease.peek(&terms.quota, cost, now);
         self.table
             .find(demand.counter(), look)
-            .unwrap_or_else(|| look(&Arc::new(Lease::new(demand.subject, terms))))
+            .unwrap_or_else(|| look(&Arc::new(Lease::new(demand.subject, terms, false))))
     }
 
     /// Takes back what was spent in a window.
@@ -271,6 +271,7 @@ impl Shared {
             instances: self.instances(),
             health: self.nodes.health_of(lease.slot()),
             may_wait,
+            careful: false,
         };
         let (outcome, wish) = lease.beyond(demand.rule.terms(), cost, now, conditions);
         if wish {

@@ -119,14 +119,14 @@ impl<C: Counter> Table<C> {
         }
     }
 
-    /// Applies `operation` to the counter with this identity, which is born if it is not there. With the answer comes
-    /// the counter that had to make room for it, if one had to.
+    /// Applies `operation` to the counter with this identity, which is born if it is not there; `birth` is told whether
+    /// another one had to make room for it. With the answer comes that other one.
     #[inline]
     pub fn with<T>(
         &self,
         identity: Identity,
         now: Time,
-        birth: impl FnOnce() -> C,
+        birth: impl FnOnce(bool) -> C,
         operation: impl Fn(&C) -> T,
     ) -> (T, Option<C>) {
         match self.find(identity, &operation) {
@@ -212,7 +212,7 @@ impl<C: Counter> Table<C> {
         &self,
         identity: Identity,
         now: Time,
-        birth: impl FnOnce() -> C,
+        birth: impl FnOnce(bool) -> C,
         operation: &impl Fn(&C) -> T,
     ) -> (T, Option<C>) {
         let mut shard = self.shard(identity).0.write();
@@ -228,7 +228,7 @@ impl<C: Counter> Table<C> {
         }
         // The operation runs before the slot is in its place: so there is no place to look up again. Not marked as used
         // yet: so a flood of subjects that come once evicts itself, not those who come often.
-        let counter = birth();
+        let counter = birth(evicted.is_some());
         let answer = operation(&counter);
         shard.insert(Slot { identity, counter });
         (answer, evicted)
@@ -362,7 +362,7 @@ mod tests {
     }
 
     fn count(table: &Table, number: u64, quota: &Quota, now: Time) -> u32 {
-        let birth = || Plain::new(quota.shape());
+        let birth = |_| Plain::new(quota.shape());
         let spend = |counter: &Plain| spend(&counter.word, quota, quota.whole(), 1, now);
         table
             .with(counter(number), now, birth, spend)

@@ -219,6 +219,8 @@ pub struct Refusal {
     pub remaining: u32,
     /// The window that refused. Always 0 for a token bucket.
     pub window: u32,
+    /// Whether more might be left: who counts it could not be asked.
+    pub unasked: bool,
 }
 
 /// Counts a request of this cost, or refuses it.
@@ -310,6 +312,7 @@ fn judge_fixed(word: u64, calendar: Calendar, allowance: u32, cost: u32, now: Ti
                 retry_at: window.end,
                 remaining: allowance.saturating_sub(spent),
                 window: window.index,
+                unasked: false,
             };
             (place(spent), Err(refusal))
         }
@@ -358,6 +361,7 @@ fn judge_sliding(word: u64, calendar: Calendar, allowance: u32, cost: u32, now: 
                 retry_at: sliding_retry(calendar, &window, previous, current, allowance, cost).max(now),
                 remaining: allowance.saturating_sub(used),
                 window: window.index,
+                unasked: false,
             };
             (place(current), Err(refusal))
         }
@@ -426,6 +430,7 @@ fn judge_bucket(word: u64, quota: &Quota, allowance: u32, cost: u32, now: Time) 
                 retry_at: now.plus(wait),
                 remaining: tokens(full_at),
                 window: 0,
+                unasked: false,
             };
             (word, Err(refusal))
         }

@@ -5,6 +5,9 @@ use crate::throttle::lease::tokens::{LIFE, News, Tokens};
 use crate::throttle::terms::Terms;
 use crate::throttle::window::Time;
 
+/// A timer keeps the lease, so none is set for longer than this.
+const AHEAD: u64 = 60 * SECOND;
+
 /// The shortest that an empty bucket is left alone, in nanoseconds.
 const PAUSE: u64 = 50 * MILLISECOND;
 
@@ -38,7 +41,9 @@ pub(super) fn visit(
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     if now < tokens.closed_until() {
-        books.reopen_at.set(tokens.closed_until());
+        if tokens.closed_until().since(now) <= AHEAD {
+            books.reopen_at.set(tokens.closed_until());
+        }
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     let reopened = books.reopen_at.rings(now);

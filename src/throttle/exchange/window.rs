@@ -8,6 +8,9 @@ use crate::throttle::window::{Time, Window};
 /// The longest that a closed window is left alone, as a power of two of seconds.
 const PROBES_MOST: u8 = 16;
 
+/// How long before its beginning the next window is first thought of.
+const AHEAD: u64 = 60 * SECOND;
+
 /// The shortest that a closed sliding window is left alone, in nanoseconds.
 const SLIDING_PAUSE: u64 = 50 * MILLISECOND;
 
@@ -162,7 +165,8 @@ pub(super) fn settle(
         books.idle_spent = standing.spent;
         books.idle_at.set(now.plus(IDLE));
     }
-    if books.pace > 1.0 && now < window.end {
+    // Not for a window that ends in a month: a timer keeps the lease.
+    if books.pace > 1.0 && now < window.end && window.end.since(now) <= AHEAD {
         // Gateways do not come at the same moment, and not much too early.
         let ahead = u64::from(market.dice) * market.term / u64::from(u32::MAX);
         books.prefetch_at = Alarm::at(window.end.minus(ahead.max(4 * market.round_trip)).max(now));

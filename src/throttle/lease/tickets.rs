@@ -128,7 +128,11 @@ impl Tickets {
                 due && conditions.health != Health::Down,
             );
         }
-        let credit = terms.credit(conditions.instances);
+        let credit = if conditions.careful && seen(&self.total, window.index).is_none() {
+            0
+        } else {
+            terms.credit(conditions.instances)
+        };
         if conditions.health != Health::Down {
             if let Ok(spent) = self.count(window.index, tickets.saturating_add(credit), cost) {
                 let debt = spent.saturating_sub(tickets);
@@ -335,6 +339,7 @@ impl Tickets {
             },
             remaining: standing.held(),
             window: window.index,
+            unasked: false,
         }
     }
 

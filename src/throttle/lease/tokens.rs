@@ -49,6 +49,8 @@ pub struct Tokens {
     asked: AtomicU32,
     /// This gateway's part of the rate of late, in millionths; 0 while that is not known.
     share: AtomicU32,
+    /// How often the store has answered.
+    heard: AtomicU32,
     /// The bucket of its own, while the store is away.
     alone: AtomicU64,
 }
@@ -99,7 +101,11 @@ impl Tokens {
             if self.closed(now) {
                 return (Outcome::Refused(self.refusal(quota, now)), false);
             }
-            let credit = terms.credit(conditions.instances);
+            let credit = if conditions.careful && self.heard.load(Ordering::Relaxed) == 0 {
+                0
+            } else {
+                terms.credit(conditions.instances)
+            };
             let owed = self.owed.fetch_update(Ordering::Acquire, Ordering::Relaxed, |owed| {
                 owed.checked_add(cost).filter(|&after| after <= credit)
             });
@@ -121,13 +127,17 @@ impl Tokens {
                 let quota = quota.part(self.own_share(conditions.instances));
                 match ticket::spend(&self.alone, &quota, quota.whole(), cost, now) {
                     Ok(state) => Outcome::Spent(state),
-                    Err(refusal) => Outcome::Refused(refusal),
+                    Err(refusal) => Outcome::Refused(Refusal {
+                        unasked: true,
+                        ..refusal
+                    }),
                 }
             }
             WithoutStore::Deny => Outcome::Refused(Refusal {
                 retry_at: now.plus(super::OUTAGE_RETRY),
                 remaining: 0,
                 window: 0,
+                unasked: true,
             }),
             WithoutStore::Allow => Outcome::Spent(self.state(quota, 0, now)),
         };
@@ -243,6 +253,7 @@ impl Tokens {
     /// [`withdraw`](Self::withdraw). For the exchange alone, one at a time.
     #[must_use]
     pub fn enter(&self, news: &News, now: Time) -> Option<(u32, u64)> {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         self.low.store(news.low, Ordering::Relaxed);
         self.left.store(news.left, Ordering::Relaxed);
         self.share.store(news.share, Ordering::Relaxed);
@@ -314,6 +325,7 @@ impl Tokens {
             retry_at: self.closed_until().max(now.plus(quota.time_to_gain(1))),
             remaining: self.held(now),
             window: 0,
+            unasked: false,
         }
     }
 
