@@ -32,7 +32,8 @@ pub(super) fn visit(
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     if now < tokens.closed_until() {
-        books.reopen_at.set(tokens.closed_until());
+        // Set anew: a debt that was charged meanwhile has put it off.
+        books.reopen_at = Alarm::at(tokens.closed_until());
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     let reopened = books.reopen_at.rings(now);

@@ -198,6 +198,8 @@ fn buy(
         || standing.held() < books.low_mark(market)
         || (debt > 0 && (debt > credit || u64::from(debt) * 2 >= u64::from(credit)));
     if !standing.open {
+        // Here a debt waits for nothing; and what was put off in the window before must not ring for ever.
+        books.flush_at = Alarm::OFF;
         let changed = tickets.limit_heard() != terms.limit();
         let due = now >= tickets.probe_at() || changed;
         let wanted = visit.waiting > 0 || !visit.timer;
