@@ -54,8 +54,10 @@ pub(super) fn visit(
             .demand(&market)
             .saturating_add(waiting)
             .saturating_sub(held)
+            .min(u32::try_from(most).unwrap_or(u32::MAX))
+            // A request is served out of one lot: what it waits for has to come at once, whatever else is in the hand.
+            .max(waiting)
             .max(1);
-        let want = want.min(u32::try_from(most).unwrap_or(u32::MAX));
         return Some((0, What::Fill { charge: owed, want }));
     }
     if owed == 0 {
