@@ -497,3 +497,22 @@ fn windows_of_a_second_are_filled_and_not_overfilled() {
         assert!(account.admitted >= 480, "{account:?}");
     }
 }
+
+#[test]
+fn in_an_outage_a_gateway_that_has_most_of_the_traffic_goes_on_with_most_of_the_limit() {
+    let mut weights = vec![5.0 / 49.0; 50];
+    weights[0] = 45.0;
+    let mut limit = fixed(6_000, 'm', 5, WithoutStore::Share);
+    limit.sharing.on_timeout = Some(WithoutStore::Deny);
+    let mut setup = Setup::new(1, 50, limit);
+    setup.network = Network::lossy(0.0, 0.0);
+    let mut world = World::new(setup);
+    world.arrivals(0.0, 119.0, 200.0, &weights, 1, 1);
+    world.fault(65 * SECOND, Fault::Down);
+    world.fault(115 * SECOND, Fault::Up);
+    world.run();
+    for account in world.accounts.values() {
+        println!("{account:?}");
+        assert!(account.admitted >= 5_400 && account.admitted <= 7_500, "{account:?}");
+    }
+}
