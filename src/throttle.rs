@@ -402,3 +402,6 @@ fn is_tighter(state: &State, than: &State) -> bool {
 #[cfg(test)]
 #[path = "throttle/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod model_tests;

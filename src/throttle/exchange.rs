@@ -306,6 +306,20 @@ impl Books {
         (self.pace * ahead).ceil() as u32
     }
 
+    /// What has rung and led to nothing is done: else a batch would look at the lease again and again, without end.
+    fn hush(&mut self, now: Time) {
+        for alarm in [
+            &mut self.flush_at,
+            &mut self.idle_at,
+            &mut self.prefetch_at,
+            &mut self.reopen_at,
+        ] {
+            if alarm.rings(now) {
+                *alarm = Alarm::OFF;
+            }
+        }
+    }
+
     fn next_time(&self) -> Option<Time> {
         [self.flush_at, self.idle_at, self.prefetch_at, self.reopen_at]
             .into_iter()
@@ -496,7 +510,7 @@ impl Exchange {
                 // Stays listed until the answer.
                 lease.listed.store(true, Ordering::SeqCst);
             }
-            None => {}
+            None => books.hush(now),
         }
         if !leaving
             && let Some(at) = books.next_time()

@@ -280,7 +280,12 @@ impl Shared {
         match outcome {
             Outcome::Spent(state) => Ok(state),
             Outcome::Refused(refusal) => Err(Some(Miss::Refused(refusal))),
-            Outcome::Short => Err(Some(Miss::Short(Arc::clone(lease)))),
+            Outcome::Short => {
+                // It is listed by the request that waits, which does not know the terms: a limit that was lowered would
+                // go on being traded by the old ones.
+                lease.books.lock().govern(demand.rule.terms());
+                Err(Some(Miss::Short(Arc::clone(lease))))
+            }
             Outcome::Astray => Err(None),
         }
     }

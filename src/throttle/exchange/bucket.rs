@@ -41,9 +41,12 @@ pub(super) fn visit(
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     if now < tokens.closed_until() {
-        if tokens.closed_until().since(now) <= AHEAD {
-            books.reopen_at.set(tokens.closed_until());
-        }
+        // Set anew: a debt that was charged meanwhile has put it off.
+        books.reopen_at = if tokens.closed_until().since(now) <= AHEAD {
+            Alarm::at(tokens.closed_until())
+        } else {
+            Alarm::OFF
+        };
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     let reopened = books.reopen_at.rings(now);
@@ -64,8 +67,10 @@ pub(super) fn visit(
             .demand(&market)
             .saturating_add(waiting)
             .saturating_sub(held)
+            .min(u32::try_from(most).unwrap_or(u32::MAX))
+            // A request is served out of one lot: what it waits for has to come at once, whatever else is in the hand.
+            .max(waiting)
             .max(1);
-        let want = want.min(u32::try_from(most).unwrap_or(u32::MAX));
         return Some((0, What::Fill { charge: owed, want }));
     }
     if owed == 0 {

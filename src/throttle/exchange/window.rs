@@ -120,7 +120,6 @@ pub(super) fn settle(
     page.known = true;
     page.expires = true;
     page.data = market.data;
-    let own = page.own;
     let left = limit.saturating_sub(heard);
 
     let standing = tickets.standing(order.window);
@@ -146,7 +145,7 @@ pub(super) fn settle(
         limit: terms.limit(),
         probe_at,
         low: books.low_mark(market),
-        share: part(own, heard),
+        share: share(books, terms, order.window),
     };
     tickets.enter(order.window, &news);
 
@@ -202,6 +201,8 @@ fn buy(
         || standing.held() < books.low_mark(market)
         || (debt > 0 && (debt > credit || u64::from(debt) * 2 >= u64::from(credit)));
     if !standing.open {
+        // Here a debt waits for nothing; and what was put off in the window before must not ring for ever.
+        books.flush_at = Alarm::OFF;
         let changed = tickets.limit_heard() != terms.limit();
         let due = now >= tickets.probe_at() || changed;
         let wanted = visit.waiting > 0 || !visit.timer;
@@ -322,10 +323,21 @@ fn reopens(terms: &Terms, window: &Window, page: &Page, now: Time) -> Time {
     at.max(now.plus(SLIDING_PAUSE)).min(window.end.max(now))
 }
 
-/// A part in millionths.
-fn part(own: u32, of: u32) -> u32 {
-    let millionths = u64::from(own) * 1_000_000 / u64::from(of.max(1));
-    u32::try_from(millionths.min(1_000_000)).unwrap_or(1_000_000)
+/// This gateway's part of what is admitted, in millionths: in the window before, and in this one so far.
+///
+/// Gateways work it out at different moments, and their parts must add up to about one all the same. So what this one has
+/// is set against the whole limit, and not only against what was heard of: else all that came to a new window one
+/// after the other would each have been the only one for a moment, and take a whole for its part.
+fn share(books: &Books, terms: &Terms, window: u32) -> u32 {
+    let before = window.wrapping_sub(1);
+    let pages = books.pages.iter().filter(|page| page.known);
+    let (own, heard) = pages.fold((0, 0), |(own, heard), page| match page.window {
+        at if at == window => (own + u64::from(page.own), heard + u64::from(page.heard)),
+        at if at == before => (own + u64::from(page.own), heard),
+        _ => (own, heard),
+    });
+    let all = u64::from(terms.limit().max(1)) + heard;
+    u32::try_from((own * 1_000_000 / all).min(1_000_000)).unwrap_or(1_000_000)
 }
 
 fn clamp(value: i64) -> u32 {
