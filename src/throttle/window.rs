@@ -232,6 +232,36 @@ impl Calendar {
         }
         stamp
     }
+
+    /// The text before a window's [`stamp`](Self::stamp) and the slash before that: what is left of a counter's name
+    /// without its window. None if there is no stamp at its end, which need not be of a window that has been.
+    #[must_use]
+    pub fn before_stamp(self, text: &str) -> Option<&str> {
+        // The name of a zone has slashes too.
+        let dated = if self.zone == Zone::UTC {
+            text
+        } else {
+            text.strip_suffix(']')?
+                .strip_suffix(self.zone.name())?
+                .strip_suffix('[')?
+        };
+        let (before, stamp) = dated.rsplit_once('/').unwrap_or(("", dated));
+        let form = match self.period {
+            Period::Second => "0000-00-00T00:00:00Z",
+            Period::Minute => "0000-00-00T00:00Z",
+            Period::Hour => "0000-00-00T00Z",
+            Period::Day | Period::Week => "0000-00-00",
+            Period::Month => "0000-00",
+        };
+        let fits = |(form, byte): (u8, u8)| {
+            if form == b'0' {
+                byte.is_ascii_digit()
+            } else {
+                byte == form
+            }
+        };
+        (stamp.len() == form.len() && form.bytes().zip(stamp.bytes()).all(fits)).then_some(before)
+    }
 }
 
 /// How far behind a counter a caller's time may lie before it is taken for a clock that was set back: an eighth of
