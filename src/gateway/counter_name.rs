@@ -351,3 +351,241 @@ fn after<'t>(text: &'t str, name: &str) -> Option<&'t str> {
         rest.strip_prefix('/')
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use http::{HeaderMap, HeaderValue, Method};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::auth::{KeySets, TokenCache};
+    use crate::document::Environment;
+    use crate::revision::{self, EnvironmentType};
+    use crate::snapshot::Compiler;
+    use crate::telemetry::Metrics;
+    use crate::throttle::{Defaults, Throttle, Time};
+    use crate::upstream::Rotations;
+    use crate::upstream::resolve::Names;
+
+    const KEYS: [&str; 2] = [
+        "tg_live_9DUcO5k07l1DQ3Z3IRBDgFo33qofXvMl0YnonD",
+        "tg_test_LUsn5NnxKllRWWjU1lS9DBf8iyrjJfeV00PyIj",
+    ];
+
+    /// Names as awkward as names may be: with slashes, with @, like windows, like addresses.
+    fn revision_text(issuers: &str) -> String {
+        let every_scope = |more: &str| {
+            let scopes = "global api route application subscription key subject ip".split(' ');
+            let limits = scopes.map(|scope| format!("{{ name: \"per {scope}{more}\", rate: 9/m, per: {scope} }}"));
+            limits.collect::<Vec<_>>().join(", ")
+        };
+        let hash = |key: &str| {
+            let digest = crate::auth::key::digest(key).0;
+            digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        format!(
+            "version: 1
+upstreams: [{{ name: o, endpoints: [{{ address: \"127.0.0.1:9\" }}] }}]
+issuers: {issuers}
+plans:
+  - name: https://plans.example/gold
+    limits: [{}, {{ name: burst, rate: 5/s, per: route }}, {{ name: day, rate: 5/d, time_zone: Europe/Berlin }}]
+  - {{ name: gold, limits: [{}] }}
+apis:
+  - {{ name: open, base_path: /open, auth: none, upstream: o, limits: [{}], routes: [{{ path: / }}, {{ path: /2026-11 }}, {{ path: \"/{{id}}/*\" }}] }}
+  - {{ name: a@b, base_path: /ab, auth: [api_key], upstream: o, limits: [{}, {{ name: m, rate: 7/month, per: route, window: sliding }}] }}
+applications:
+  - {{ name: mobile, subscriptions: [{{ api: a@b, plan: gold }}], keys: [{{ id: key/1, sha256: \"{}\" }}] }}
+  - {{ name: x@y/z, subscriptions: [{{ api: a@b, plan: https://plans.example/gold }}], keys: [{{ id: \"192.0.2.7\", sha256: \"{}\" }}] }}
+",
+            every_scope(""),
+            every_scope("/x"),
+            every_scope(""),
+            every_scope(""),
+            hash(KEYS[0]),
+            hash(KEYS[1]),
+        )
+    }
+
+    fn snapshot(issuers: &str) -> Snapshot {
+        let environment = Environment::fixed([], jiff::Timestamp::UNIX_EPOCH);
+        let loaded = revision::parse(&revision_text(issuers), "r.yaml", Path::new(""), &environment);
+        let compiler = Compiler {
+            environment_type: EnvironmentType::Hybrid,
+            key_sets: KeySets::offline(),
+            tokens: Arc::new(TokenCache::new(1)),
+            names: Names::Leave,
+            sharing: Defaults::default(),
+            rotations: Arc::new(Rotations::default()),
+            metrics: Arc::new(Metrics::new().unwrap()),
+        };
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        compiler
+            .compile(loaded)
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            .0
+    }
+
+    fn issuer(name: &str, iss: &str) -> String {
+        format!(
+            "{{ name: \"{name}\", issuer: \"{iss}\", audience: [a], algorithms: [RS256], jwks: {{ url: https://idp.example/k }} }}"
+        )
+    }
+
+    fn error(snapshot: &Snapshot, name: &str) -> String {
+        find(snapshot, name)
+            .map(|found| found.subject_name.to_owned())
+            .unwrap_err()
+            .0
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_explain_prints_is_found_again(
+            seconds in 0_u64..4_000_000_000,
+            octets in any::<[u8; 16]>(),
+            v4 in any::<bool>(),
+        ) {
+            let client = if v4 {
+                IpAddr::from([octets[0], octets[1], octets[2], octets[3]])
+            } else {
+                IpAddr::from(octets)
+            };
+            let (snapshot, throttle) = (snapshot("[]"), Throttle::new(1));
+            let now = Time::from_unix_seconds(seconds);
+            for (path, key) in [("/open", None), ("/open/2026-11", None), ("/open/7/x", None), ("/ab", Some(KEYS[0])), ("/ab/c", Some(KEYS[1]))] {
+                let position = snapshot.find("x", path, &Method::GET).unwrap();
+                let (route, api) = snapshot.route_and_api(position).unwrap();
+                let mut headers = HeaderMap::new();
+                if let Some(key) = key {
+                    headers.insert("x-api-key", HeaderValue::from_static(key));
+                }
+                let caller = snapshot.authenticator().examine(route.api, &[], &headers, None, 0).unwrap();
+                let demands = snapshot.demands(route, api, &caller, Some(client));
+                prop_assert!(demands.len() >= 8);
+                for demand in demands {
+                    let subject = subject_name(demand.rule.scope(), &snapshot, (route, api), &caller, client);
+                    let name = throttle.describe(&demand, &subject, now).key;
+                    let found = find(&snapshot, &name).map_err(|error| TestCaseError::fail(format!("{name}: {}", error.0)))?;
+                    prop_assert_eq!(found.demand.subject, demand.subject, "{}", &name);
+                    prop_assert_eq!(found.demand.rule.key(), demand.rule.key(), "{}", &name);
+                    prop_assert_eq!(found.subject_name, &subject, "{}", &name);
+                }
+            }
+        }
+
+        #[test]
+        fn the_subject_of_a_token_is_found_again_whichever_issuer_it_is_of(subject in ".{0,30}", which in 0_usize..3) {
+            let issuers = [("corp", "https://a"), ("corp/eu", "https://b"), ("other", "https://c")];
+            let one = snapshot(&format!("[{}]", issuer("corp", "https://a")));
+            let hash = jwt::subject_hash("https://a", &subject);
+            let name = token_name(&one, &subject, hash);
+            prop_assert_eq!(&name, &subject, "one issuer need not be named");
+            prop_assert_eq!(token_of_name(&one, &name).unwrap(), subject_of_token("https://a", &subject));
+
+            let listed: Vec<String> = issuers.iter().map(|(name, iss)| issuer(name, iss)).collect();
+            let several = snapshot(&format!("[{}]", listed.join(", ")));
+            let (issuer_name, iss) = issuers[which];
+            let name = token_name(&several, &subject, jwt::subject_hash(iss, &subject));
+            prop_assert_eq!(&name, &format!("{issuer_name}/{subject}"));
+            // A subject "eu/x" of "corp" and a subject "x" of "corp/eu" are written alike.
+            prop_assume!(!(which == 0 && subject.starts_with("eu/")));
+            prop_assert_eq!(token_of_name(&several, &name).unwrap(), subject_of_token(iss, &subject));
+        }
+    }
+
+    #[test]
+    fn the_window_may_be_left_out_and_may_be_over() {
+        let snapshot = snapshot("[]");
+        let of = |name: &str| find(&snapshot, name).unwrap().demand.subject;
+        let subscription = of("plan/gold/per subscription/x/subscription/mobile@a@b");
+        for window in ["/2026-11-21T05:42Z", "/1970-01-01T00:00Z"] {
+            let name = format!("plan/gold/per subscription/x/subscription/mobile@a@b{window}");
+            assert_eq!(of(&name), subscription);
+        }
+        assert_eq!(of("plan/gold/per global/x/global"), Subject::none());
+        assert_eq!(of("plan/gold/per global/x/global/2026-11-21T05:42Z"), Subject::none());
+        let berlin = "plan/https://plans.example/gold/day/subscription/x@y/z@a@b";
+        assert_eq!(of(berlin), of(&format!("{berlin}/2026-11-21[Europe/Berlin]")));
+        assert_ne!(
+            of("api/open/per route/route/open/open/2026-11"),
+            of("api/open/per route/route/open/open")
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_what_was_perhaps_meant() {
+        let snapshot = snapshot("[]");
+        for (name, expected) in [
+            ("", "begins with plan/ or api/"),
+            ("plans/gold", "begins with plan/ or api/, not with \"plans\""),
+            ("plan/golf/minute", "there is no plan \"golf\"; did you mean \"gold\"?"),
+            ("api/opem/x", "there is no api \"opem\"; did you mean \"open\"?"),
+            ("plan/gold", "plan \"gold\" has no limit \"\""),
+            (
+                "api/open/per iq/ip/1.2.3.4",
+                "api \"open\" has no limit \"per iq\"; did you mean \"per ip\"?",
+            ),
+            (
+                "api/open/per ip/key/key:1",
+                "limit \"per ip\" of api \"open\" counts per ip; write api/open/per ip/ip/…",
+            ),
+            ("api/open/per ip/ip", "this limit counts per ip; say which one"),
+            ("api/open/per ip/ip/localhost", "\"localhost\" is not an IP address"),
+            ("api/open/per global/global/x", "one counter for all; leave \"x\" out"),
+            (
+                "api/open/per api/api/a@b",
+                "another API's, and never counts for \"a@b\"",
+            ),
+            (
+                "api/open/per route/route/open/opem",
+                "api \"open\" has no route \"/opem\"; did you mean \"/open\"?",
+            ),
+            (
+                "plan/gold/per application/x/application/mobil",
+                "there is no application \"mobil\"; did you mean \"mobile\"?",
+            ),
+            (
+                "plan/gold/per subscription/x/subscription/mobile@opem",
+                "there is no api \"opem\"; did you mean \"open\"?",
+            ),
+            (
+                "plan/gold/per subscription/x/subscription/mobile@open",
+                "\"mobile\" is not subscribed to api \"open\"",
+            ),
+            (
+                "plan/gold/per subscription/x/subscription/mobile",
+                "write it as application@api",
+            ),
+            (
+                "plan/gold/per key/x/key/key:key/2",
+                "there is no key \"key/2\"; did you mean \"key/1\"?",
+            ),
+            (
+                "plan/gold/per key/x/key/mobile",
+                "write key:ID, subject:NAME or an IP address",
+            ),
+            (
+                "plan/gold/per subject/x/subject/subject:alice",
+                "the revision has no issuer",
+            ),
+        ] {
+            let found = error(&snapshot, name);
+            assert!(found.contains(expected), "{name}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_subject_that_may_be_of_several_issuers_has_to_name_its_own() {
+        let listed = [issuer("corp", "https://a"), issuer("other", "https://b")].join(", ");
+        let snapshot = snapshot(&format!("[{listed}]"));
+        let found = error(&snapshot, "plan/gold/per subject/x/subject/subject:alice");
+        assert!(
+            found.contains("write subject:ISSUER/alice with one of \"corp\", \"other\""),
+            "{found}"
+        );
+    }
+}
