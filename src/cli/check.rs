@@ -72,7 +72,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
     if output == Output::Json {
         print_json(&mistakes);
     } else {
-        facts.iter().for_each(|fact| print_line(fact));
+        facts.iter().for_each(print_line);
         if mistakes.is_empty() {
             print_line(&"no mistakes");
         } else {

@@ -270,10 +270,10 @@ impl Books {
         (page.window == window && page.known).then_some(page.data)
     }
 
-    /// Whether the store has answered about a window; for a bucket, ever.
+    /// When the store last answered about a bucket; none if it never did, or if this is no bucket.
     #[must_use]
-    pub fn has_heard(&self, window: u32) -> bool {
-        self.heard(window).is_some() || self.earned_at != Alarm::OFF
+    pub fn bucket_heard_at(&self) -> Option<Time> {
+        self.earned_at.get()
     }
 
     /// What had been spent when it was last looked at: in which window, how much, and what was refused, as a running

@@ -10,6 +10,7 @@ use super::rule::period_word;
 use super::shared::Shared;
 use super::store_key;
 use super::terms::{Promise, Terms};
+use super::ticket::Quota;
 use super::window::Time;
 use super::zone::Zone;
 use super::{Counters, Demand, Rule, Throttle};
@@ -73,6 +74,8 @@ pub struct LeaseFacts {
     pub spent_here: Option<u32>,
     /// The store's counter when it was last heard in this window; none if it was not, or for a bucket.
     pub heard: Option<u32>,
+    /// When the store last answered about a bucket, by the store's clock.
+    pub bucket_heard_at: Option<Time>,
     /// What is asked for in a second, of late.
     pub pace_per_second: f64,
     /// What the requests cost that wait for the store.
@@ -161,10 +164,21 @@ impl Throttle {
             // Writing to a string does not fail.
             let _ = write!(key, "/{}", calendar.stamp(&calendar.window_of(now)));
         }
+        let sharing = match &self.counters {
+            Counters::Own(_) => None,
+            Counters::Shared(shared) => Some(sharing_facts(shared, demand, now)),
+        };
         // A cost of nothing shows how the counter stands; it is refused where a lowered limit is overspent.
-        let (remaining, reset) = match self.peek(demand, 0, now) {
-            Ok(state) => (state.remaining, state.reset),
-            Err(refusal) => (refusal.remaining, refusal.retry_at),
+        let (remaining, reset) = match (self.peek(demand, 0, now), &sharing) {
+            (Ok(state), Some(sharing)) if !shape.has_windows() => {
+                let remaining = left_in_bucket(rule.quota(), state.remaining, &sharing.lease, now);
+                (
+                    remaining,
+                    now.plus(rule.quota().time_to_gain(rule.quota().whole() - remaining)),
+                )
+            }
+            (Ok(state), _) => (state.remaining, state.reset),
+            (Err(refusal), _) => (refusal.remaining, refusal.retry_at),
         };
         Description {
             key,
@@ -173,10 +187,20 @@ impl Throttle {
             remaining,
             reset: here.plus(reset.since(now)),
             enforced: rule.enforced(),
-            sharing: match &self.counters {
-                Counters::Own(_) => None,
-                Counters::Shared(shared) => Some(sharing_facts(shared, demand, now)),
-            },
+            sharing,
+        }
+    }
+}
+
+/// What a shared bucket has left: what was heard, and what it has gained since. One that was never heard is full, but
+/// for what was spent on credit.
+fn left_in_bucket(quota: &Quota, heard: u32, lease: &LeaseFacts, now: Time) -> u32 {
+    let whole = quota.whole();
+    match lease.bucket_heard_at {
+        None => whole.saturating_sub(lease.debt),
+        Some(then) => {
+            let gained = u32::try_from(quota.gained_in(now.since(then))).unwrap_or(u32::MAX);
+            heard.saturating_add(gained).min(whole)
         }
     }
 }
@@ -230,6 +254,7 @@ impl LeaseFacts {
             debt: 0,
             spent_here: has_windows.then_some(0),
             heard: None,
+            bucket_heard_at: None,
             pace_per_second: 0.0,
             waiting: 0,
             order_under_way: false,
@@ -248,6 +273,7 @@ fn lease_facts(
     // requests spend meanwhile.
     let books = lease.books.lock();
     let (looked_in, looked_spent, looked_refused) = books.looked();
+    let (heard, bucket_heard_at) = (books.heard(window), books.bucket_heard_at());
     let suspect = match (books.data(window), data) {
         (Some(traded_with), Some(data)) => traded_with != data,
         _ => false,
@@ -288,7 +314,7 @@ fn lease_facts(
         LeaseState::Suspect
     } else if held > 0 {
         LeaseState::Leased
-    } else if books.has_heard(window) {
+    } else if heard.is_some() || bucket_heard_at.is_some() {
         LeaseState::Thin
     } else {
         LeaseState::Cold
@@ -298,7 +324,8 @@ fn lease_facts(
         held,
         debt,
         spent_here,
-        heard: books.heard(window),
+        heard,
+        bucket_heard_at,
         pace_per_second: pace,
         waiting: lease.waiting.load(Ordering::Relaxed),
         order_under_way: books.is_trading(),

@@ -503,6 +503,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_is_known_at_the_end_of_a_name_and_nothing_else_is() {
+        let now = Time::from_unix_seconds(1_795_239_727);
+        let zones = ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"].map(|name| Zone::named(name).unwrap());
+        for calendar in zones
+            .iter()
+            .flat_map(|zone| PERIODS.map(|period| Calendar::new(period, *zone)))
+        {
+            let stamp = calendar.stamp(&calendar.window_of(now));
+            assert_eq!(calendar.before_stamp(&stamp), Some(""), "{stamp}");
+            assert_eq!(calendar.before_stamp(&format!("a/b/{stamp}")), Some("a/b"));
+            assert_eq!(calendar.before_stamp(&format!("a/b/x{stamp}")), None);
+            assert_eq!(calendar.before_stamp(&format!("{stamp}/a")), None);
+            assert_eq!(calendar.before_stamp(""), None);
+        }
+        assert_eq!(Calendar::utc(Period::Month).before_stamp("a/2026-11-21"), None);
+        assert_eq!(Calendar::utc(Period::Day).before_stamp("a/2026-11-2x"), None);
+    }
+
+    #[test]
     fn times_out_of_range_are_held_at_the_edge() {
         assert_eq!(Time::from_unix_nanos(u64::MAX), Time::MAX);
         assert_eq!(Time::from(UNIX_EPOCH - Duration::from_secs(1)), Time(0));
