@@ -331,3 +331,176 @@ fn lease_facts(
         order_under_way: books.is_trading(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prometheus::Registry;
+
+    use super::super::exchange::{Answer, Exchange, Market, Order};
+    use super::super::shared::{Nodes, Settings};
+    use super::super::tests::{limit, rule};
+    use super::*;
+    use crate::revision::WindowKind;
+    use crate::telemetry::SharingMetrics;
+    use crate::throttle::Subject;
+
+    const MARKET: Market = Market {
+        instances: 2,
+        term: 250_000_000,
+        round_trip: 1_000_000,
+        data: 7,
+        dice: 0,
+    };
+
+    /// One node, whose health the story says.
+    struct OneNode(parking_lot::Mutex<Health>);
+
+    impl Nodes for OneNode {
+        fn health_of(&self, _: Slot) -> Health {
+            *self.0.lock()
+        }
+
+        fn name_of(&self, _: Slot) -> Option<String> {
+            Some("redis".to_owned())
+        }
+    }
+
+    /// A gateway, and a store that has issued so many tickets.
+    struct World {
+        node: Arc<OneNode>,
+        shared: Arc<Shared>,
+        throttle: Throttle,
+        exchange: Exchange,
+        issued: i64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let node = Arc::new(OneNode(parking_lot::Mutex::new(Health::Up)));
+            let settings = Settings {
+                instances: MARKET.instances,
+                max_wait: Duration::ZERO,
+                term: Duration::from_nanos(MARKET.term),
+                max_counters: 100,
+            };
+            let nodes = Arc::clone(&node) as Arc<dyn Nodes>;
+            let meters = SharingMetrics::new(&Registry::new()).unwrap();
+            let shared = Arc::new(Shared::new(settings, nodes, meters));
+            shared.note_data("redis", Some(MARKET.data));
+            Self {
+                node,
+                throttle: Throttle::shared(Arc::clone(&shared)),
+                shared,
+                exchange: Exchange::new(|_| ()),
+                issued: 0,
+            }
+        }
+
+        /// The store is asked what there is to ask; it answers with what it has issued.
+        fn trade(&mut self, now: Time) {
+            for lease in self.shared.inbox().take_now() {
+                self.exchange.wish(lease);
+            }
+            for _ in 0..3 {
+                for order in self.exchange.batch(now, MARKET) {
+                    self.answer(&order, now);
+                }
+            }
+        }
+
+        fn answer(&mut self, order: &Order, now: Time) {
+            use super::super::exchange::What;
+            self.issued += match order.what {
+                What::Take { charge, want, .. } => i64::from(charge) + i64::from(want),
+                What::Return { count } => -i64::from(count),
+                _ => 0,
+            };
+            let answer = Answer::Count {
+                value: self.issued,
+                previous: 0,
+            };
+            self.exchange.answered(order, answer, now, MARKET);
+        }
+    }
+
+    #[test]
+    fn a_lease_is_seen_in_each_of_its_states_and_looking_changes_none() {
+        let mut world = World::new();
+        let rule = rule(&limit("day", "400/d", WindowKind::Fixed));
+        let demand = Demand {
+            rule: &rule,
+            subject: Subject::of_pair("orders", "mobile"),
+        };
+        // 2026-11-21T05:42:00Z
+        let start = Time::from_unix_seconds(1_795_239_720);
+        let look = |world: &World, now| {
+            let first = world.throttle.describe(&demand, "", now);
+            assert_eq!(
+                first,
+                world.throttle.describe(&demand, "", now),
+                "looking changes nothing"
+            );
+            first
+        };
+        let lease = |world: &World, now| look(world, now).sharing.unwrap().lease;
+        let spend = |world: &World, now, count: u32| {
+            let admitted = (0..count).filter(|_| world.throttle.try_admit(&[demand], 1, now).is_ok());
+            u32::try_from(admitted.count()).unwrap()
+        };
+
+        assert_eq!(lease(&world, start).state, LeaseState::Cold);
+        assert_eq!((world.throttle.entries(), look(&world, start).remaining), (0, 400));
+
+        // 5 % of 400 for two gateways: ten each, on credit.
+        assert_eq!(spend(&world, start, 3), 3);
+        let cold = lease(&world, start);
+        assert_eq!(
+            (cold.state, cold.debt, cold.spent_here, cold.heard),
+            (LeaseState::Cold, 3, Some(3), None)
+        );
+        spend(&world, start, 5);
+        world.trade(start);
+        let paid = lease(&world, start);
+        assert_eq!((paid.debt, paid.spent_here), (0, Some(8)));
+        assert_eq!(paid.heard.map(i64::from), Some(world.issued));
+        assert_eq!(paid.held > 0, paid.state == LeaseState::Leased, "{paid:?}");
+        assert_eq!(look(&world, start).remaining, 392);
+
+        // What nobody spends goes back after a second, and does not count as spent here.
+        let later = start.plus(3_000_000_000);
+        world.trade(later);
+        let thin = lease(&world, later.plus(1));
+        assert_eq!(
+            (thin.state, thin.held, thin.spent_here),
+            (LeaseState::Thin, 0, Some(8)),
+            "{thin:?}"
+        );
+        assert_eq!(world.issued, 8);
+
+        world.shared.note_data("redis", Some(MARKET.data + 1));
+        assert_eq!(lease(&world, later).state, LeaseState::Suspect);
+        *world.node.0.lock() = Health::Down;
+        assert_eq!(lease(&world, later).state, LeaseState::Fallback);
+        *world.node.0.lock() = Health::Up;
+        world.shared.note_data("redis", Some(MARKET.data));
+
+        // Another gateway takes the rest.
+        world.issued = 400;
+        spend(&world, later, 10);
+        world.trade(later);
+        let spent = look(&world, later);
+        let held = spent.sharing.unwrap().lease;
+        assert_eq!(
+            (held.state, held.held, spent.remaining),
+            (LeaseState::Spent, 0, 0),
+            "{held:?}"
+        );
+        assert_eq!(
+            held.spent_here,
+            Some(18),
+            "what was on credit is charged beyond the limit"
+        );
+    }
+}
