@@ -33,7 +33,7 @@ pub use self::key::{NewKey, new_key};
 use self::credential::Credential;
 use self::jwt::{Obstacle, Presented, Verifier};
 use self::key::Shape;
-use self::keyring::Keyring;
+use self::keyring::{KeyRecord, Keyring};
 use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, Revision};
 
 /// Everything that decides who calls, compiled from one revision.
@@ -136,6 +136,17 @@ impl Authenticator {
     #[must_use]
     pub fn places(&self, api: usize) -> Option<&CredentialPlaces> {
         self.rules.get(api).map(|rule| &rule.places)
+    }
+
+    /// Every key of the revision, without the keys themselves. There may be a million: not for the request path.
+    #[must_use]
+    pub fn keys(&self) -> &[KeyRecord] {
+        self.keyring.records()
+    }
+
+    /// What the tokens of each issuer name as theirs (`iss`), in the order of the revision.
+    pub fn token_issuers(&self) -> impl Iterator<Item = &str> {
+        self.verifiers.iter().map(Verifier::issuer)
     }
 
     /// How many keys the revision holds.

@@ -8,6 +8,7 @@
 //! again on every retry, so nothing that must happen once per request happens there; `logging` runs once at the end,
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
+pub mod counter_name;
 pub mod drain;
 pub mod explain;
 pub mod forward;

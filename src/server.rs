@@ -1,10 +1,12 @@
 //! Assembly: listeners, the gateway, and every background task, in one list.
 
+pub mod admin;
 pub mod census;
 pub mod connection;
 pub mod drain;
 pub mod panics;
 pub mod sharing;
+pub mod side_http;
 pub mod sockets;
 pub mod status;
 
@@ -33,6 +35,7 @@ use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::Time;
 use crate::upstream::Rotations;
 use crate::upstream::resolve::Names;
+use admin::Admin;
 use census::Census;
 use connection::Connections;
 use drain::Signals;
@@ -62,6 +65,7 @@ pub struct Server {
     sockets: Sockets,
     status_listener: Option<TcpListener>,
     status_address: SocketAddr,
+    admin_listener: Option<TcpListener>,
     side: tokio::runtime::Runtime,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
@@ -117,6 +121,10 @@ impl Server {
         let status_address = status_listener
             .local_addr()
             .map_err(|error| machine("status")(&error))?;
+        let admin_listener = match &config.admin {
+            Some(admin) => Some(sockets::listen(admin.address).map_err(StartError::Socket)?),
+            None => None,
+        };
         let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
 
         // One thread for everything that is not a request, so that neither starves the other.
@@ -149,6 +157,7 @@ impl Server {
             sockets,
             status_listener: Some(status_listener),
             status_address,
+            admin_listener,
             side,
             metrics,
             access_log,
@@ -237,12 +246,30 @@ impl Server {
                 revisions: Arc::clone(&self.revisions),
                 key_sets: self.key_sets.clone(),
                 throttle: Arc::clone(&self.sharing.throttle),
+                redis: self.sharing.redis().cloned(),
                 metrics: Arc::clone(&self.metrics),
                 drain: self.drain.clone(),
             });
             self.side.spawn(async move {
                 if let Err(error) = status::serve(listener, status).await {
                     log::error!("status listener: {error}");
+                }
+            });
+        }
+
+        if let (Some(listener), Some(settings)) = (self.admin_listener.take(), &self.config.admin) {
+            match listener.local_addr() {
+                Ok(address) => log::info!("admin on {address}"),
+                Err(error) => log::error!("admin listener: {error}"),
+            }
+            let admin = Arc::new(Admin::new(
+                &settings.token,
+                Arc::clone(&self.revisions),
+                Arc::clone(&self.sharing.throttle),
+            ));
+            self.side.spawn(async move {
+                if let Err(error) = admin::serve(listener, admin).await {
+                    log::error!("admin listener: {error}");
                 }
             });
         }

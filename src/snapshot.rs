@@ -12,9 +12,9 @@ use http::{HeaderValue, Method};
 use prometheus::Histogram;
 use smallvec::SmallVec;
 
-use crate::auth::{Authenticator, Caller, KeySets, TokenCache, credential};
+use crate::auth::{Authenticator, Caller, KeySets, TokenCache, credential, jwt};
 use crate::document::{self, Mistakes, Severity};
-use crate::names::{ApiName, ApplicationName, PlanName};
+use crate::names::{ApiName, ApplicationName, IssuerName, PlanName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
 use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
 use crate::telemetry::Metrics;
@@ -35,6 +35,7 @@ pub struct Snapshot {
     apis: Vec<Api>,
     plans: Vec<Vec<Rule>>,
     plan_names: Vec<PlanName>,
+    issuer_names: Vec<IssuerName>,
     applications: Vec<Application>,
     upstreams: Vec<Upstream>,
     upstream_seconds: Vec<Histogram>,
@@ -87,12 +88,54 @@ pub struct Challenges {
 }
 
 /// An application, running.
-struct Application {
+pub struct Application {
     name: ApplicationName,
     header: HeaderValue,
     subject: Subject,
     /// One per API.
     subscriptions: Vec<Option<Subject>>,
+}
+
+impl Application {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &ApplicationName {
+        &self.name
+    }
+
+    /// What it is for limits per application.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// What it is for limits per subscription, if it is subscribed to the API with this index.
+    #[must_use]
+    pub fn subscription(&self, api: usize) -> Option<Subject> {
+        self.subscriptions.get(api).copied().flatten()
+    }
+}
+
+impl Route {
+    /// What it is for limits per route.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+}
+
+impl Api {
+    /// What it is for limits per API.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// Its own limits.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
 }
 
 /// What snapshots are compiled with: everything of the process that outlives them.
@@ -135,6 +178,7 @@ impl Compiler {
             apis: revision.apis.iter().map(|api| self.api(api, &plans)).collect(),
             plans,
             plan_names: revision.plans.iter().map(|plan| plan.name.clone()).collect(),
+            issuer_names: revision.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
             applications: revision
                 .applications
                 .iter()
@@ -373,6 +417,42 @@ impl Snapshot {
         Some((route, self.apis.get(route.api)?))
     }
 
+    /// Every route, in the order of the revision.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Every API, in the order of the revision.
+    #[must_use]
+    pub fn apis(&self) -> &[Api] {
+        &self.apis
+    }
+
+    /// Every plan with its limits, in the order of the revision.
+    pub fn plans(&self) -> impl Iterator<Item = (&PlanName, &[Rule])> {
+        self.plan_names.iter().zip(self.plans.iter().map(Vec::as_slice))
+    }
+
+    /// Every application, in the order of the revision.
+    #[must_use]
+    pub fn applications(&self) -> &[Application] {
+        &self.applications
+    }
+
+    /// Every issuer with what its tokens name as theirs (`iss`), in the order of the revision.
+    pub fn issuers(&self) -> impl Iterator<Item = (&IssuerName, &str)> {
+        self.issuer_names.iter().zip(self.authenticator.token_issuers())
+    }
+
+    /// What a key is for limits, by its public name. None if there is no such key. Walks all of them.
+    #[must_use]
+    pub fn key_subject(&self, id: &str) -> Option<Subject> {
+        let mut keys = self.authenticator.keys().iter();
+        let record = keys.find(|record| record.id.as_str() == id)?;
+        Some(key_subject(record.stable_hash))
+    }
+
     /// The upstream of an API.
     #[must_use]
     pub fn upstream_of(&self, api: &Api) -> Option<&Upstream> {
@@ -441,8 +521,8 @@ impl Snapshot {
     /// What shares a counter with this request. A caller who lacks what a scope names is counted by the next thing he
     /// is known by, never not at all.
     fn subject(&self, scope: Scope, route: &Route, api: &Api, caller: &Caller, client: Option<IpAddr>) -> Subject {
-        let key = || caller.key_hash().map(|hash| Subject::of_number(b'k', hash));
-        let token = || caller.subject_hash().map(|hash| Subject::of_number(b's', hash));
+        let key = || caller.key_hash().map(key_subject);
+        let token = || caller.subject_hash().map(token_subject);
         let address = || client.map_or_else(Subject::none, Subject::of_ip);
         let application = || caller.application().and_then(|index| self.applications.get(index));
         let anyhow = || key().or_else(token).unwrap_or_else(address);
@@ -459,6 +539,22 @@ impl Snapshot {
             Scope::Ip => address(),
         }
     }
+}
+
+/// What a key is for limits.
+fn key_subject(hash: u64) -> Subject {
+    Subject::of_number(b'k', hash)
+}
+
+/// What the subject of a token is for limits.
+fn token_subject(hash: u64) -> Subject {
+    Subject::of_number(b's', hash)
+}
+
+/// What a subject of tokens with this `iss` is for limits.
+#[must_use]
+pub fn subject_of_token(issuer: &str, subject: &str) -> Subject {
+    token_subject(jwt::subject_hash(issuer, subject))
 }
 
 impl Challenges {

@@ -193,6 +193,15 @@ impl Throttle {
         }
     }
 
+    /// The counters that are shared; none if this process counts alone.
+    #[must_use]
+    pub fn sharing(&self) -> Option<&Shared> {
+        match &self.counters {
+            Counters::Own(_) => None,
+            Counters::Shared(shared) => Some(shared),
+        }
+    }
+
     /// How many counters there are.
     #[must_use]
     pub fn entries(&self) -> usize {
@@ -337,7 +346,7 @@ impl Throttle {
                 let quota = demand.rule.quota();
                 let look = |counter: &Plain| ticket::peek(&counter.word, quota, quota.whole(), cost, now);
                 table
-                    .find(demand.counter(), look)
+                    .look(demand.counter(), look)
                     .unwrap_or_else(|| look(&Plain::new(quota.shape())))
             }
             Counters::Shared(shared) => shared.peek(demand, cost, now),

@@ -120,6 +120,12 @@ impl Keyring {
         self.applications.get(name).copied()
     }
 
+    /// Every key, in no order that means anything.
+    #[must_use]
+    pub fn records(&self) -> &[KeyRecord] {
+        &self.records
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {

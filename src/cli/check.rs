@@ -1,6 +1,7 @@
 //! `tollgate check`
 
 mod connect;
+mod strict;
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ pub struct Args {
     /// Revision file; the one that the bootstrap file names when absent.
     #[arg(long)]
     revision: Option<PathBuf>,
-    /// Also try what the revision refers to: endpoints of upstreams, key sets of issuers.
+    /// Also try what the files refer to: Redis, endpoints of upstreams, key sets of issuers.
     #[arg(long)]
     connect: bool,
 }
@@ -26,15 +27,27 @@ pub struct Args {
 pub fn run(args: &Args, output: Output) -> u8 {
     let environment = Environment::of_process();
     let mut mistakes: Vec<Mistake> = Vec::new();
-    let named = match config::load(&args.config, &environment, None) {
+    let mut facts: Vec<String> = Vec::new();
+    let config = match config::load(&args.config, &environment, None) {
         Ok(loaded) => {
             mistakes.extend(loaded.warnings.iter().cloned());
-            Some(loaded.config.revision.file)
+            Some(loaded.config)
         }
         Err(found) => {
             mistakes.extend(found.iter().cloned());
-            config::revision_file(&args.config, &environment)
+            None
         }
+    };
+    if args.connect
+        && let Some(config) = &config
+    {
+        let (found, wrong) = connect::redis(config, &args.config);
+        facts.extend(found);
+        mistakes.extend(wrong);
+    }
+    let named = match &config {
+        Some(config) => Some(config.revision.file.clone()),
+        None => config::revision_file(&args.config, &environment),
     };
     let file = args.revision.clone().or(named);
     if let Some(file) = file {
@@ -45,6 +58,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
         match checked {
             Ok(loaded) => {
                 mistakes.extend(loaded.warnings.iter().cloned());
+                mistakes.extend(config.iter().flat_map(|config| strict::findings(config, &loaded)));
                 if args.connect {
                     mistakes.extend(connect::findings(&loaded));
                 }
@@ -57,10 +71,13 @@ pub fn run(args: &Args, output: Output) -> u8 {
     let code = if mistakes.refuse() { REFUSED } else { DONE };
     if output == Output::Json {
         print_json(&mistakes);
-    } else if mistakes.is_empty() {
-        print_line(&"no mistakes");
     } else {
-        print_line(&mistakes);
+        facts.iter().for_each(print_line);
+        if mistakes.is_empty() {
+            print_line(&"no mistakes");
+        } else {
+            print_line(&mistakes);
+        }
     }
     code
 }

@@ -11,11 +11,12 @@ use super::{DONE, FAILED, Output, REFUSED, USAGE, print_json, print_line};
 use crate::auth::{KeySets, TokenCache};
 use crate::config;
 use crate::document::Environment;
+use crate::gateway::explain::counter::SharedFacts;
 use crate::gateway::explain::{Explanation, Question, explain};
 use crate::revision;
 use crate::snapshot::Compiler;
 use crate::telemetry::Metrics;
-use crate::throttle::{Throttle, Time};
+use crate::throttle::Time;
 use crate::upstream::Rotations;
 use crate::upstream::resolve::Names;
 
@@ -75,7 +76,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         .map_err(|mistakes| (REFUSED, mistakes.to_string()))?
         .config;
     let file = args.revision.as_ref().unwrap_or(&config.revision.file);
-    let metrics = Metrics::new().map_err(|error| (FAILED, error.to_string()))?;
+    let metrics = Arc::new(Metrics::new().map_err(|error| (FAILED, error.to_string()))?);
     let compiler = Compiler {
         environment_type: config.gateway.environment_type,
         key_sets: KeySets::offline(),
@@ -83,7 +84,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         names: Names::Leave,
         sharing: crate::server::sharing::defaults(&config),
         rotations: Arc::new(Rotations::default()),
-        metrics: Arc::new(metrics),
+        metrics: Arc::clone(&metrics),
     };
     let (snapshot, _) = revision::load(file, &environment)
         .and_then(|loaded| compiler.compile(loaded))
@@ -98,7 +99,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     };
     Ok(explain(
         &snapshot,
-        &Throttle::new(1024),
+        &crate::server::sharing::unconnected(&config, &metrics),
         &question,
         Time::from(SystemTime::now()),
     ))
@@ -155,6 +156,18 @@ fn print(explanation: &Explanation) {
                 limit.name, limit.rate, limit.per, limit.counter
             ),
         );
+        for sentence in limit.sharing.iter().flat_map(SharedFacts::sentences) {
+            row("", &sentence);
+        }
+    }
+    match explanation.limits.first() {
+        None => {}
+        Some(limit) if limit.shared => row(
+            "",
+            "explain counts and calls nothing, so it cannot say what is left in Redis; GET /admin/throttle/COUNTER of a \
+             gateway can",
+        ),
+        Some(_) => row("", "counted in this process alone"),
     }
     if let Some(upstream) = &explanation.upstream {
         row("upstream", &format!("{} gets {}", upstream.name, upstream.target));

@@ -1,16 +1,20 @@
 //! What would happen to a request, and why, told without counting, calling or waiting.
 //!
-//! The same stages as in [`super::Gateway::admit`], in the same order, asked instead of told.
+//! The same stages as in [`super::Gateway::admit`], in the same order, asked instead of told. [`counter`] shows one
+//! counter alone.
+
+pub mod counter;
 
 use std::net::IpAddr;
 
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
+use self::counter::SharedFacts;
+use super::counter_name::subject_name;
 use super::refusal::Refusal;
 use super::{denied, missed, upstream_target};
 use crate::auth::Caller;
-use crate::revision::Scope;
 use crate::route::path::normalise;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::throttle::{Throttle, Time};
@@ -102,10 +106,17 @@ pub struct LimitFacts {
     pub per: &'static str,
     /// Whether it refuses (`enforce`) or only counts (`shadow`).
     pub mode: &'static str,
-    /// What is left for this caller in this process.
-    pub remaining: u32,
+    /// What is left for this caller, as far as this process knows; absent if it would have to ask for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<u32>,
     /// Seconds until there is more.
-    pub reset_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_seconds: Option<u64>,
+    /// Whether gateways share the counter; else this process counts alone.
+    pub shared: bool,
+    /// How they do.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<SharedFacts>,
 }
 
 /// Where the request would go.
@@ -229,42 +240,27 @@ fn limits(
         if description.enforced && description.remaining == 0 {
             exhausted = exhausted.or_else(|| Some(demand.rule.name().to_string()));
         }
+        let sharing = description.sharing.as_ref();
+        // A process that shares counters and reaches no store knows nothing of what is left.
+        let known = sharing.is_none_or(|sharing| sharing.node.is_some());
         explanation.limits.push(LimitFacts {
             name: demand.rule.name().to_string(),
-            counter: description.key,
             rate: description.rate.to_string(),
             per: scope.as_str(),
-            mode: if description.enforced { "enforce" } else { "shadow" },
-            remaining: description.remaining,
-            reset_seconds: now.seconds_until(description.reset),
+            mode: mode(description.enforced),
+            remaining: known.then_some(description.remaining),
+            reset_seconds: known.then(|| now.seconds_until(description.reset)),
+            shared: sharing.is_some(),
+            sharing: sharing.map(|sharing| SharedFacts::of(sharing, description.rate)),
+            counter: description.key,
         });
     }
     exhausted
 }
 
-/// The subject of a counter in words. Who lacks what a scope names is counted by the next thing he is known by, as in
-/// [`Snapshot::demands`].
-fn subject_name(
-    scope: Scope,
-    snapshot: &Snapshot,
-    (route, api): (&Route, &Api),
-    caller: &Caller,
-    client: IpAddr,
-) -> String {
-    let application = snapshot.application_of(caller).map(|(name, _)| name.to_string());
-    let key = || caller.key_id().map(|id| format!("key:{id}"));
-    let token = || caller.subject().map(|subject| format!("subject:{subject}"));
-    let anyhow = || key().or_else(token).unwrap_or_else(|| client.to_string());
-    match scope {
-        Scope::Global => String::new(),
-        Scope::Api => api.name.to_string(),
-        Scope::Route => format!("{}{}", api.name, route.pattern),
-        Scope::Application => application.unwrap_or_else(anyhow),
-        Scope::Subscription => application.map_or_else(anyhow, |application| format!("{application}@{}", api.name)),
-        Scope::Key => anyhow(),
-        Scope::Subject => token().or_else(key).unwrap_or_else(|| client.to_string()),
-        Scope::Ip => client.to_string(),
-    }
+/// Whether a limit refuses, in a word.
+fn mode(enforced: bool) -> &'static str {
+    if enforced { "enforce" } else { "shadow" }
 }
 
 fn upstream_facts(snapshot: &Snapshot, api: &Api, question: &Question<'_>, path: &str) -> Option<UpstreamFacts> {

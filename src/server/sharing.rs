@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::redis::{Redis, ServerUrl, Settings, SettingsError};
 use crate::telemetry::Metrics;
 use crate::throttle::courier::Courier;
+use crate::throttle::shared::Nowhere;
 use crate::throttle::{Defaults, Shared, Throttle, shared};
 
 /// How long a start waits for the first answer of Redis: then the first requests find the window clock set, and do not
@@ -47,12 +48,7 @@ impl Sharing {
         let redis = Redis::new(&settings, metrics.store())?;
         redis.start(runtime);
         let shared = Arc::new(Shared::new(
-            shared::Settings {
-                instances: config.throttle.instances,
-                max_wait: config.throttle.max_wait,
-                term: config.throttle.lease,
-                max_counters,
-            },
+            shared_settings(config, max_counters),
             Arc::new(redis.clone()),
             metrics.sharing(),
         ));
@@ -68,6 +64,12 @@ impl Sharing {
         })
     }
 
+    /// Redis, if counters are shared through one.
+    #[must_use]
+    pub fn redis(&self) -> Option<&Redis> {
+        self.redis.as_ref()
+    }
+
     /// Gives back every ticket and charges every debt. For when no request is served any more.
     pub fn settle(self, runtime: &Handle) {
         if let Some(courier) = self.courier
@@ -76,6 +78,30 @@ impl Sharing {
             log::warn!("not every ticket went back to Redis: some limits are tighter until their windows end");
         }
         drop(self.redis);
+    }
+}
+
+/// A stage with the limits' own terms and without counters or Redis: to look at what a gateway would do.
+#[must_use]
+pub fn unconnected(config: &Config, metrics: &Metrics) -> Throttle {
+    /// Nothing is counted, so nothing is kept.
+    const ROOM: usize = 64;
+    match config.redis {
+        None => Throttle::new(ROOM),
+        Some(_) => Throttle::shared(Arc::new(Shared::new(
+            shared_settings(config, ROOM),
+            Arc::new(Nowhere),
+            metrics.sharing(),
+        ))),
+    }
+}
+
+fn shared_settings(config: &Config, max_counters: usize) -> shared::Settings {
+    shared::Settings {
+        instances: config.throttle.instances,
+        max_wait: config.throttle.max_wait,
+        term: config.throttle.lease,
+        max_counters,
     }
 }
 

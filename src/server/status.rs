@@ -15,6 +15,9 @@ use crate::auth::{KeySetStatus, KeySets};
 use crate::clock::unix_ms;
 use crate::config;
 use crate::gateway::drain::Drain;
+use crate::gateway::explain::counter::health;
+use crate::redis::{self, Redis};
+use crate::server::side_http;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
 use crate::throttle::Throttle;
@@ -29,6 +32,8 @@ pub struct Status {
     pub key_sets: KeySets,
     /// Counters.
     pub throttle: Arc<Throttle>,
+    /// Where they are shared, if they are.
+    pub redis: Option<Redis>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Whether it is leaving.
@@ -51,6 +56,18 @@ struct Ready {
     revision: sync::Status,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     key_sets: Vec<KeySet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    redis: Vec<Node>,
+}
+
+/// A server that holds shared counters. Never a reason for 503 either: a gateway that does not reach it goes on by its
+/// share of each limit.
+#[derive(Serialize)]
+struct Node {
+    node: String,
+    health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
 }
 
 /// An issuer's keys. Never a reason for 503: an issuer that is away must not take every gateway out of rotation.
@@ -69,9 +86,7 @@ struct KeySet {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, status: Arc<Status>) -> std::io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router(status)).await
+    side_http::serve(listener, router(status)).await
 }
 
 fn router(status: Arc<Status>) -> Router {
@@ -116,6 +131,7 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
         why_not,
         revision,
         key_sets: status.key_sets.status().into_iter().map(KeySet::from).collect(),
+        redis: status.redis.iter().flat_map(Redis::nodes).map(Node::from).collect(),
     };
     (code, Json(body)).into_response()
 }
@@ -131,6 +147,16 @@ impl From<KeySetStatus> for KeySet {
     }
 }
 
+impl From<Arc<redis::Node>> for Node {
+    fn from(node: Arc<redis::Node>) -> Self {
+        Self {
+            node: node.name().to_owned(),
+            health: health(node.health()),
+            last_error: node.trouble(),
+        }
+    }
+}
+
 async fn render(State(status): State<Arc<Status>>) -> Response {
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     status.metrics.throttle_counters.set(gauge(status.throttle.entries()));
@@ -138,6 +164,12 @@ async fn render(State(status): State<Arc<Status>>) -> Response {
         .metrics
         .throttle_evictions
         .set(i64::try_from(status.throttle.evictions()).unwrap_or(i64::MAX));
+    if let Some(shared) = status.throttle.sharing() {
+        let meters = shared.meters();
+        meters.instances.set(i64::from(shared.instances()));
+        // Of the nanoseconds of a day, a float keeps hundredths.
+        meters.clock_offset.set(shared.clock().offset() as f64 / 1e9);
+    }
     let sets = status.key_sets.status();
     status.metrics.set_key_sets(
         sets.iter()

@@ -84,6 +84,12 @@ pub struct SharingMetrics {
     pub healed: IntCounter,
     /// Orders that the store answered with an error.
     pub errors: IntCounter,
+    /// Counters that the store is to be asked about, label `node`.
+    pub backlog: IntGaugeVec,
+    /// How many gateways share the counters at most; 0 while this process counts alone.
+    pub instances: IntGauge,
+    /// How far this host's clock is behind the store's, in seconds.
+    pub clock_offset: Gauge,
 }
 
 /// What is shown of the servers that hold the shared counters.
@@ -428,6 +434,30 @@ impl SharingMetrics {
                 IntCounter::new(
                     "tollgate_throttle_store_errors_total",
                     "Orders that the store answered with an error",
+                )?,
+            )?,
+            backlog: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "tollgate_throttle_backlog",
+                        "Counters that a server of the store is to be asked about",
+                    ),
+                    &["node"],
+                )?,
+            )?,
+            instances: register(
+                registry,
+                IntGauge::new(
+                    "tollgate_throttle_instances",
+                    "How many gateways share the counters at most; 0 while this process counts alone",
+                )?,
+            )?,
+            clock_offset: register(
+                registry,
+                Gauge::new(
+                    "tollgate_throttle_clock_offset_seconds",
+                    "How far this host's clock is behind that of the store",
                 )?,
             )?,
         })

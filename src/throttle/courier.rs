@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use prometheus::IntGauge;
 use redis::{Cmd, Pipeline, Script, ServerError, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -181,6 +182,9 @@ struct Trade {
     erring: bool,
     /// After a failure nothing is sent for a moment: a node that is being connected to says so at once, again and again.
     quiet_until: Option<Instant>,
+    /// Which data operators were told that the node has.
+    told: Option<u32>,
+    backlog: IntGauge,
 }
 
 /// A script, and whether the node was sent its text.
@@ -221,6 +225,7 @@ struct Sent {
 impl Trade {
     fn new(node: Arc<Node>, shared: Arc<Shared>, redis: Redis) -> Self {
         let overshoot = shared.meters().overshoot.clone();
+        let backlog = shared.meters().backlog.with_label_values(&[node.name()]);
         Self {
             node,
             shared,
@@ -234,6 +239,8 @@ impl Trade {
             negative: Vec::new(),
             erring: false,
             quiet_until: None,
+            told: None,
+            backlog,
         }
     }
 
@@ -245,6 +252,7 @@ impl Trade {
             let room = under_way.is_empty() || (under_way.len() < 2 && self.exchange.backlog() >= BATCH);
             let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
             let up = self.node.health() != Health::Down && !quiet;
+            self.tell();
             let open = room && up;
             if open {
                 let orders = self.exchange.batch(self.now(), self.market());
@@ -301,15 +309,31 @@ impl Trade {
     }
 
     fn market(&self) -> Market {
-        let data = self.node.data_identity();
         let settings = self.shared.settings();
         Market {
             instances: self.shared.instances(),
             term: nanos(settings.term),
             round_trip: nanos(self.node.round_trip()),
-            data: (data ^ data >> 32) as u32,
+            data: self.data(),
             dice: rand::random(),
         }
+    }
+
+    /// Which data the node has, as far as the node knows.
+    fn data(&self) -> u32 {
+        let identity = self.node.data_identity();
+        (identity ^ identity >> 32) as u32
+    }
+
+    /// Tells operators how the trade goes.
+    fn tell(&mut self) {
+        let data = self.exchange.data(self.data());
+        if self.told != Some(data) {
+            self.told = Some(data);
+            self.shared.note_data(self.node.name(), Some(data));
+        }
+        self.backlog
+            .set(i64::try_from(self.exchange.backlog()).unwrap_or(i64::MAX));
     }
 
     /// Orders for slots that this node does not keep any more go back to the dispatcher.
@@ -577,6 +601,8 @@ impl Trade {
 impl Drop for Trade {
     /// The node is gone: whoever keeps its slots now gets what it had on the list.
     fn drop(&mut self) {
+        self.shared.note_data(self.node.name(), None);
+        self.backlog.set(0);
         for lease in self.exchange.take_all() {
             self.shared.inbox().put_back(lease);
         }

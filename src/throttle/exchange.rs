@@ -256,6 +256,52 @@ impl Books {
         self.under_way != Alarm::OFF
     }
 
+    /// What the store has on account of this gateway in a window: granted and charged, less what was handed back.
+    #[must_use]
+    pub fn own(&self, window: u32) -> u32 {
+        let page = self.pages.get(window as usize & 1);
+        page.filter(|page| page.window == window).map_or(0, |page| page.own)
+    }
+
+    /// Which data the store had when a window was traded; none if it has not answered about it.
+    #[must_use]
+    pub fn data(&self, window: u32) -> Option<u32> {
+        let page = self.pages.get(window as usize & 1)?;
+        (page.window == window && page.known).then_some(page.data)
+    }
+
+    /// When the store last answered about a bucket; none if it never did, or if this is no bucket.
+    #[must_use]
+    pub fn bucket_heard_at(&self) -> Option<Time> {
+        self.earned_at.get()
+    }
+
+    /// What had been spent when it was last looked at: in which window, how much, and what was refused, as a running
+    /// sum. For a bucket: 0, what was asked for as a running sum, 0.
+    #[must_use]
+    pub fn looked(&self) -> (u32, u32, u32) {
+        self.looked
+    }
+
+    /// What is spent in a second, if so much was spent since it was last looked at.
+    #[must_use]
+    pub fn pace_per_second(&self, spent: u32, now: Time, term: u64) -> f64 {
+        let market = Market {
+            instances: 1,
+            term,
+            round_trip: 0,
+            data: 0,
+            dice: 0,
+        };
+        let mut copy = Self {
+            pace: self.pace,
+            looked_at: self.looked_at,
+            ..Self::new(Arc::clone(&self.terms))
+        };
+        copy.keep_pace(spent, now, &market);
+        f64::from(copy.pace) * SECOND as f64 / term.max(MILLISECOND) as f64
+    }
+
     fn page(&mut self, window: u32) -> &mut Page {
         let [even, odd] = &mut self.pages;
         let page = if window.is_multiple_of(2) { even } else { odd };
@@ -441,6 +487,12 @@ impl Exchange {
     /// Everything that is on the list.
     pub fn take_all(&mut self) -> Vec<Arc<Lease>> {
         self.listed.drain(..).collect()
+    }
+
+    /// Which data the node has, given what the node itself says: another number is other data.
+    #[must_use]
+    pub fn data(&self, of_node: u32) -> u32 {
+        of_node.wrapping_add(self.losses)
     }
 
     fn suspecting(&self, market: Market) -> Market {

@@ -179,7 +179,7 @@ fn window_word(window: WindowKind) -> &'static str {
     }
 }
 
-fn period_word(period: Period) -> &'static str {
+pub(super) fn period_word(period: Period) -> &'static str {
     match period {
         Period::Second => "second",
         Period::Minute => "minute",

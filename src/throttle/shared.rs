@@ -1,5 +1,6 @@
 //! The counters that this process shares with others: its leases, and the way they go to the exchange.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,11 +21,31 @@ use crate::telemetry::SharingMetrics;
 pub trait Nodes: Send + Sync {
     /// How the node is that keeps this slot. Called where nothing is held any more; may not block.
     fn health_of(&self, slot: Slot) -> Health;
+
+    /// What that node is called; none if there is no such node, or if nobody is asked at all.
+    fn name_of(&self, slot: Slot) -> Option<String> {
+        let _ = slot;
+        None
+    }
+}
+
+/// No nodes: for a look at limits that are shared, without the store that shares them.
+#[derive(Debug, Clone, Copy)]
+pub struct Nowhere;
+
+impl Nodes for Nowhere {
+    fn health_of(&self, _: Slot) -> Health {
+        Health::Down
+    }
 }
 
 impl Nodes for crate::redis::Redis {
     fn health_of(&self, slot: Slot) -> Health {
         Self::health_of(self, slot)
+    }
+
+    fn name_of(&self, slot: Slot) -> Option<String> {
+        self.node_of(slot).map(|node| node.name().to_owned())
     }
 }
 
@@ -50,6 +71,8 @@ pub struct Shared {
     inbox: Inbox,
     clock: Clock,
     meters: SharingMetrics,
+    /// Which data each node has, by its name, as those know it who trade with it.
+    data: Mutex<HashMap<String, u32>>,
 }
 
 /// Why a request was not counted.
@@ -125,6 +148,7 @@ impl Shared {
             inbox: Inbox::default(),
             clock: Clock::default(),
             meters,
+            data: Mutex::default(),
         }
     }
 
@@ -170,7 +194,7 @@ impl Shared {
         let terms = demand.rule.terms();
         let look = |lease: &Arc<Lease>| lease.peek(&terms.quota, cost, now);
         self.table
-            .find(demand.counter(), look)
+            .look(demand.counter(), look)
             .unwrap_or_else(|| look(&Arc::new(Lease::new(demand.subject, terms, false))))
     }
 
@@ -193,7 +217,7 @@ impl Shared {
     /// The lease of a demand, if there is one.
     #[must_use]
     pub fn find(&self, demand: &Demand<'_>) -> Option<Arc<Lease>> {
-        self.table.find(demand.counter(), Arc::clone)
+        self.table.look(demand.counter(), Arc::clone)
     }
 
     /// Removes finished leases, a part of the table at a time.
@@ -256,6 +280,28 @@ impl Shared {
     #[must_use]
     pub fn health_of(&self, slot: Slot) -> Health {
         self.nodes.health_of(slot)
+    }
+
+    /// What the node is called that keeps a slot; none if there is none.
+    #[must_use]
+    pub fn name_of(&self, slot: Slot) -> Option<String> {
+        self.nodes.name_of(slot)
+    }
+
+    /// A node has this data from now on: counters that were traded with other data are suspect. None when nobody trades
+    /// with it any more.
+    pub fn note_data(&self, node: &str, data: Option<u32>) {
+        let mut known = self.data.lock();
+        match data {
+            Some(data) => known.insert(node.to_owned(), data),
+            None => known.remove(node),
+        };
+    }
+
+    /// Which data a node has; none while nobody trades with it.
+    #[must_use]
+    pub fn data_of(&self, node: &str) -> Option<u32> {
+        self.data.lock().get(node).copied()
     }
 
     #[cold]

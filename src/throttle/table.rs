@@ -148,6 +148,12 @@ impl<C: Counter> Table<C> {
         Some(operation(&slot.counter))
     }
 
+    /// Shows the counter with this identity, if there is one. It does not count as used by that.
+    pub fn look<T>(&self, identity: Identity, look: impl Fn(&C) -> T) -> Option<T> {
+        let shard = self.shard(identity).0.read();
+        shard.find(identity).map(|slot| look(&slot.counter))
+    }
+
     /// Removes the counter with this identity.
     pub fn remove(&self, identity: Identity) -> Option<C> {
         let mut shard = self.shard(identity).0.write();

@@ -1,8 +1,9 @@
 //! What governs a shared counter, and the bound that follows from it.
 
+use super::lease::tokens::LIFE;
 use crate::revision::{Sharing, WithoutStore};
 use crate::throttle::ticket::Quota;
-use crate::units::Ratio;
+use crate::units::{Rate, Ratio};
 
 /// The most that a shared counter counts up to. A greater limit counts as this one.
 pub const SHARED_MOST: u32 = u32::MAX >> 1;
@@ -45,6 +46,43 @@ pub struct Terms {
     pub on_store_down: WithoutStore,
     /// What happens to a request that has waited for the store as long as it may.
     pub on_timeout: WithoutStore,
+}
+
+/// What gateways that share a counter promise: so much at most, as long as the store answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promise {
+    /// What may be spent in a window, or the size of the bucket.
+    pub limit: u32,
+    /// How many gateways share the counter at most.
+    pub instances: u32,
+    /// What was allowed, as a part of the limit.
+    pub max_overrun: Ratio,
+    /// What each gateway may spend before it has asked.
+    pub credit: u32,
+    /// The most that all of them admit together: in a window; of a bucket at once, without what it gains later.
+    pub most: u64,
+    /// Whether the limit is a bucket.
+    pub bucket: bool,
+}
+
+impl Promise {
+    /// How the most comes about: for people. `rate` is the limit's own.
+    #[must_use]
+    pub fn formula(&self, rate: Rate) -> String {
+        let Self {
+            limit,
+            instances,
+            credit,
+            most,
+            ..
+        } = self;
+        if self.bucket {
+            let life = LIFE as f64 / 1e9;
+            format!("in any time t: {limit} + {rate} × (t + {life} s) + {instances} × {credit}; at once: {most}")
+        } else {
+            format!("in a window: {limit} + {instances} × {credit} = {most}")
+        }
+    }
 }
 
 impl Terms {
@@ -90,6 +128,20 @@ impl Terms {
     #[must_use]
     pub fn bound(&self, instances: u32) -> u64 {
         u64::from(self.limit()) + u64::from(instances) * u64::from(self.credit(instances))
+    }
+
+    /// The bound in numbers.
+    #[must_use]
+    pub fn promise(&self, instances: u32) -> Promise {
+        let bucket = !self.quota.shape().has_windows();
+        Promise {
+            limit: self.limit(),
+            instances,
+            max_overrun: self.max_overrun,
+            credit: self.credit(instances),
+            most: self.bound(instances) + if bucket { self.quota.gained_in(LIFE) } else { 0 },
+            bucket,
+        }
     }
 
     /// After how long a debt is charged that nobody is in a hurry about: a sixtieth of the window, 1 to 30 seconds.

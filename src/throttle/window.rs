@@ -232,6 +232,36 @@ impl Calendar {
         }
         stamp
     }
+
+    /// The text before a window's [`stamp`](Self::stamp) and the slash before that: what is left of a counter's name
+    /// without its window. None if there is no stamp at its end, which need not be of a window that has been.
+    #[must_use]
+    pub fn before_stamp(self, text: &str) -> Option<&str> {
+        // The name of a zone has slashes too.
+        let dated = if self.zone == Zone::UTC {
+            text
+        } else {
+            text.strip_suffix(']')?
+                .strip_suffix(self.zone.name())?
+                .strip_suffix('[')?
+        };
+        let (before, stamp) = dated.rsplit_once('/').unwrap_or(("", dated));
+        let form = match self.period {
+            Period::Second => "0000-00-00T00:00:00Z",
+            Period::Minute => "0000-00-00T00:00Z",
+            Period::Hour => "0000-00-00T00Z",
+            Period::Day | Period::Week => "0000-00-00",
+            Period::Month => "0000-00",
+        };
+        let fits = |(form, byte): (u8, u8)| {
+            if form == b'0' {
+                byte.is_ascii_digit()
+            } else {
+                byte == form
+            }
+        };
+        (stamp.len() == form.len() && form.bytes().zip(stamp.bytes()).all(fits)).then_some(before)
+    }
 }
 
 /// How far behind a counter a caller's time may lie before it is taken for a clock that was set back: an eighth of
@@ -470,6 +500,25 @@ mod tests {
                 "2026-11"
             ]
         );
+    }
+
+    #[test]
+    fn a_stamp_is_known_at_the_end_of_a_name_and_nothing_else_is() {
+        let now = Time::from_unix_seconds(1_795_239_727);
+        let zones = ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"].map(|name| Zone::named(name).unwrap());
+        for calendar in zones
+            .iter()
+            .flat_map(|zone| PERIODS.map(|period| Calendar::new(period, *zone)))
+        {
+            let stamp = calendar.stamp(&calendar.window_of(now));
+            assert_eq!(calendar.before_stamp(&stamp), Some(""), "{stamp}");
+            assert_eq!(calendar.before_stamp(&format!("a/b/{stamp}")), Some("a/b"));
+            assert_eq!(calendar.before_stamp(&format!("a/b/x{stamp}")), None);
+            assert_eq!(calendar.before_stamp(&format!("{stamp}/a")), None);
+            assert_eq!(calendar.before_stamp(""), None);
+        }
+        assert_eq!(Calendar::utc(Period::Month).before_stamp("a/2026-11-21"), None);
+        assert_eq!(Calendar::utc(Period::Day).before_stamp("a/2026-11-2x"), None);
     }
 
     #[test]

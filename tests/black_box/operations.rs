@@ -1,6 +1,7 @@
 //! What operators do with it, and what they see.
 
 mod access_log;
+mod admin;
 mod demo;
 mod leaving;
 mod status;

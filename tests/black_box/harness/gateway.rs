@@ -240,6 +240,17 @@ impl Gateway {
         Client::of(self.status_address)
     }
 
+    /// A client of its admin listener, which its configuration has to ask for.
+    #[track_caller]
+    pub fn admin(&self) -> Client {
+        let address = eventually("the gateway says where its admin listener is", || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains("] admin on "))?;
+            line.rsplit(' ').next()?.parse::<SocketAddr>().ok()
+        });
+        Client::of(address)
+    }
+
     /// What `/status/ready` says.
     #[track_caller]
     pub fn ready(&self) -> Value {

@@ -272,3 +272,190 @@ fn explain_says_what_a_request_would_get_without_counting_or_calling_anything() 
     assert_eq!(origin.bytes(), 0);
     gateway.client().get("/tight").send().expect(200);
 }
+
+/// A bootstrap file that shares limits through this Redis.
+fn shared_config(url: &str, redis: &str, throttle: &str) -> String {
+    format!("revision: {{ file: REVISION }}\nredis: {{ urls: [\"{url}\"], {redis} }}\nthrottle: {{ {throttle} }}\n")
+}
+
+fn limited_revision(limits: &str) -> String {
+    format!(
+        "version: 1\nupstreams: [{{ name: o, endpoints: [{{ address: \"127.0.0.1:9\" }}] }}]\n\
+         apis: [{{ name: a, base_path: /a, auth: none, upstream: o, limits: [{limits}] }}]\n"
+    )
+}
+
+#[test]
+fn explain_says_what_gateways_that_share_a_limit_promise_and_asks_redis_nothing() {
+    // Nobody is there, and nobody is needed.
+    let nobody = Planned::new();
+    let url = format!("redis://{}", nobody.address());
+    let files = Files::new(
+        &shared_config(&url, "", "instances: 4"),
+        &limited_revision(
+            "{ name: day, rate: 50000/d, on_store_down: allow }, { name: tiny, rate: 10/m, max_overrun: 0% }, \
+             { name: burst, rate: 200/s, burst: 400 }",
+        ),
+    );
+    let config = files.path("tollgate.yaml");
+    let output = tollgate(["explain", "--config", &config, "http://x/a"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    for expected in [
+        "Redis key tg1{",
+        "shared by at most 4 gateways, overrun 5%: each may admit 625 before it has asked",
+        "at most in a window: 50000 + 4 × 625 = 52500",
+        "what was admitted on credit is charged within 30 s",
+        "Redis away: allow (lets everything through, and counts it afterwards)",
+        "shared by at most 4 gateways, overrun 0%: strict, so that a cold request waits for Redis",
+        "at most in a window: 10 + 4 × 0 = 10",
+        "Redis away: share",
+        "Redis late: deny (refuses)",
+        "at most in any time t: 400 + 200/s × (t + 0.2 s) + 4 × 5; at once: 460",
+        "explain counts and calls nothing, so it cannot say what is left in Redis",
+        "the upstream's",
+    ] {
+        assert!(
+            output.stdout.contains(expected),
+            "{expected} is not in\n{}",
+            output.stdout
+        );
+    }
+
+    let output = tollgate(["explain", "--config", &config, "--output", "json", "http://x/a"]);
+    let explained: Value = serde_json::from_str(&output.stdout).unwrap();
+    let day = &explained["limits"][0];
+    assert_eq!(day["shared"], true);
+    assert!(day.get("remaining").is_none(), "{day}");
+    assert!(day["store"]["key"].as_str().unwrap().starts_with("tg1{"));
+    assert!(day["store"].get("health").is_none(), "nobody was asked: {day}");
+    assert_eq!(
+        (&day["bound"]["most"], &day["bound"]["instances"]),
+        (&52500.into(), &4.into())
+    );
+    assert_eq!(
+        (&day["when_store_is_away"], &day["on_timeout"]),
+        (&"allow".into(), &"allow".into())
+    );
+    assert_eq!(day["flush_after_seconds"], 30);
+}
+
+#[test]
+fn explain_names_the_key_that_gateways_count_under() {
+    let (origin, redis) = (Origin::start(echo()), RedisServer::start());
+    let revision = Revision::of(&origin).api(
+        "{ name: open, base_path: /open, auth: none, upstream: origin, limits: [{ name: l, rate: 10/month, per: ip }] }",
+    );
+    let gateway = Gateway::with(revision)
+        .section(&format!("redis: {{ urls: [\"{}\"] }}", redis.url()))
+        .section("throttle: { max_wait: 500ms }")
+        .start();
+    gateway.client().get("/open").send().expect(200);
+    let config = gateway.path().join("tollgate.yaml").display().to_string();
+    let output = tollgate(["explain", "--config", &config, "http://x/open"]);
+    until("the gateway has asked", || redis.keys().len() == 1);
+    let key = redis.keys().remove(0);
+    assert!(
+        output.stdout.contains(&format!("Redis key {key}\n")),
+        "{key} is not in\n{}",
+        output.stdout
+    );
+}
+
+#[test]
+fn explain_says_when_a_limit_is_counted_in_this_process_alone() {
+    let files = Files::new(
+        "revision: { file: REVISION }\n",
+        &limited_revision("{ name: m, rate: 10/m }"),
+    );
+    let output = tollgate(["explain", "--config", &files.path("tollgate.yaml"), "http://x/a"]);
+    assert!(
+        output.stdout.contains("counted in this process alone"),
+        "{}",
+        output.stdout
+    );
+    assert!(!output.stdout.contains("Redis"), "{}", output.stdout);
+}
+
+#[test]
+fn check_tells_in_one_line_which_limits_are_too_small_for_credit() {
+    let limits: Vec<String> = (1..=7).map(|n| format!("{{ name: l{n}, rate: {n}/m }}")).collect();
+    let limits = format!(
+        "{}, {{ name: large, rate: 200/m }}, {{ name: meant, rate: 5/m, max_overrun: 0% }}, \
+         {{ name: watched, rate: 5/m, mode: shadow }}",
+        limits.join(", ")
+    );
+    let revision = limited_revision(&limits);
+    let output = Files::new(&shared_config("redis://127.0.0.1:9", "", "instances: 10"), &revision).check(&[]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(output.stdout.lines().count(), 1, "{}", output.stdout);
+    for expected in [
+        "revision.yaml: warning: 5% of these limits is less than one request for each of 10 gateways",
+        "a cold request waits up to 20ms for Redis: api/a/l1, api/a/l2, api/a/l3, api/a/l4, api/a/l5, 2 more; from 200 on",
+    ] {
+        assert!(
+            output.stdout.contains(expected),
+            "{expected} is not in {}",
+            output.stdout
+        );
+    }
+    let alone = Files::new("revision: { file: REVISION }\n", &revision).check(&[]);
+    assert_eq!(alone.stdout, "no mistakes\n", "nothing is shared");
+    let two = Files::new(
+        &shared_config("redis://127.0.0.1:9", "", "instances: 1"),
+        &limited_revision("{ name: l, rate: 20/m }"),
+    );
+    assert_eq!(two.check(&[]).stdout, "no mistakes\n", "5 % of 20 is one");
+}
+
+#[test]
+fn check_connect_looks_at_redis() {
+    let origin = Origin::start(echo());
+    let revision = Revision::of(&origin)
+        .api("{ name: a, base_path: /a, auth: none, upstream: origin }")
+        .to_string();
+    let connect = |url: &str, redis: &str| Files::new(&shared_config(url, redis, ""), &revision).check(&["--connect"]);
+
+    let redis = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]);
+    let output = connect(&redis.url(), "");
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(
+        output.stdout.contains(&format!("redis {}: version ", redis.address())),
+        "{output:?}"
+    );
+    assert!(
+        output.stdout.contains("warning: ") && output.stdout.contains("appendonly is off"),
+        "{output:?}"
+    );
+    assert!(!output.stdout.contains("maxmemory-policy is"), "{output:?}");
+    assert_eq!(redis.keys().len(), 0, "it only looks");
+
+    let evicting = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb"]);
+    let output = connect(&evicting.url(), "");
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(
+        output.stdout.contains("tollgate.yaml: warning: ") && output.stdout.contains("maxmemory-policy is allkeys-lru"),
+        "{output:?}"
+    );
+
+    let nobody = Planned::new();
+    let output = connect(&format!("redis://{}", nobody.address()), "");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(
+        output
+            .stdout
+            .contains(&format!("tollgate.yaml: redis {}: ", nobody.address())),
+        "{output:?}"
+    );
+
+    let closed = RedisServer::with_password("correct-horse");
+    let output = connect(&closed.url(), "password: battery-staple");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stdout.contains(&closed.address().to_string()), "{output:?}");
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(
+        !said.contains("battery-staple") && !said.contains("correct-horse"),
+        "{said}"
+    );
+    let output = connect(&closed.url(), "password: correct-horse");
+    assert_eq!(output.code, Some(0), "{output:?}");
+}
