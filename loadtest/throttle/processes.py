@@ -128,10 +128,13 @@ class Gateway:
 
     def metrics(self):
         """Every sample of /metrics: name with labels → value."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.status, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.status, timeout=10)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
+        except OSError as error:
+            log = self.process.log.read_text(errors="replace")
+            raise Failed(f"a gateway does not answer on its status port: {error}\n{log}") from error
         finally:
             connection.close()
         lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
@@ -181,7 +184,7 @@ class Fleet:
         for gateway in self.gateways:
             wait_for_port(gateway.port, gateway.process)
         if redis_port is not None:
-            self.wait_until(lambda metrics: store_is_up(metrics), "reach Redis")
+            self.wait_until(store_is_up, "reach Redis")
 
     def wait_until(self, holds, what):
         until = time.monotonic() + START_WITHIN

@@ -10,7 +10,8 @@ calendar window; a request that was sent in one and answered in the next counts 
 against what the gateways counted themselves.
 
 Takes about ten minutes, a good part of it waiting for windows to begin; --quick takes less than two. Writes
-`loadtest/results/throttle-*.json` and the same as a table. Exit code 1 if a bound was broken while Redis answered.
+`loadtest/results/throttle-*.json` and the same as a table. Exit code 1 if a bound was broken while Redis answered, or if it
+could not be finished.
 
 Uses loopback only. Needs redis-server and cargo; ends what it started, whatever happens.
 """
@@ -56,14 +57,16 @@ def main():
             sys.exit(f"throttle: {tool} is missing; on Debian run: sh scripts/install-tools.sh loadtest")
     binaries = build(options)
     began = time.monotonic()
+    failure = None
     with tempfile.TemporaryDirectory(prefix="tollgate-throttle-") as directory:
         with Processes(pathlib.Path(directory)) as processes:
             bench = Bench(options, binaries, processes)
             try:
                 bench.run()
             except Failed as failed:
-                sys.exit(f"throttle: {failed}")
-    return report(options, bench, time.monotonic() - began)
+                # What was measured until then is kept.
+                failure = str(failed)
+    return report(options, bench, time.monotonic() - began, failure)
 
 
 def arguments():
@@ -336,7 +339,7 @@ def seconds(value):
     return "never" if value is None else f"{value:.2f} s"
 
 
-def report(options, bench, took):
+def report(options, bench, took, failure):
     order = {scenario.name: number for number, scenario in enumerate(scenarios.everything())}
     bench.runs.sort(key=lambda done: order[done["scenario"]])
     raw = {
@@ -346,6 +349,7 @@ def report(options, bench, took):
         "redis": redis_version(),
         "options": {"quick": options.quick, "only": sorted(options.only), "gateways": GATEWAYS},
         "seconds": took,
+        "failure": failure,
         "runs": bench.runs,
         "outages": bench.outages,
         "outages_scaled": outages.SCALED,
@@ -361,7 +365,9 @@ def report(options, bench, took):
     broken = [f"{done['scenario']} {done['way']}" for done in bench.runs if not done["bound_holds"]]
     if broken:
         print(f"throttle: more was let in than the bound allows: {', '.join(broken)}", file=sys.stderr)
-    return 1 if broken else 0
+    if failure:
+        print(f"throttle: not finished: {failure}", file=sys.stderr)
+    return 1 if broken or failure else 0
 
 
 def table(raw):
