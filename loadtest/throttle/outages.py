@@ -33,7 +33,7 @@ def measure(processes, binaries, fleet, redis, api, way, what):
     traffic = Traffic(processes, binaries, fleet, f"/{api}", [Stage(EVEN, RATE * SECONDS, rate=RATE)])
     time.sleep(HAPPENS_AFTER)
     back = harm(redis, what)
-    watched = watch(fleet, redis, before, back, what)
+    watched = watch(fleet, redis, back)
     traffic.finish()
     time.sleep(1.2)
     after = fleet.metrics()
@@ -73,12 +73,12 @@ def harm(redis, what):
     return time.monotonic()
 
 
-def watch(fleet, redis, before, back, what):
+def watch(fleet, redis, back):
     """After how many seconds the first order of tickets was answered, and after how many every gateway had sent one: they
     send none while they take Redis for away."""
     trades = redis.store.commands().get("incrby", 0)
     sent = {gateway.port: commands_sent(gateway.metrics()) for gateway in fleet.gateways}
-    first, healed, traded = None, None, {}
+    first, traded = None, {}
     while time.monotonic() < back + 6 and len(traded) < len(sent):
         if first is None and redis.store.commands().get("incrby", 0) > trades:
             first = time.monotonic() - back

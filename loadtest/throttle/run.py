@@ -57,16 +57,11 @@ def main():
             sys.exit(f"throttle: {tool} is missing; on Debian run: sh scripts/install-tools.sh loadtest")
     binaries = build(options)
     began = time.monotonic()
-    failure = None
     with tempfile.TemporaryDirectory(prefix="tollgate-throttle-") as directory:
         with Processes(pathlib.Path(directory)) as processes:
             bench = Bench(options, binaries, processes)
-            try:
-                bench.run()
-            except Failed as failed:
-                # What was measured until then is kept.
-                failure = str(failed)
-    return report(options, bench, time.monotonic() - began, failure)
+            bench.run()
+    return report(options, bench, time.monotonic() - began)
 
 
 def arguments():
@@ -105,18 +100,33 @@ class Bench:
 
     def __init__(self, options, binaries, processes):
         self.options, self.binaries, self.processes = options, binaries, processes
-        self.runs, self.outages, self.memory = [], [], None
+        self.runs, self.outages, self.memory, self.failures = [], [], None, []
 
     def run(self):
-        for fleet in [SHARED, FAR, EVERY_REQUEST, ALONE]:
-            self.run_fleet(fleet)
+        for kind in [SHARED, FAR, EVERY_REQUEST, ALONE]:
+            self.attempt(self.run_fleet, kind, self.planned(kind), [])
+        # Each with a fleet of its own: what one outage leaves behind is not seen by the next.
+        for harmed in self.planned_outages():
+            self.attempt(self.run_fleet, SHARED, [], [harmed])
         if "memory" in self.options.only:
-            self.memory = memory.measure(self.processes, self.binaries, self.options.quick)
-            print(f"memory: {self.memory['gateway_bytes_per_counter']:.0f} bytes per counter", flush=True)
+            self.attempt(self.run_memory)
 
-    def run_fleet(self, kind):
-        planned = self.planned(kind)
-        harmed = self.planned_outages() if kind == SHARED else []
+    def attempt(self, measure, *arguments):
+        """What fails is said at the end, and what was measured until then is kept."""
+        try:
+            measure(*arguments)
+        except Failed as failed:
+            self.failures.append(str(failed))
+            print(f"not finished: {failed}", flush=True)
+        finally:
+            for process in list(self.processes.running):
+                self.processes.end(process)
+
+    def run_memory(self):
+        self.memory = memory.measure(self.processes, self.binaries, self.options.quick)
+        print(f"memory: {self.memory['gateway_bytes_per_counter']:.0f} bytes per counter", flush=True)
+
+    def run_fleet(self, kind, planned, harmed):
         if not planned and not harmed:
             return
         # Every run has a limit of its own, so none sees what another has used.
@@ -339,7 +349,7 @@ def seconds(value):
     return "never" if value is None else f"{value:.2f} s"
 
 
-def report(options, bench, took, failure):
+def report(options, bench, took):
     order = {scenario.name: number for number, scenario in enumerate(scenarios.everything())}
     bench.runs.sort(key=lambda done: order[done["scenario"]])
     raw = {
@@ -349,7 +359,7 @@ def report(options, bench, took, failure):
         "redis": redis_version(),
         "options": {"quick": options.quick, "only": sorted(options.only), "gateways": GATEWAYS},
         "seconds": took,
-        "failure": failure,
+        "failures": bench.failures,
         "runs": bench.runs,
         "outages": bench.outages,
         "outages_scaled": outages.SCALED,
@@ -365,9 +375,9 @@ def report(options, bench, took, failure):
     broken = [f"{done['scenario']} {done['way']}" for done in bench.runs if not done["bound_holds"]]
     if broken:
         print(f"throttle: more was let in than the bound allows: {', '.join(broken)}", file=sys.stderr)
-    if failure:
+    for failure in bench.failures:
         print(f"throttle: not finished: {failure}", file=sys.stderr)
-    return 1 if broken or failure else 0
+    return 1 if broken or bench.failures else 0
 
 
 def table(raw):
@@ -386,7 +396,7 @@ def table(raw):
             *map(row, raw["runs"]),
             "",
             "Admitted/L is by calendar window. The maximum counts what was surely admitted in it; the minimum is of what"
-            " was possible (the limit, or what was offered if that is less). Of a token bucket, the maximum and its bound"
+            " was possible (the limit, or what was offered if that is less). Within 3 ms of the end of a window nothing is sure. Of a token bucket, the maximum and its bound"
             " are what came beyond its rate in the worst of all stretches of time, as a part of the burst. Waited: share of requests"
             " that waited for Redis; p99 of these waits, as the upper bound of its bucket. Beyond the limit: charged debts"
             " by how much of them lay beyond it (at most, as a part of the limit). * other programs used more than"

@@ -28,10 +28,10 @@ class TrafficTest(unittest.TestCase):
         traffic = Traffic.__new__(Traffic)
         second = 1_000_000
         traffic.answers = [
-            (0, 10, 10, 20, 200),
-            (0, 30, 30, 40, 429),
-            (0, second - 5, second - 5, second + 5, 200),
-            (0, second + 10, second + 10, second + 20, 200),
+            (0, 5000, 5000, 5010, 200),
+            (0, 6000, 6000, 6010, 429),
+            (0, second - 9000, second - 9000, second + 9000, 200),
+            (0, second + 9000, second + 9000, second + 9010, 200),
         ]
         first, last = traffic.windows(1, 2)
         self.assertEqual((first["offered"], first["admitted"], first["either"]), (3, 1, 1))
