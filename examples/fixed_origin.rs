@@ -10,7 +10,7 @@
 use std::process::ExitCode;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const BODY: [u8; 748] = [b'x'; 748];
 
@@ -20,7 +20,7 @@ async fn main() -> ExitCode {
         eprintln!("usage: fixed_origin ADDRESS");
         return ExitCode::from(2);
     };
-    let listener = match TcpListener::bind(&address).await {
+    let listener = match listen(&address) {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("fixed_origin: {address}: {error}");
@@ -37,6 +37,14 @@ async fn main() -> ExitCode {
             tokio::spawn(serve(stream, answer));
         }
     }
+}
+
+/// With room for a flash of connections: those beyond the backlog would try again after a second.
+fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address.parse().map_err(std::io::Error::other)?)?;
+    socket.listen(4096)
 }
 
 /// Answers until the other side closes or the connection fails; both are the end of a load test.

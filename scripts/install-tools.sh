@@ -16,6 +16,7 @@ loadtest)
     need strace strace
     need taskset util-linux
     need python3 python3
+    need redis-server redis-server
     ;;
 test)
     need redis-server redis-server
