@@ -306,9 +306,13 @@ impl Tokens {
 
     #[inline]
     fn state(&self, quota: &Quota, held: u32, now: Time) -> State {
-        let remaining = self
-            .left
-            .load(Ordering::Relaxed)
+        // A bucket that was never heard of is taken to be full.
+        let left = if self.heard.load(Ordering::Relaxed) == 0 {
+            quota.whole()
+        } else {
+            self.left.load(Ordering::Relaxed)
+        };
+        let remaining = left
             .saturating_add(held)
             .saturating_sub(self.owed.load(Ordering::Relaxed))
             .min(quota.whole());
