@@ -69,8 +69,8 @@ fn take(tickets: &Tickets, terms: &Terms, cost: u32, now: Time) -> u32 {
 }
 
 fn take_token(tokens: &Tokens, terms: &Terms, now: Time) -> u32 {
-    let spent = tokens.spend(&terms.quota, 1, now).is_some()
-        || matches!(tokens.beyond(terms, 1, now, UP).0, Outcome::Spent(_));
+    let spent =
+        tokens.spend(&terms.quota, 1, now).is_some() || matches!(tokens.beyond(terms, 1, now, UP).0, Outcome::Spent(_));
     u32::from(spent)
 }
 

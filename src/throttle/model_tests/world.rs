@@ -262,7 +262,9 @@ impl World {
     pub fn new(setup: Setup) -> Self {
         let mut rng = StdRng::seed_from_u64(setup.seed);
         let rule = Arc::new(super::super::tests::rule(&setup.limit));
-        let gateways = (0..setup.gateways).map(|_| gateway(&setup, &rule, &mut rng, 0)).collect();
+        let gateways = (0..setup.gateways)
+            .map(|_| gateway(&setup, &rule, &mut rng, 0))
+            .collect();
         let mut world = Self {
             now: DAWN,
             rng,
@@ -293,10 +295,6 @@ impl World {
             world.at(DAWN + SECOND, Event::Sweep);
         }
         world
-    }
-
-    pub fn rng(&mut self) -> &mut StdRng {
-        &mut self.rng
     }
 
     pub fn terms(&self) -> &Terms {
@@ -389,7 +387,10 @@ impl World {
         self.gateways
             .iter()
             .filter_map(|gateway| {
-                let demand = Demand { rule: &gateway.rule, subject: subject(number) };
+                let demand = Demand {
+                    rule: &gateway.rule,
+                    subject: subject(number),
+                };
                 let lease = gateway.shared.find(&demand)?;
                 let window = gateway.rule.quota().shape().window_of(local(gateway, self.now)).index;
                 match &lease.hand {
@@ -470,8 +471,13 @@ impl World {
 
     fn decide(&self, gateway: usize, number: u32, cost: u32, may_wait: bool) -> Result<Permit, Hold> {
         let gateway = &self.gateways[gateway];
-        let demand = Demand { rule: &gateway.rule, subject: subject(number) };
-        gateway.throttle.decide(&[demand], cost, local(gateway, self.now), may_wait)
+        let demand = Demand {
+            rule: &gateway.rule,
+            subject: subject(number),
+        };
+        gateway
+            .throttle
+            .decide(&[demand], cost, local(gateway, self.now), may_wait)
     }
 
     fn arrive_request(&mut self, gateway: usize, number: u32, cost: u32) {
@@ -486,7 +492,15 @@ impl World {
                 self.serial += 1;
                 let waiter = self.serial;
                 self.at(self.now + self.setup.max_wait, Event::Expire { gateway, waiter });
-                self.wait(gateway, waiter, Waiter { lease, subject: number, cost });
+                self.wait(
+                    gateway,
+                    waiter,
+                    Waiter {
+                        lease,
+                        subject: number,
+                        cost,
+                    },
+                );
             }
         }
         self.collect(gateway);
@@ -546,7 +560,11 @@ impl World {
     fn window_at(&self, gateway: usize) -> u32 {
         let gateway = &self.gateways[gateway];
         let shape = gateway.rule.quota().shape();
-        if shape.has_windows() { shape.window_of(local(gateway, self.now)).index } else { 0 }
+        if shape.has_windows() {
+            shape.window_of(local(gateway, self.now)).index
+        } else {
+            0
+        }
     }
 
     // The side of the store: as `courier` does it.
@@ -578,8 +596,7 @@ impl World {
         loop {
             let market = self.market();
             let gateway = &mut self.gateways[number];
-            let room =
-                gateway.under_way == 0 || (gateway.under_way < 2 && gateway.exchange.backlog() >= BATCH);
+            let room = gateway.under_way == 0 || (gateway.under_way < 2 && gateway.exchange.backlog() >= BATCH);
             if !room || gateway.seen.0.load(Ordering::Relaxed) == DOWN {
                 return;
             }
@@ -608,7 +625,11 @@ impl World {
         let gateway = &mut self.gateways[number];
         let Some(at) = gateway.exchange.next_time() else { return };
         let now = local(gateway, self.now);
-        assert!(at > now, "seed {}: the exchange has nothing to do, and is in a hurry", self.setup.seed);
+        assert!(
+            at > now,
+            "seed {}: the exchange has nothing to do, and is in a hurry",
+            self.setup.seed
+        );
         let at = self.now + at.since(now);
         if gateway.pump_at.is_none_or(|set| at < set) {
             gateway.pump_at = Some(at);
@@ -661,7 +682,11 @@ impl World {
         let (a, b): (f64, f64) = (self.rng.random(), self.rng.random());
         let normal = (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos();
         let network = self.setup.network;
-        let tail = if self.rng.random_bool(network.tail / 2.0) { 50.0 * MILLISECOND as f64 } else { 0.0 };
+        let tail = if self.rng.random_bool(network.tail / 2.0) {
+            50.0 * MILLISECOND as f64
+        } else {
+            0.0
+        };
         let base = (network.round_trip * self.slower) as f64 / 2.0;
         (base * (0.4 * normal).exp() + tail) as u64
     }
@@ -670,7 +695,9 @@ impl World {
         if self.away {
             return;
         }
-        let Some(mut pipeline) = self.pipelines.remove(&number) else { return };
+        let Some(mut pipeline) = self.pipelines.remove(&number) else {
+            return;
+        };
         for key in pipeline.raise.drain(..) {
             let count = self.store.counters.entry(key).or_default();
             *count = (*count).max(0);
@@ -712,7 +739,11 @@ impl World {
                 *unreturned += i64::from(want) - granted;
                 if self.checks_grants && granted > 0 {
                     let issued = value - *unreturned;
-                    assert!(issued <= limit, "seed {}: a grant lifted {issued} above {limit}", self.setup.seed);
+                    assert!(
+                        issued <= limit,
+                        "seed {}: a grant lifted {issued} above {limit}",
+                        self.setup.seed
+                    );
                 }
                 Reply::To(Answer::Count { value, previous })
             }
@@ -727,7 +758,10 @@ impl World {
             What::Heal { seen } => {
                 let count = self.store.counters.entry(key).or_default();
                 *count = (*count).max(i64::from(seen));
-                Reply::To(Answer::Count { value: *count, previous })
+                Reply::To(Answer::Count {
+                    value: *count,
+                    previous,
+                })
             }
             What::Fill { charge, want } => {
                 let interval = order.terms.quota.interval() as f64 / 1_000.0;
@@ -746,12 +780,16 @@ impl World {
     }
 
     fn reply(&mut self, number: u64) {
-        let Some(pipeline) = self.pipelines.get(&number) else { return };
+        let Some(pipeline) = self.pipelines.get(&number) else {
+            return;
+        };
         if pipeline.given_up {
             self.pipelines.remove(&number);
             return;
         }
-        let Some(pipeline) = self.pipelines.remove(&number) else { return };
+        let Some(pipeline) = self.pipelines.remove(&number) else {
+            return;
+        };
         let index = pipeline.gateway;
         if self.gateways[index].incarnation != pipeline.incarnation {
             return;
@@ -788,13 +826,17 @@ impl World {
                 self.at(at, Event::Resume { gateway: index, waiter });
             }
         }
-        self.longest_wait = self.longest_wait.max((self.now - pipeline.sent).min(self.setup.max_wait));
+        self.longest_wait = self
+            .longest_wait
+            .max((self.now - pipeline.sent).min(self.setup.max_wait));
         self.pump(index);
     }
 
     fn time_out(&mut self, number: u64) {
         let away = self.away;
-        let Some(pipeline) = self.pipelines.get_mut(&number) else { return };
+        let Some(pipeline) = self.pipelines.get_mut(&number) else {
+            return;
+        };
         pipeline.given_up = true;
         let index = pipeline.gateway;
         let gateway = &mut self.gateways[index];
@@ -857,7 +899,13 @@ impl World {
                 let slow = self.setup.network.round_trip * times > self.setup.max_wait;
                 for gateway in 0..self.gateways.len() {
                     let at = self.now + self.rng.random_range(0..1_000) * MILLISECOND;
-                    self.at(at, Event::Feel { gateway, health: if slow { SLOW } else { UP } });
+                    self.at(
+                        at,
+                        Event::Feel {
+                            gateway,
+                            health: if slow { SLOW } else { UP },
+                        },
+                    );
                 }
             }
             Fault::Limit(limit) => {
