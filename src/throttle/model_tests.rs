@@ -90,7 +90,7 @@ fn assert_bound(world: &World, bound: u64) {
 fn whatever_arrives_no_window_admits_more_than_its_bound_and_what_is_left_over_goes_back() {
     let under = std::cell::RefCell::new(Vec::new());
     let tightest = std::cell::Cell::new((i64::MIN, String::new()));
-    for_each_seed(30, |seed| {
+    for_each_seed(200, |seed| {
         let rng = &mut StdRng::seed_from_u64(seed);
         let count = pick(rng, &[1, 3, 10, 50, 300, 2_000]);
         let (period, window) = pick(rng, &[('s', 1.0), ('m', 60.0)]);
