@@ -4,7 +4,7 @@
 
 CARGO ?= cargo
 
-.PHONY: run test build fmt lint unit bench tools-build tools-test clean
+.PHONY: run test build fmt lint unit loom bench tools-build tools-test clean
 
 run: build
 	exec target/release/tollgate demo
@@ -23,6 +23,10 @@ lint:
 # The black-box tests mostly wait for gateways, so more of them than processors run at a time.
 unit:
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(CARGO) test --locked
+
+# Every order of steps that threads can take on a counter's atomics.
+loom:
+	$(CARGO) test --locked --lib --features loom loom_tests
 
 bench:
 	$(CARGO) bench --locked

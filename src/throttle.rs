@@ -21,6 +21,7 @@
 //! - [`courier`]: carries orders to Redis and answers back
 //! - [`clock`]: the store's time
 
+mod atomic;
 pub mod clock;
 pub mod courier;
 pub mod exchange;
@@ -411,6 +412,9 @@ fn is_tighter(state: &State, than: &State) -> bool {
 #[cfg(test)]
 #[path = "throttle/tests.rs"]
 mod tests;
+
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests;
 
 #[cfg(test)]
 mod model_tests;

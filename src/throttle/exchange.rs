@@ -348,7 +348,7 @@ impl Books {
         if market.term == 0 || self.pace < 1.0 {
             return 0;
         }
-        let ahead = (2.0 * market.round_trip as f32 / market.term as f32).max(0.4);
+        let ahead = (4.0 * market.round_trip as f32 / market.term as f32).max(0.2);
         (self.pace * ahead).ceil() as u32
     }
 

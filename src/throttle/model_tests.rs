@@ -90,7 +90,7 @@ fn assert_bound(world: &World, bound: u64) {
 fn whatever_arrives_no_window_admits_more_than_its_bound_and_what_is_left_over_goes_back() {
     let under = std::cell::RefCell::new(Vec::new());
     let tightest = std::cell::Cell::new((i64::MIN, String::new()));
-    for_each_seed(30, |seed| {
+    for_each_seed(200, |seed| {
         let rng = &mut StdRng::seed_from_u64(seed);
         let count = pick(rng, &[1, 3, 10, 50, 300, 2_000]);
         let (period, window) = pick(rng, &[('s', 1.0), ('m', 60.0)]);
@@ -221,6 +221,7 @@ fn lost_messages_cost_nothing_and_a_crash_costs_one_credit() {
 
 #[test]
 fn an_eviction_costs_one_credit_at_most() {
+    let evictions = std::cell::Cell::new(0);
     for_each_seed(15, |seed| {
         let rng = &mut StdRng::seed_from_u64(seed);
         let count = pick(rng, &[50, 300]);
@@ -232,9 +233,10 @@ fn an_eviction_costs_one_credit_at_most() {
         storms(&mut world, rng, count, 60.0, (5, 1));
         world.run_until(180 * SECOND);
         let overruns = (gateways as u64 + world.evictions()) * world.credit();
-        assert!(world.evictions() > 0);
+        evictions.set(evictions.get() + world.evictions());
         assert_bound(&world, u64::from(count) + overruns);
     });
+    assert!(evictions.get() > 100);
 }
 
 #[test]
@@ -444,19 +446,24 @@ fn a_limit_that_is_lowered_holds_from_then_on_and_one_that_is_raised_helps_at_on
         );
         world.run_until(11 * SECOND);
         let held = world.held(0);
+        // More than that may have been admitted by then: it stays at that.
+        let so_far = world.accounts.values().next().unwrap().admitted;
+        println!("{so_far} admitted so far, {held} held");
         let credit = gateways as u64 * world.credit();
         world.fault(
             40 * SECOND,
             Fault::Limit(Box::new(fixed(third, 'm', overrun, WithoutStore::Deny))),
         );
         world.run_until(40 * SECOND - 1);
-        assert_bound(&world, u64::from(second) + held + credit);
+        assert_bound(&world, so_far.max(u64::from(second)) + held + credit);
+        world.run_until(42 * SECOND);
+        let before = *world.accounts.values().next().unwrap();
         world.run_until(59 * SECOND);
-        let account = world.accounts.values().next().unwrap();
-        assert!(
-            account.admitted >= u64::from(second) + (rate * 10.0) as u64,
-            "seed {seed}: {account:?}"
-        );
+        let after = *world.accounts.values().next().unwrap();
+        // The first that comes to a gateway is refused, and leads to the question.
+        let offered = after.offered - before.offered - gateways as u64;
+        let expected = (before.admitted + offered * 9 / 10).min(u64::from(third));
+        assert!(after.admitted >= expected, "seed {seed}: {before:?} {after:?}");
         assert_bound(&world, u64::from(third) + gateways as u64 * world.credit());
     });
 }
@@ -603,4 +610,47 @@ fn in_an_outage_a_gateway_that_has_most_of_the_traffic_goes_on_with_most_of_the_
         println!("{account:?}");
         assert!(account.admitted >= 5_400 && account.admitted <= 7_500, "{account:?}");
     }
+}
+
+#[test]
+fn while_the_store_is_late_gateways_share_what_is_left_and_nobody_waits_longer_than_he_may() {
+    for_each_seed(10, |seed| {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let count = pick(rng, &[60, 600, 2_000]);
+        let gateways = pick(rng, &[2, 5, 20]);
+        let mut world = World::new(Setup::new(
+            seed,
+            gateways,
+            fixed(count, 'm', pick(rng, &[0, 5]), WithoutStore::Share),
+        ));
+        storms(&mut world, rng, count, 60.0, (1, 1));
+        let at = (rng.random::<f64>() * 100e9) as u64;
+        world.fault(at, Fault::Slower(pick(rng, &[10, 100, 300])));
+        world.fault(at + 20 * SECOND, Fault::Slower(1));
+        world.run();
+        assert!(world.longest_wait <= world.setup.max_wait);
+        assert_bound(&world, 2 * u64::from(count) + gateways as u64 * world.credit());
+    });
+}
+
+#[test]
+fn a_batch_ends_even_when_an_alarm_was_put_off() {
+    // A bucket that is empty is to be looked at again. Before that, a debt is charged, and it is empty for longer.
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for seed in 0..20 {
+            let kind = WindowKind::TokenBucket { burst: 10 };
+            let mut setup = Setup::new(seed, 5, shared("10/s", kind, 100, WithoutStore::Deny));
+            setup.network.round_trip *= 100;
+            let mut world = World::new(setup);
+            world.checks_told = false;
+            world.arrivals(0.0, 3.0, 40.0, &even(5), 1, 1);
+            world.run();
+        }
+        done.send(())
+    });
+    assert!(
+        ended.recv_timeout(std::time::Duration::from_secs(60)).is_ok(),
+        "it hangs"
+    );
 }

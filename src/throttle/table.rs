@@ -35,7 +35,7 @@ pub trait Counter {
 /// A counter of this process alone: one word. With its mark, and the identity beside it, 32 bytes.
 pub struct Plain {
     /// What `ticket` changes.
-    pub word: AtomicU64,
+    pub word: super::atomic::AtomicU64,
     shape: Shape,
     used: AtomicBool,
 }
@@ -43,9 +43,9 @@ pub struct Plain {
 impl Plain {
     /// An empty counter.
     #[must_use]
-    pub const fn new(shape: Shape) -> Self {
+    pub fn new(shape: Shape) -> Self {
         Self {
-            word: AtomicU64::new(0),
+            word: super::atomic::AtomicU64::new(0),
             shape,
             used: AtomicBool::new(false),
         }

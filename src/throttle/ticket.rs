@@ -25,8 +25,7 @@
 //! windows, so the error is strict, never lax), and the table's sweep drops finished counters hundreds of times in
 //! the nine hours that 2¹⁵ one-second windows take.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use super::atomic::{AtomicU64, Ordering};
 use super::window::{Calendar, Time, Window, lateness, nominal_length};
 use super::zone::Zone;
 use crate::revision::WindowKind;

@@ -1,5 +1,3 @@
-use std::sync::atomic::AtomicU64;
-
 use proptest::prelude::*;
 
 use super::*;

@@ -21,10 +21,9 @@
 //! bit too, and can not take credit on top of what the last answer brought. The first simulation of this algorithm gave
 //! credit again after each charge: it let 6.4 times the limit through.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use super::{Alone, Conditions, Outcome, alone, away, policy};
 use crate::redis::Health;
+use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::throttle::terms::{SHARED_MOST, Terms};
 use crate::throttle::ticket::{Quota, Refusal, Shape, State};
 use crate::throttle::window::{Time, Window, lateness};

@@ -17,11 +17,10 @@
 //! **The store away.** The gateway keeps a bucket of its own, of its share of rate and burst. What it lets through is not
 //! charged afterwards: by then the shared bucket would have been filled again anyway.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use super::{Conditions, Outcome, policy};
 use crate::redis::Health;
 use crate::revision::WithoutStore;
+use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::throttle::terms::Terms;
 use crate::throttle::ticket::{self, Quota, Refusal, State};
 use crate::throttle::window::Time;
@@ -114,7 +113,7 @@ impl Tokens {
                     return (Outcome::Spent(self.state(quota, 0, now)), true);
                 }
                 // The answer that made room for this credit has also closed the bucket.
-                self.owed.fetch_sub(cost, Ordering::Relaxed);
+                self.pay(cost);
                 return (Outcome::Refused(self.refusal(quota, now)), false);
             }
             if conditions.may_wait && conditions.health == Health::Up {
@@ -269,8 +268,16 @@ impl Tokens {
                 .store(pack(millisecond(news.good_until), news.granted), Ordering::Relaxed);
             self.turn.store(turn, Ordering::Release);
         }
-        self.owed.fetch_sub(news.charged, Ordering::AcqRel);
+        self.pay(news.charged);
         displaced
+    }
+
+    /// Takes a debt off. Not below nothing: the exchange may have charged what a request took on credit and is
+    /// handing back at this moment. Then it was charged for nothing, and the bucket fills a little later.
+    fn pay(&self, paid: u32) {
+        let _ = self.owed.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |owed| {
+            Some(owed.saturating_sub(paid))
+        });
     }
 
     #[inline]

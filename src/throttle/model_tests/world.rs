@@ -297,10 +297,6 @@ impl World {
         world
     }
 
-    pub fn rng(&mut self) -> &mut StdRng {
-        &mut self.rng
-    }
-
     pub fn terms(&self) -> &Terms {
         self.gateways[0].rule.terms()
     }
