@@ -207,8 +207,9 @@ impl Shared {
     /// A request of this cost waits for an answer about a lease, until what is returned is dropped.
     pub fn wait_for<'a>(&self, lease: &'a Arc<Lease>, cost: u32) -> Waiting<'a> {
         lease.waiting.fetch_add(cost, Ordering::SeqCst);
-        // After it is known to wait: the exchange may have looked just before.
-        if lease.list() {
+        // After it is known to wait: the exchange may have looked just before. Not by `list`, whose first look may be older
+        // than the line above.
+        if !lease.listed.swap(true, Ordering::SeqCst) {
             self.inbox.put(Arc::clone(lease));
         }
         Waiting { lease, cost }
@@ -348,6 +349,8 @@ impl Shared {
     #[cold]
     fn retire(&self, lease: Arc<Lease>) {
         lease.retired.store(true, Ordering::Release);
+        // Who waits for it has to look for another one.
+        lease.answered.notify_waiters();
         if lease.list() {
             self.inbox.put(lease);
         }
