@@ -6,7 +6,7 @@
 //!
 //! - [`window`]: calendar windows, as arithmetic
 //! - [`zone`]: time zones, as tables
-//! - [`ticket`]: a counter of this process alone, as a state machine
+//! - [`counter`]: a counter of this process alone, as a state machine
 //! - [`table`]: the counters of this process, bounded
 //! - [`rule`]: a limit, compiled
 //! - [`headers`]: what clients are told
@@ -23,6 +23,7 @@
 
 mod atomic;
 pub mod clock;
+pub mod counter;
 pub mod courier;
 pub mod exchange;
 pub mod explain;
@@ -34,7 +35,6 @@ pub mod shared;
 pub mod store_key;
 pub mod table;
 pub mod terms;
-pub mod ticket;
 pub mod window;
 pub mod zone;
 
@@ -51,10 +51,10 @@ pub use terms::Defaults;
 pub use window::Time;
 pub use zone::Zone;
 
+use counter::{Refusal, State};
 use lease::Lease;
 use shared::Miss;
 use table::{Plain, Table};
-use ticket::{Refusal, State};
 
 /// How many demands are judged without taking memory; more are judged too.
 pub const DEMANDS_INLINE: usize = 16;
@@ -332,7 +332,7 @@ impl Throttle {
         match &self.counters {
             Counters::Own(table) => {
                 let quota = demand.rule.quota();
-                let spend = |counter: &Plain| ticket::spend(&counter.word, quota, quota.whole(), cost, now);
+                let spend = |counter: &Plain| counter::spend(&counter.word, quota, quota.whole(), cost, now);
                 let (answer, _) = table.with(demand.counter(), now, |_| Plain::new(quota.shape()), spend);
                 answer.map_err(Miss::Refused)
             }
@@ -345,7 +345,7 @@ impl Throttle {
         match &self.counters {
             Counters::Own(table) => {
                 let quota = demand.rule.quota();
-                let look = |counter: &Plain| ticket::peek(&counter.word, quota, quota.whole(), cost, now);
+                let look = |counter: &Plain| counter::peek(&counter.word, quota, quota.whole(), cost, now);
                 table
                     .look(demand.counter(), look)
                     .unwrap_or_else(|| look(&Plain::new(quota.shape())))
@@ -362,7 +362,7 @@ impl Throttle {
                 // A counter that was evicted meanwhile has forgotten the request anyway.
                 Counters::Own(table) => {
                     table.find(demand.counter(), |counter| {
-                        ticket::give_back(&counter.word, demand.rule.quota(), cost, state.window);
+                        counter::give_back(&counter.word, demand.rule.quota(), cost, state.window);
                     });
                 }
                 Counters::Shared(shared) => shared.give_back(demand, cost, state.window, now),

@@ -4,13 +4,13 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::counter::Quota;
 use super::lease::tokens::LIFE;
 use super::lease::{Hand, Lease};
 use super::rule::period_word;
 use super::shared::Shared;
 use super::store_key;
 use super::terms::{Promise, Terms};
-use super::ticket::Quota;
 use super::window::Time;
 use super::zone::Zone;
 use super::{Counters, Demand, Rule, Throttle};

@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::counter::{Quota, Refusal, State};
 use super::exchange::Books;
 use super::identity::Subject;
 use super::table::Counter;
 use super::terms::Terms;
-use super::ticket::{Quota, Refusal, State};
 use super::window::{Time, Window};
 use crate::redis::{Health, Slot};
 use crate::revision::WithoutStore;

@@ -5,11 +5,11 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::atomic::AtomicU64;
+use super::counter::{self, Quota};
 use super::lease::tickets::{self, Tickets};
 use super::lease::tokens::{self, LIFE, Tokens};
 use super::lease::{Conditions, Outcome};
 use super::terms::{Defaults, Terms};
-use super::ticket::{self, Quota};
 use super::window::Time;
 use crate::redis::Health;
 use crate::revision::{Sharing, WindowKind, WithoutStore};
@@ -222,18 +222,18 @@ fn a_counter_of_one_process_counts_every_request_once() {
         let quota = Quota::new("3/m".parse().unwrap(), WindowKind::Fixed);
         let word = Arc::new(AtomicU64::new(0));
         let window = quota.shape().window_of(NOON).index;
-        assert!(ticket::spend(&word, &quota, 3, 1, NOON).is_ok());
+        assert!(counter::spend(&word, &quota, 3, 1, NOON).is_ok());
         let spender = {
             let word = Arc::clone(&word);
-            thread::spawn(move || u32::from(ticket::spend(&word, &quota, 3, 2, NOON).is_ok()) * 2)
+            thread::spawn(move || u32::from(counter::spend(&word, &quota, 3, 2, NOON).is_ok()) * 2)
         };
         let giver = {
             let word = Arc::clone(&word);
-            thread::spawn(move || ticket::give_back(&word, &quota, 1, window))
+            thread::spawn(move || counter::give_back(&word, &quota, 1, window))
         };
-        let other = u32::from(ticket::spend(&word, &quota, 3, 2, NOON).is_ok()) * 2;
+        let other = u32::from(counter::spend(&word, &quota, 3, 2, NOON).is_ok()) * 2;
         giver.join().unwrap();
         let spent = spender.join().unwrap() + other;
-        assert_eq!(ticket::peek(&word, &quota, 3, 0, NOON).unwrap().remaining, 3 - spent);
+        assert_eq!(counter::peek(&word, &quota, 3, 0, NOON).unwrap().remaining, 3 - spent);
     });
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::HeaderValue;
 use prometheus::{IntCounter, IntCounterVec};
 
+use super::counter::Quota;
 use super::headers;
 use super::identity::{Identity, name_of};
 use super::terms::{Defaults, Terms};
-use super::ticket::Quota;
 use super::zone::Zone;
 use crate::names::{ApiName, LimitName, PlanName};
 use crate::revision::{Limit, Mode, Scope, WindowKind};

@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 
 use super::Demand;
 use super::clock::Clock;
+use super::counter::{Refusal, State};
 use super::lease::{Conditions, Lease, Outcome};
 use super::table::Table;
-use super::ticket::{Refusal, State};
 use super::window::Time;
 use crate::redis::{Health, Slot};
 use crate::telemetry::SharingMetrics;

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashTable;
 use parking_lot::RwLock;
 
+use super::counter::Shape;
 use super::identity::Identity;
-use super::ticket::Shape;
 use super::window::Time;
 
 /// What a table holds.
@@ -34,7 +34,7 @@ pub trait Counter {
 
 /// A counter of this process alone: one word. With its mark, and the identity beside it, 32 bytes.
 pub struct Plain {
-    /// What `ticket` changes.
+    /// What `counter` changes.
     pub word: super::atomic::AtomicU64,
     shape: Shape,
     used: AtomicBool,
@@ -356,7 +356,7 @@ fn low_of<C>(slots: &[Slot<C>], position: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::revision::WindowKind;
-    use crate::throttle::ticket::{Quota, spend};
+    use crate::throttle::counter::{Quota, spend};
     use crate::units::{Period, Rate};
 
     fn per(period: Period) -> Quota {

@@ -2,7 +2,7 @@
 
 use super::lease::tokens::LIFE;
 use crate::revision::{Sharing, WithoutStore};
-use crate::throttle::ticket::Quota;
+use crate::throttle::counter::Quota;
 use crate::units::{Rate, Ratio};
 
 /// The most that a shared counter counts up to. A greater limit counts as this one.

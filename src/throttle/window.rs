@@ -187,7 +187,7 @@ impl Calendar {
     /// - The caller is *late*: it read the clock just before the window changed, another thread after it was faster.
     ///   Its request belongs to the window that is open; going back would open a spent window again.
     /// - The clock was *set back*. Waiting for the time that the counter has seen could take for ever, so the counter
-    ///   follows the clock. (It takes along what was spent: see `ticket`.)
+    ///   follows the clock. (It takes along what was spent: see `counter`.)
     ///
     /// They are told apart by distance, [`lateness`]. So no caller that is less than two seconds late can open a past
     /// window again, and a clock that was set back can prolong a refusal by `lateness` at most. Rejected: always

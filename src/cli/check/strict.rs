@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::document::{Mistake, Place, Severity};
 use crate::revision::{Limit, Loaded, Mode};
 use crate::server::sharing;
+use crate::throttle::counter::Quota;
 use crate::throttle::terms::Terms;
-use crate::throttle::ticket::Quota;
 use crate::units::Ratio;
 
 /// Limits that are named; of more only how many there are.

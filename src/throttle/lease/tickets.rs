@@ -24,8 +24,8 @@
 use super::{Alone, Conditions, Outcome, alone, away, policy};
 use crate::redis::Health;
 use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::throttle::counter::{Quota, Refusal, Shape, State};
 use crate::throttle::terms::{SHARED_MOST, Terms};
-use crate::throttle::ticket::{Quota, Refusal, Shape, State};
 use crate::throttle::window::{Time, Window, lateness};
 
 /// In the value of `granted`: nothing is left in the store, so there is no credit.

@@ -21,8 +21,8 @@ use super::{Conditions, Outcome, policy};
 use crate::redis::Health;
 use crate::revision::WithoutStore;
 use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::throttle::counter::{self, Quota, Refusal, State};
 use crate::throttle::terms::Terms;
-use crate::throttle::ticket::{self, Quota, Refusal, State};
 use crate::throttle::window::Time;
 
 /// How long a token may be spent after it was asked for, in nanoseconds: 200 ms.
@@ -124,7 +124,7 @@ impl Tokens {
         let outcome = match policy(terms, conditions.health) {
             WithoutStore::Share => {
                 let quota = quota.part(self.own_share(conditions.instances));
-                match ticket::spend(&self.alone, &quota, quota.whole(), cost, now) {
+                match counter::spend(&self.alone, &quota, quota.whole(), cost, now) {
                     Ok(state) => Outcome::Spent(state),
                     Err(refusal) => Outcome::Refused(Refusal {
                         unasked: true,

@@ -509,5 +509,5 @@ fn low_bits(index: u32) -> u16 {
 }
 
 #[cfg(test)]
-#[path = "ticket_tests.rs"]
+#[path = "counter_tests.rs"]
 mod tests;
