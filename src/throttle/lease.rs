@@ -222,3 +222,14 @@ pub(super) fn away(window: &Window, now: Time) -> Refusal {
         unasked: true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There may be a million of them. The table adds about 40 bytes for each.
+    #[test]
+    fn a_lease_is_small() {
+        assert!(size_of::<Lease>() <= 304, "{}", size_of::<Lease>());
+    }
+}
