@@ -199,7 +199,8 @@ impl Store {
                     *count += i64::from(charge) + i64::from(want);
                     Answer::Count {
                         value: *count,
-                        previous: 0,
+                        previous: None,
+                        expires: true,
                     }
                 }
                 What::Return { count: back } => {

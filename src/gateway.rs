@@ -138,7 +138,8 @@ impl Gateway {
         if !matches!(caller.identity(), Identity::Anonymous) {
             self.credentials_accepted.inc();
         }
-        let (now, client) = (journey.now(), journey.origin.client);
+        let now = self.throttle.time(journey.arrived(), journey.now());
+        let client = journey.origin.client;
         let caller = journey.caller.insert(caller);
         stopwatch.lap(&self.phases.authenticate);
 

@@ -279,7 +279,7 @@ impl Server {
             let mut tick = tokio::time::interval(SWEEP);
             loop {
                 tick.tick().await;
-                throttle.sweep(Time::from(SystemTime::now()));
+                throttle.sweep(throttle.time(Instant::now(), Time::from(SystemTime::now())));
             }
         });
 

@@ -52,7 +52,7 @@ pub use window::Time;
 pub use zone::Zone;
 
 use counter::{Refusal, State};
-use lease::Lease;
+use lease::{Lease, Patience};
 use shared::Miss;
 use table::{Plain, Table};
 
@@ -141,6 +141,16 @@ enum Hold {
     Short(Arc<Lease>),
 }
 
+impl Hold {
+    fn refused(self) -> Exceeded {
+        match self {
+            Self::Exceeded(exceeded) => exceeded,
+            // Only who waits is told to.
+            Self::Short(_) => Exceeded::briefly(),
+        }
+    }
+}
+
 impl Throttle {
     /// A stage that owns every quota whole, with room for so many counters (a million is a good number).
     #[must_use]
@@ -166,7 +176,7 @@ impl Throttle {
     /// # Errors
     /// When an enforced limit is exceeded.
     pub async fn admit(&self, demands: &[Demand<'_>], cost: u32, now: Time) -> Result<Permit, Exceeded> {
-        match self.decide(demands, cost, now, true) {
+        match self.decide(demands, cost, now, Patience::Waits) {
             Ok(permit) => Ok(permit),
             Err(Hold::Exceeded(exceeded)) => Err(exceeded),
             // Boxed: requests that do not wait do not carry the room for it along.
@@ -180,17 +190,25 @@ impl Throttle {
     /// When an enforced limit is exceeded, or can not be asked about in time and says that this is a refusal.
     #[inline]
     pub fn try_admit(&self, demands: &[Demand<'_>], cost: u32, now: Time) -> Result<Permit, Exceeded> {
-        self.decide(demands, cost, now, false).map_err(|hold| match hold {
-            Hold::Exceeded(exceeded) => exceeded,
-            Hold::Short(_) => Exceeded::briefly(),
-        })
+        self.decide(demands, cost, now, Patience::None).map_err(Hold::refused)
+    }
+
+    /// The time that counts for a request which arrived at `arrived`; `wall` is what this host's clock said then. Shared
+    /// counters go by the store's time.
+    #[inline]
+    #[must_use]
+    pub fn time(&self, arrived: std::time::Instant, wall: Time) -> Time {
+        match &self.counters {
+            Counters::Own(_) => wall,
+            Counters::Shared(shared) => shared.clock().at(arrived),
+        }
     }
 
     /// Removes counters that are finished, a part of the table at a time. To be called about once a second.
     pub fn sweep(&self, now: Time) -> usize {
         match &self.counters {
             Counters::Own(table) => table.sweep(now),
-            Counters::Shared(shared) => shared.sweep(shared.clock().at(now)),
+            Counters::Shared(shared) => shared.sweep(now),
         }
     }
 
@@ -226,18 +244,18 @@ impl Throttle {
     /// may look tighter to others than it is; it never looks looser. Apart from that, what a window has left
     /// never grows before it ends, unless the limit is raised.
     #[inline]
-    fn decide(&self, demands: &[Demand<'_>], cost: u32, now: Time, may_wait: bool) -> Result<Permit, Hold> {
-        let now = match &self.counters {
-            Counters::Own(_) => now,
-            Counters::Shared(shared) => shared.clock().at(now),
-        };
+    fn decide(&self, demands: &[Demand<'_>], cost: u32, now: Time, patience: Patience) -> Result<Permit, Hold> {
         let mut spent: SmallVec<[Option<State>; DEMANDS_INLINE]> = SmallVec::new();
         let mut tightest: Option<(usize, State)> = None;
         let mut would_deny = None;
         for (position, demand) in demands.iter().enumerate() {
             // Nobody waits for a limit that only watches.
-            let may_wait = may_wait && demand.rule.enforced();
-            match self.spend(demand, cost, now, may_wait) {
+            let patience = if demand.rule.enforced() {
+                patience
+            } else {
+                Patience::None
+            };
+            match self.spend(demand, cost, now, patience) {
                 Ok(state) => {
                     if demand.rule.enforced() && tightest.is_none_or(|(_, least)| is_tighter(&state, &least)) {
                         tightest = Some((position, state));
@@ -288,6 +306,7 @@ impl Throttle {
         let began = Instant::now();
         let until = began + shared.settings().max_wait;
         let later = |now: Time| now.plus(u64::try_from(began.elapsed().as_nanos()).unwrap_or(0));
+        let mut patience = Patience::None;
         let decided = loop {
             let lease = Arc::clone(&short);
             let answer = lease.answered.notified();
@@ -295,12 +314,13 @@ impl Throttle {
             // From here on no answer is missed.
             answer.as_mut().enable();
             let waiting = shared.wait_for(&lease, cost);
-            match self.decide(demands, cost, later(now), true) {
+            match self.decide(demands, cost, later(now), Patience::Waits) {
                 Err(Hold::Short(other)) if Arc::ptr_eq(&other, &lease) => {}
-                Err(Hold::Short(other)) => {
+                Err(Hold::Short(other)) if Instant::now() < until => {
                     short = other;
                     continue;
                 }
+                Err(Hold::Short(_)) => break None,
                 decided => break Some(decided),
             }
             let answered = timeout_at(until, answer).await;
@@ -308,27 +328,25 @@ impl Throttle {
             if answered.is_err() {
                 break None;
             }
+            // The store does answer: what others took is gone, and no share of it is left to take.
+            patience = Patience::Outrun;
         };
         let meters = shared.meters();
         meters.wait_seconds.observe(began.elapsed().as_secs_f64());
-        match decided {
-            Some(Ok(permit)) => {
-                meters.waits.with_label_values(&["served"]).inc();
-                Ok(permit)
-            }
-            Some(Err(Hold::Exceeded(exceeded))) => {
-                meters.waits.with_label_values(&["refused"]).inc();
-                Err(exceeded)
-            }
-            Some(Err(Hold::Short(_))) | None => {
-                meters.waits.with_label_values(&["expired"]).inc();
-                self.try_admit(demands, cost, later(now))
-            }
-        }
+        let (result, decided) = match decided {
+            Some(Ok(permit)) => ("served", Ok(permit)),
+            Some(Err(hold)) => ("refused", Err(hold.refused())),
+            None => (
+                "expired",
+                self.decide(demands, cost, later(now), patience).map_err(Hold::refused),
+            ),
+        };
+        meters.waits.with_label_values(&[result]).inc();
+        decided
     }
 
     #[inline]
-    fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, may_wait: bool) -> Result<State, Miss> {
+    fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, patience: Patience) -> Result<State, Miss> {
         match &self.counters {
             Counters::Own(table) => {
                 let quota = demand.rule.quota();
@@ -336,7 +354,7 @@ impl Throttle {
                 let (answer, _) = table.with(demand.counter(), now, |_| Plain::new(quota.shape()), spend);
                 answer.map_err(Miss::Refused)
             }
-            Counters::Shared(shared) => shared.spend(demand, cost, now, may_wait),
+            Counters::Shared(shared) => shared.spend(demand, cost, now, patience),
         }
     }
 

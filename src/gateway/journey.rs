@@ -146,10 +146,16 @@ impl Journey {
         self.ids.request_id_text()
     }
 
-    /// The arrival, for counters.
+    /// The arrival by this host's clock.
     #[must_use]
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// The arrival, for clocks that are not this host's.
+    #[must_use]
+    pub fn arrived(&self) -> Instant {
+        self.started.unwrap_or_else(Instant::now)
     }
 
     /// Whether the stages of this request are timed.

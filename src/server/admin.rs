@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
@@ -120,7 +120,8 @@ async fn throttle(State(admin): State<Arc<Admin>>, name: Result<Path<String>, Pa
             "no revision is applied yet",
         );
     };
-    match counter::look(&snapshot, &admin.throttle, &name, Time::from(SystemTime::now())) {
+    let now = admin.throttle.time(Instant::now(), Time::from(SystemTime::now()));
+    match counter::look(&snapshot, &admin.throttle, &name, now) {
         Ok(facts) => Json(facts).into_response(),
         Err(error) => problem(StatusCode::NOT_FOUND, "counter_not_found", error.0),
     }

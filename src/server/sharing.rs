@@ -12,8 +12,8 @@ use crate::throttle::courier::Courier;
 use crate::throttle::shared::Nowhere;
 use crate::throttle::{Defaults, Shared, Throttle, shared};
 
-/// How long a start waits for the first answer of Redis: then the first requests find the window clock set, and do not
-/// have to do without the store. A start does not fail for want of Redis.
+/// How long a start waits until Redis was tried: then the first requests do not have to do without it. A start does not
+/// fail for want of Redis.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How long an end may take to give tickets back.

@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -20,7 +21,7 @@ use crate::redis::{self, Redis};
 use crate::server::side_http;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
-use crate::throttle::Throttle;
+use crate::throttle::{Throttle, Time};
 
 /// What the status listener tells about.
 pub struct Status {
@@ -157,6 +158,13 @@ impl From<Arc<redis::Node>> for Node {
     }
 }
 
+/// By how many seconds the store's clock is ahead of this host's.
+fn ahead(store: Time) -> f64 {
+    let here = Time::from(SystemTime::now());
+    // Of the nanoseconds of a day, a float keeps hundredths.
+    (store.since(here) as f64 - here.since(store) as f64) / 1e9
+}
+
 async fn render(State(status): State<Arc<Status>>) -> Response {
     let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     status.metrics.throttle_counters.set(gauge(status.throttle.entries()));
@@ -168,7 +176,7 @@ async fn render(State(status): State<Arc<Status>>) -> Response {
         let meters = shared.meters();
         meters.instances.set(i64::from(shared.instances()));
         // Of the nanoseconds of a day, a float keeps hundredths.
-        meters.clock_offset.set(shared.clock().offset() as f64 / 1e9);
+        meters.clock_offset.set(ahead(shared.clock().now()));
     }
     let sets = status.key_sets.status();
     status.metrics.set_key_sets(

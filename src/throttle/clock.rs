@@ -1,11 +1,11 @@
-//! The window clock: this host's clock, set by the store's.
+//! The window clock: the store's time.
 //!
 //! Gateways that cut windows at different moments would open the next one at different moments. So all of them go by the
 //! time of the same node of the store: the one that keeps the slot of a certain name. Their own clocks need not
 //! agree. The bound does not rest on it: tickets belong to a window by its number.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::window::Time;
 
@@ -14,57 +14,60 @@ pub const REFERENCE: &[u8] = b"tg1-clock";
 
 /// How much worse than the best known a measurement may be, before it is not used: half of a round trip is how wrong it
 /// may be.
-const TOLERANCE: u64 = 2;
+const TOLERANCE: u32 = 2;
 
-/// How far this host's clock is from the store's.
-#[derive(Debug, Default)]
+/// The store's time, carried on by this host's monotonic clock: setting the host's wall clock does not move it.
+#[derive(Debug)]
 pub struct Clock {
-    /// Nanoseconds to add to this host's clock.
-    offset: AtomicI64,
+    anchor: Instant,
+    /// The store's time at the anchor, in nanoseconds of unix time.
+    base: AtomicU64,
 }
 
-/// Measures the distance. One reader of the store's time keeps it.
+impl Default for Clock {
+    /// Shows this host's time until the store's is known.
+    fn default() -> Self {
+        Self {
+            anchor: Instant::now(),
+            base: AtomicU64::new(Time::from(SystemTime::now()).unix_nanos()),
+        }
+    }
+}
+
+impl Clock {
+    /// The store's time at an instant.
+    #[inline]
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> Time {
+        Time::from_unix_nanos(self.base.load(Ordering::Relaxed)).plus(nanos(instant, self.anchor))
+    }
+
+    /// The store's time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.at(Instant::now())
+    }
+}
+
+/// Sets a clock by what the store says. One reader of the store's time keeps it.
 #[derive(Debug, Default)]
 pub struct Disciplined {
     best: Option<Duration>,
 }
 
-impl Clock {
-    /// The store's time at an instant of this host's clock.
-    #[inline]
-    #[must_use]
-    pub fn at(&self, local: Time) -> Time {
-        let offset = self.offset.load(Ordering::Relaxed);
-        if offset >= 0 {
-            local.plus(offset.unsigned_abs())
-        } else {
-            local.minus(offset.unsigned_abs())
-        }
-    }
-
-    /// How many nanoseconds this host's clock is behind the store's.
-    #[must_use]
-    pub fn offset(&self) -> i64 {
-        self.offset.load(Ordering::Relaxed)
-    }
-}
-
 impl Disciplined {
-    /// Takes a measurement: the store's time, and this host's before and after it was asked for. One that took much
-    /// longer than the best so far says less than what is known; but the best is forgotten slowly, because clocks drift.
-    pub fn measured(&mut self, clock: &Clock, store: Time, (before, after): (Time, Time)) {
-        let took = Duration::from_nanos(after.since(before));
-        let good = self.best.is_none_or(|best| took <= best * TOLERANCE as u32);
+    /// Takes a measurement: the store's time, and when it was asked for and answered. One that took much longer than the
+    /// best so far says less than what is known; but the best is forgotten slowly, because clocks drift.
+    pub fn measured(&mut self, clock: &Clock, store: Time, asked: Instant, answered: Instant) {
+        let took = answered.saturating_duration_since(asked);
+        let good = self.best.is_none_or(|best| took <= best * TOLERANCE);
         self.best = Some(match self.best {
             Some(best) if took > best => best + (took - best) / 8,
             _ => took,
         });
         if good {
-            let here = i128::from(before.unix_nanos()) + i128::from(after.since(before)) / 2;
-            let offset = i128::from(store.unix_nanos()) - here;
-            clock
-                .offset
-                .store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
+            let then = store.minus(nanos(asked + took / 2, clock.anchor));
+            clock.base.store(then.unix_nanos(), Ordering::Relaxed);
         }
     }
 
@@ -74,47 +77,65 @@ impl Disciplined {
     }
 }
 
+fn nanos(instant: Instant, since: Instant) -> u64 {
+    u64::try_from(instant.saturating_duration_since(since).as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MILLISECOND: u64 = 1_000_000;
+    fn store(milliseconds: u64) -> Time {
+        Time::from_unix_seconds(1_795_239_720).plus(milliseconds * 1_000_000)
+    }
 
-    fn at(milliseconds: u64) -> Time {
-        Time::from_unix_seconds(1_795_239_720).plus(milliseconds * MILLISECOND)
+    fn after(clock: &Clock, milliseconds: u64) -> Instant {
+        clock.anchor + Duration::from_millis(milliseconds)
+    }
+
+    fn ask(discipline: &mut Disciplined, clock: &Clock, says: u64, asked: u64, answered: u64) {
+        discipline.measured(clock, store(says), after(clock, asked), after(clock, answered));
     }
 
     #[test]
     fn gateways_whose_clocks_differ_agree_on_the_time_of_the_store() {
-        let (ahead, behind) = (Clock::default(), Clock::default());
-        // The store says 10 000; one host says 12 000, the other 9 500; asking takes 2 ms.
-        Disciplined::default().measured(&ahead, at(10_000), (at(11_999), at(12_001)));
-        Disciplined::default().measured(&behind, at(10_000), (at(9_499), at(9_501)));
-        assert_eq!(ahead.at(at(12_500)), at(10_500));
-        assert_eq!(behind.at(at(10_000)), at(10_500));
+        let (one, other) = (Clock::default(), Clock::default());
+        // Asking takes 2 ms. They asked at different moments of their lives.
+        ask(&mut Disciplined::default(), &one, 10_000, 11_999, 12_001);
+        ask(&mut Disciplined::default(), &other, 10_000, 9_499, 9_501);
+        assert_eq!(one.at(after(&one, 12_500)), store(10_500));
+        assert_eq!(other.at(after(&other, 10_000)), store(10_500));
+    }
+
+    #[test]
+    fn before_the_store_has_spoken_it_is_the_time_of_this_host() {
+        let apart = Clock::default().now().since(Time::from(SystemTime::now()));
+        assert!(apart < 1_000_000_000, "{apart}");
     }
 
     #[test]
     fn a_measurement_that_took_long_does_not_move_the_clock() {
         let (clock, mut discipline) = (Clock::default(), Disciplined::default());
-        discipline.measured(&clock, at(1_000), (at(1_000), at(1_001)));
-        let known = clock.offset();
+        ask(&mut discipline, &clock, 1_000, 1_000, 1_001);
+        let known = clock.at(after(&clock, 5_000));
         // The answer lay about for 400 ms on its way back: half of that would be the error.
-        discipline.measured(&clock, at(2_000), (at(2_000), at(2_400)));
-        assert_eq!(clock.offset(), known);
+        ask(&mut discipline, &clock, 2_000, 2_000, 2_400);
+        assert_eq!(clock.at(after(&clock, 5_000)), known);
     }
 
     #[test]
     fn when_every_answer_is_slow_the_clock_is_set_by_slow_answers() {
         let (clock, mut discipline) = (Clock::default(), Disciplined::default());
-        discipline.measured(&clock, at(1_000), (at(1_000), at(1_001)));
+        ask(&mut discipline, &clock, 1_000, 1_000, 1_001);
         for second in 2..40 {
-            discipline.measured(
+            ask(
+                &mut discipline,
                 &clock,
-                at(second * 1_000 + 500),
-                (at(second * 1_000), at(second * 1_000 + 50)),
+                second * 1_000 + 500,
+                second * 1_000,
+                second * 1_000 + 50,
             );
         }
-        assert_eq!(clock.at(at(50_000)), at(50_475));
+        assert_eq!(clock.at(after(&clock, 50_000)), store(50_475));
     }
 }

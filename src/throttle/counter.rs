@@ -369,7 +369,7 @@ fn judge_sliding(word: u64, calendar: Calendar, allowance: u32, cost: u32, now: 
 
 /// What `previous` requests of the window before still weigh, rounded up.
 #[inline]
-fn still_counts(previous: u32, window: &Window, now: Time) -> u32 {
+pub(super) fn still_counts(previous: u32, window: &Window, now: Time) -> u32 {
     if previous == 0 {
         return 0;
     }

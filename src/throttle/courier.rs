@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -35,6 +35,9 @@ const TIME_EVERY: Duration = Duration::from_secs(5);
 /// How often a node that is down is looked at; it costs nothing but the look.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// Between two lines about errors of the store.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// How long an order that the store answered with an error is put off.
 const PUT_OFF: Duration = Duration::from_millis(50);
 
@@ -50,14 +53,17 @@ const FILL: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, burst, charge, want = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local full = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+local full, kept = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%S+)$')
+full, kept = tonumber(full) or 0, tonumber(kept) or interval
 if full < now then full = now end
-full = full + charge * interval
+if kept ~= interval then full = now + (full - now) / kept * interval end
+full = math.min(full, now + 2 * burst * interval) + charge * interval
 local room = math.floor((now + burst * interval - full) / interval)
 local granted = math.max(0, math.min(want, room))
 full = full + granted * interval
 if charge + granted ~= 0 then
-  redis.call('SET', KEYS[1], string.format('%.2f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+  local text = string.format('%.2f %.6f', full, interval)
+  redis.call('SET', KEYS[1], text, 'PX', math.ceil(math.max(0, full - now) / 1000) + 1000)
 end
 return {granted, room - granted}
 ";
@@ -97,7 +103,7 @@ impl Courier {
         self.shared.retire_all();
         // Nobody listens only if the tasks have ended.
         let _ = self.close.send(true);
-        timeout(within, self.tasks).await.is_ok_and(|ended| ended.is_ok())
+        timeout(within, self.tasks).await.is_ok_and(|ended| ended.is_ok()) && self.shared.unsettled() == 0
     }
 }
 
@@ -108,6 +114,13 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
     let mut changed = redis.changed();
     changed.mark_changed();
     loop {
+        // A task ends by itself only if it has panicked; the node gets a new one.
+        let before = mailboxes.len();
+        mailboxes.retain(|_, mailbox| !mailbox.is_closed());
+        if mailboxes.len() < before {
+            changed.mark_changed();
+        }
+        while tasks.try_join_next().is_some() {}
         if changed.has_changed().unwrap_or(false) {
             changed.mark_unchanged();
             let nodes = redis.nodes();
@@ -115,7 +128,7 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
             mailboxes.retain(|name, _| nodes.iter().any(|node| node.name() == name));
             for node in nodes {
                 mailboxes.entry(node.name().to_owned()).or_insert_with(|| {
-                    // Not bounded by itself: a lease is listed once, so there are never more than leases.
+                    // Not bounded by itself: it holds listed leases, and those are bounded.
                     let (sender, mailbox) = mpsc::unbounded_channel();
                     let trade = Trade::new(node, Arc::clone(&shared), redis.clone());
                     tasks.spawn(trade.run(mailbox));
@@ -150,7 +163,7 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
             tokio::spawn(async move {
                 tokio::time::sleep(PUT_OFF).await;
                 for lease in homeless {
-                    shared.inbox().put_back(lease);
+                    shared.inbox().put(lease);
                 }
             });
         }
@@ -179,7 +192,7 @@ struct Trade {
     put_off: VecDeque<(Instant, Arc<Lease>)>,
     /// Counters that a return has made negative: they were lost, and the return came too late.
     negative: Vec<(String, u64)>,
-    erring: bool,
+    complained: Option<Instant>,
     /// After a failure nothing is sent for a moment: a node that is being connected to says so at once, again and again.
     quiet_until: Option<Instant>,
     /// Which data operators were told that the node has.
@@ -237,7 +250,7 @@ impl Trade {
             time_asked: None,
             put_off: VecDeque::new(),
             negative: Vec::new(),
-            erring: false,
+            complained: None,
             quiet_until: None,
             told: None,
             backlog,
@@ -255,8 +268,8 @@ impl Trade {
             self.tell();
             let open = room && up;
             if open {
-                let orders = self.exchange.batch(self.now(), self.market());
-                let orders = self.keep_own(orders);
+                let batch = self.exchange.batch(self.now(), self.market());
+                let (orders, more) = self.keep_own(batch);
                 let ask_time = self.wants_time();
                 if !orders.is_empty() || ask_time || !self.negative.is_empty() {
                     let pipeline = self.pack(&orders, ask_time);
@@ -269,6 +282,9 @@ impl Trade {
                             result,
                         }
                     });
+                    continue;
+                }
+                if more {
                     continue;
                 }
             }
@@ -305,7 +321,7 @@ impl Trade {
 
     /// The store's time, now.
     fn now(&self) -> Time {
-        self.shared.clock().at(Time::from(SystemTime::now()))
+        self.shared.clock().now()
     }
 
     fn market(&self) -> Market {
@@ -336,20 +352,22 @@ impl Trade {
             .set(i64::try_from(self.exchange.backlog()).unwrap_or(i64::MAX));
     }
 
-    /// Orders for slots that this node does not keep any more go back to the dispatcher.
-    fn keep_own(&mut self, orders: Vec<Order>) -> Vec<Order> {
+    /// Orders for slots that this node does not keep any more go back to the dispatcher. With the rest comes whether there
+    /// were any: then there may be more on the list.
+    fn keep_own(&mut self, orders: Vec<Order>) -> (Vec<Order>, bool) {
         let own = |order: &Order| {
             self.redis
                 .node_of(order.lease.slot())
                 .is_some_and(|node| Arc::ptr_eq(&node, &self.node))
         };
         let (own, foreign): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(own);
+        let any = !foreign.is_empty();
         for order in foreign {
             if let Some(lease) = self.exchange.take_back(&order) {
-                self.shared.inbox().put_back(lease);
+                self.shared.inbox().put(lease);
             }
         }
-        own
+        (own, any)
     }
 
     fn wants_time(&mut self) -> bool {
@@ -380,7 +398,7 @@ impl Trade {
         let now = Instant::now();
         while self.put_off.front().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, lease)) = self.put_off.pop_front() {
-                self.shared.inbox().put_back(lease);
+                self.shared.inbox().put(lease);
             }
         }
     }
@@ -461,7 +479,7 @@ impl Trade {
         command
             .arg(1)
             .arg(key)
-            .arg(format!("{micros}"))
+            .arg(format!("{micros:.6}"))
             .arg(terms.limit())
             .arg(format!("{charge:.6}"))
             .arg(want);
@@ -475,6 +493,9 @@ impl Trade {
                 log::debug!("{}: {failure}", self.node.name());
                 for order in &sent.orders {
                     self.exchange.failed(order);
+                    if failure == Failure::Unavailable {
+                        self.exchange.keep(order);
+                    }
                 }
                 self.quiet_until = Some(Instant::now() + LOOK_EVERY);
                 // It may come back with another clock.
@@ -490,10 +511,8 @@ impl Trade {
         {
             let store = Time::from_unix_seconds(u64::try_from(seconds).unwrap_or(0))
                 .plus(u64::try_from(micros).unwrap_or(0).saturating_mul(1_000));
-            let now = Time::from(SystemTime::now());
-            let after = now.minus(nanos(reply.received.elapsed()));
-            let before = after.minus(nanos(reply.received.duration_since(reply.sent)));
-            self.discipline.measured(self.shared.clock(), store, (before, after));
+            self.discipline
+                .measured(self.shared.clock(), store, reply.sent, reply.received);
         }
         let market = self.market();
         let mut values = reply.values.into_iter();
@@ -503,7 +522,6 @@ impl Trade {
             match answer {
                 Ok(Some(answer)) => {
                     self.exchange.answered(order, answer, now, market);
-                    self.erring = false;
                 }
                 Ok(None) => {}
                 Err(error) => self.erred(order, error.as_deref()),
@@ -536,11 +554,22 @@ impl Trade {
                 } else {
                     Ok(Value::Nil)
                 };
-                expiry?;
                 let value = number(&count?).ok_or(None)?;
+                // It was counted, so it is entered; what went wrong beside it is asked for again with the next order.
+                for error in [&expiry, &previous]
+                    .into_iter()
+                    .filter_map(|result| result.as_ref().err())
+                {
+                    self.complain(error.as_deref());
+                }
                 Ok(Some(Answer::Count {
                     value,
-                    previous: number(&previous?).unwrap_or(0),
+                    previous: match previous {
+                        Ok(Value::Nil) => Some(0),
+                        Ok(value) => number(&value),
+                        Err(_) => None,
+                    },
+                    expires: expiry.is_ok(),
                 }))
             }
             What::Restore { .. } => next().map(|_| None),
@@ -556,7 +585,8 @@ impl Trade {
                 Value::Array(pair) => match pair.as_slice() {
                     [value, previous] => Ok(Some(Answer::Count {
                         value: number(value).ok_or(None)?,
-                        previous: number(previous).unwrap_or(0),
+                        previous: number(previous),
+                        expires: true,
                     })),
                     _ => Err(None),
                 },
@@ -579,22 +609,36 @@ impl Trade {
 
     /// The store has answered an order with an error. It is tried again a little later, perhaps elsewhere.
     fn erred(&mut self, order: &Order, error: Option<&str>) {
-        let text = error.unwrap_or("an answer that makes no sense");
-        let Some(lease) = self.exchange.take_back(order) else {
-            return;
-        };
-        if text.starts_with(NO_SCRIPT) {
+        let no_script = error.is_some_and(|text| text.starts_with(NO_SCRIPT));
+        if no_script {
             // The node was restarted, or its scripts were flushed.
             self.fill.known = false;
             self.heal.known = false;
-            self.shared.inbox().put_back(lease);
-            return;
+        } else {
+            self.complain(error);
+            if matches!(order.what, What::Heal { .. }) {
+                self.exchange.can_not_heal(order);
+            }
         }
+        let Some(lease) = self.exchange.take_back(order) else {
+            return;
+        };
+        if no_script {
+            self.shared.inbox().put(lease);
+        } else {
+            self.put_off.push_back((Instant::now() + PUT_OFF, lease));
+        }
+    }
+
+    /// Counts an error, and says it now and then.
+    fn complain(&mut self, error: Option<&str>) {
         self.shared.meters().errors.inc();
-        if !std::mem::replace(&mut self.erring, true) {
+        let now = Instant::now();
+        if self.complained.is_none_or(|then| now - then >= SAY_AGAIN) {
+            self.complained = Some(now);
+            let text = error.unwrap_or("an answer that makes no sense");
             log::warn!("{}: shared counters: {text}", self.node.name());
         }
-        self.put_off.push_back((Instant::now() + PUT_OFF, lease));
     }
 }
 
@@ -602,12 +646,13 @@ impl Drop for Trade {
     /// The node is gone: whoever keeps its slots now gets what it had on the list.
     fn drop(&mut self) {
         self.shared.note_data(self.node.name(), None);
-        self.backlog.set(0);
+        // No series for every address that a cluster ever had.
+        let _ = self.shared.meters().backlog.remove_label_values(&[self.node.name()]);
         for lease in self.exchange.take_all() {
-            self.shared.inbox().put_back(lease);
+            self.shared.inbox().put(lease);
         }
         for (_, lease) in self.put_off.drain(..) {
-            self.shared.inbox().put_back(lease);
+            self.shared.inbox().put(lease);
         }
     }
 }

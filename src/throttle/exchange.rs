@@ -116,13 +116,14 @@ impl What {
 /// What the store says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// To `Take`: the counter after it, and for a sliding limit the counter of the window before. To `Heal`: the
-    /// counter after it.
+    /// To `Take` and `Heal`.
     Count {
-        /// The counter.
+        /// The counter after it.
         value: i64,
-        /// The window before.
-        previous: i64,
+        /// For a sliding limit, the counter of the window before; none if that was not answered.
+        previous: Option<i64>,
+        /// Whether the key was told when it ends, if that was asked for.
+        expires: bool,
     },
     /// To `Fill`.
     Bucket {
@@ -136,8 +137,9 @@ pub enum Answer {
 /// What is remembered of a lease between orders. There may be a million of them, so it is kept small.
 pub struct Books {
     terms: Arc<Terms>,
-    /// When the order that is under way was sent.
+    /// When the order that is under way was sent, and which data the node had then.
     under_way: Alarm,
+    traded_with: u32,
     pages: [Page; 2],
     /// What is spent in a term, as a moving average.
     pace: f32,
@@ -215,6 +217,7 @@ impl Books {
         Self {
             terms,
             under_way: Alarm::OFF,
+            traded_with: 0,
             pages: [Page::default(); 2],
             pace: 0.0,
             looked_at: Alarm::OFF,
@@ -484,9 +487,34 @@ impl Exchange {
         Some(Arc::clone(&order.lease))
     }
 
-    /// Everything that is on the list.
+    /// Every lease that is on the list or waits for its time: for whoever trades with them from now on.
     pub fn take_all(&mut self) -> Vec<Arc<Lease>> {
-        self.listed.drain(..).collect()
+        let mut leases: Vec<Arc<Lease>> = self.listed.drain(..).collect();
+        for Reverse(Timer { lease, .. }) in self.timers.drain() {
+            lease.books.lock().timer = Alarm::OFF;
+            if lease.list() {
+                leases.push(lease);
+            }
+        }
+        leases
+    }
+
+    /// The order was not sent, and nobody waits for it: it goes with the next batch.
+    pub fn keep(&mut self, order: &Order) {
+        if !order.what.is_waited_for() {
+            self.returns.push_back(order.clone());
+        }
+    }
+
+    /// The store does not run the script that heals. What it has forgotten stays forgotten: else every answer would find
+    /// the loss again.
+    pub fn can_not_heal(&mut self, order: &Order) {
+        let mut books = order.lease.books.lock();
+        let data = books.traded_with;
+        let page = books.page(order.window);
+        page.own = 0;
+        page.heard = 0;
+        page.data = data;
     }
 
     /// Which data the node has, given what the node itself says: another number is other data.
@@ -559,6 +587,7 @@ impl Exchange {
             }
             Some(_) => {
                 books.under_way = Alarm::at(now);
+                books.traded_with = market.data;
                 // Stays listed until the answer.
                 lease.listed.store(true, Ordering::SeqCst);
             }

@@ -147,11 +147,7 @@ impl Throttle {
     /// How a limit stands for a subject, without counting anything. A subject is a hash here, so its name for people
     /// (`mobile@orders`, `192.0.2.7`) comes from the caller; empty for [`Subject::none`](super::Subject::none).
     #[must_use]
-    pub fn describe(&self, demand: &Demand<'_>, subject_name: &str, here: Time) -> Description {
-        let now = match &self.counters {
-            Counters::Own(_) => here,
-            Counters::Shared(shared) => shared.clock().at(here),
-        };
+    pub fn describe(&self, demand: &Demand<'_>, subject_name: &str, now: Time) -> Description {
         let rule = demand.rule;
         let shape = rule.quota().shape();
         let mut key = String::from(rule.key());
@@ -185,7 +181,7 @@ impl Throttle {
             rate: rule.rate(),
             limit: rule.quota().whole(),
             remaining,
-            reset: here.plus(reset.since(now)),
+            reset,
             enforced: rule.enforced(),
             sharing,
         }
@@ -419,7 +415,8 @@ mod tests {
             };
             let answer = Answer::Count {
                 value: self.issued,
-                previous: 0,
+                previous: None,
+                expires: true,
             };
             self.exchange.answered(order, answer, now, MARKET);
         }

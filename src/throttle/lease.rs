@@ -12,7 +12,7 @@ pub mod tickets;
 pub mod tokens;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -35,10 +35,14 @@ pub const OUTAGE_RETRY: u64 = 1_000_000_000;
 pub struct Lease {
     name: [u8; 16],
     slot: Slot,
+    /// Whether there is no credit before the store has answered: this lease may be one of several that one counter had,
+    /// because the table was too full to keep them.
     careful: bool,
+    alive: Arc<AtomicUsize>,
     /// What is held.
     pub(super) hand: Hand,
-    /// Whether the exchange has it on its list, or an order for it is under way. So it is on the list once at most.
+    /// Whether the exchange has it on its list, or an order for it is under way. Cleared when the exchange looks at it, so
+    /// it is on the list twice at most: once for a request, once while a timer's look clears the mark.
     pub(super) listed: AtomicBool,
     /// What the requests that wait for it cost together.
     pub(super) waiting: AtomicU32,
@@ -65,11 +69,19 @@ pub struct Conditions {
     pub instances: u32,
     /// How the store is.
     pub health: Health,
-    /// Whether the request may wait for the store.
-    pub may_wait: bool,
-    /// Whether there is no credit before the store has answered: this lease may be one of several that one counter had,
-    /// because the table was too full to keep it.
-    pub careful: bool,
+    /// What the request does if nothing is held.
+    pub patience: Patience,
+}
+
+/// What a request does that finds nothing to spend while the store may have some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It waits for the store, if that answers in time.
+    Waits,
+    /// It has waited as long as it may, and the store has answered meanwhile: others were faster. It is refused.
+    Outrun,
+    /// It does not wait: what the limit says about a store that is late applies.
+    None,
 }
 
 /// What comes of a request.
@@ -86,13 +98,16 @@ pub enum Outcome {
 }
 
 impl Lease {
-    /// A lease that holds nothing. A careful one gives no credit before the store has answered.
+    /// A lease that holds nothing. A careful one gives no credit before the store has answered. `alive` counts it until it
+    /// is dropped.
     #[must_use]
-    pub fn new(subject: Subject, terms: &Arc<Terms>, careful: bool) -> Self {
+    pub fn new(subject: Subject, terms: &Arc<Terms>, careful: bool, alive: Arc<AtomicUsize>) -> Self {
+        alive.fetch_add(1, Ordering::Relaxed);
         let name = subject.name();
         Self {
             name,
             careful,
+            alive,
             slot: Slot::of_tag(&super::store_key::tag(name)),
             hand: if terms.quota.shape().has_windows() {
                 Hand::Tickets(Tickets::default())
@@ -132,13 +147,9 @@ impl Lease {
     /// What a request comes to that found nothing to spend. With the outcome comes whether the exchange should look.
     #[cold]
     pub fn beyond(&self, terms: &Terms, cost: u32, now: Time, conditions: Conditions) -> (Outcome, bool) {
-        let conditions = Conditions {
-            careful: self.careful,
-            ..conditions
-        };
         match &self.hand {
-            Hand::Tickets(tickets) => tickets.beyond(terms, cost, now, conditions),
-            Hand::Tokens(tokens) => tokens.beyond(terms, cost, now, conditions),
+            Hand::Tickets(tickets) => tickets.beyond(terms, cost, now, conditions, self.careful),
+            Hand::Tokens(tokens) => tokens.beyond(terms, cost, now, conditions, self.careful),
         }
     }
 
@@ -158,15 +169,41 @@ impl Lease {
     pub fn give_back(&self, cost: u32, window: u32, now: Time) {
         match &self.hand {
             Hand::Tickets(tickets) => tickets.give_back(cost, window),
-            Hand::Tokens(tokens) => tokens.give_back(cost, now),
+            Hand::Tokens(tokens) => tokens.give_back(cost, window, now),
         }
     }
 
-    /// Puts the lease on the list. Whether the caller has to hand it to the exchange: false when it is there already.
+    /// Whether there is something here that the store should know of: tickets of this window, or a debt.
+    #[must_use]
+    pub fn holds(&self, now: Time) -> bool {
+        match &self.hand {
+            Hand::Tickets(tickets) => {
+                let window = self.books.lock().terms().quota.shape().window_of(now).index;
+                let standing = tickets.standing(window);
+                standing.held() > 0 || standing.debt() > 0
+            }
+            Hand::Tokens(tokens) => tokens.owed() > 0,
+        }
+    }
+
+    /// Puts the lease on the list. Whether the caller has to hand it to the exchange: false when it is there already. What
+    /// the exchange is to see is written before.
     #[must_use]
     pub fn list(&self) -> bool {
-        // Looked at first: a lease in heavy use would be written by every request.
-        !self.listed.load(Ordering::Relaxed) && !self.listed.swap(true, Ordering::AcqRel)
+        !self.listed.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether it seems to be on the list: to be looked at where [`list`](Self::list) would write to a lease with every
+    /// request, and the next request asks again.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -230,6 +267,6 @@ mod tests {
     /// There may be a million of them. The table adds about 40 bytes for each.
     #[test]
     fn a_lease_is_small() {
-        assert!(size_of::<Lease>() <= 304, "{}", size_of::<Lease>());
+        assert!(size_of::<Lease>() <= 312, "{}", size_of::<Lease>());
     }
 }

@@ -8,7 +8,7 @@ use super::atomic::AtomicU64;
 use super::counter::{self, Quota};
 use super::lease::tickets::{self, Tickets};
 use super::lease::tokens::{self, LIFE, Tokens};
-use super::lease::{Conditions, Outcome};
+use super::lease::{Conditions, Outcome, Patience};
 use super::terms::{Defaults, Terms};
 use super::window::Time;
 use crate::redis::Health;
@@ -21,7 +21,7 @@ const NOON: Time = Time::from_unix_seconds(1_795_239_720);
 const UP: Conditions = Conditions {
     instances: 1,
     health: Health::Up,
-    may_wait: false,
+    patience: Patience::None,
 };
 
 fn terms(rate: &str, window: WindowKind, overrun: u8) -> Terms {
@@ -64,13 +64,13 @@ fn tokens_came(charged: u32, granted: u32, closed_until: Time) -> tokens::News {
 /// What a request does: how much of it was counted.
 fn take(tickets: &Tickets, terms: &Terms, cost: u32, now: Time) -> u32 {
     let spent = tickets.spend(&terms.quota, cost, now).is_some()
-        || matches!(tickets.beyond(terms, cost, now, UP).0, Outcome::Spent(_));
+        || matches!(tickets.beyond(terms, cost, now, UP, false).0, Outcome::Spent(_));
     if spent { cost } else { 0 }
 }
 
 fn take_token(tokens: &Tokens, terms: &Terms, now: Time) -> u32 {
-    let spent =
-        tokens.spend(&terms.quota, 1, now).is_some() || matches!(tokens.beyond(terms, 1, now, UP).0, Outcome::Spent(_));
+    let spent = tokens.spend(&terms.quota, 1, now).is_some()
+        || matches!(tokens.beyond(terms, 1, now, UP, false).0, Outcome::Spent(_));
     u32::from(spent)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::Demand;
 use super::clock::Clock;
 use super::counter::{Refusal, State};
-use super::lease::{Conditions, Lease, Outcome};
+use super::lease::{Conditions, Lease, Outcome, Patience};
 use super::table::Table;
 use super::window::Time;
 use crate::redis::{Health, Slot};
@@ -49,6 +49,9 @@ impl Nodes for crate::redis::Redis {
     }
 }
 
+/// Leases that may be listed beside twice as many as the table holds.
+const LISTED_BESIDE: usize = 10_000;
+
 /// How counters are shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -69,6 +72,8 @@ pub struct Shared {
     instances: AtomicU32,
     settings: Settings,
     inbox: Inbox,
+    /// Leases that there are: in the table, and let go by it but still listed.
+    alive: Arc<AtomicUsize>,
     clock: Clock,
     meters: SharingMetrics,
     /// Which data each node has, by its name, as those know it who trade with it.
@@ -95,7 +100,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Leases that the exchange should look at. Each is here once at most, so there are never more than leases.
+/// Leases that the exchange should look at. There are never many more than leases, and of those at most twice as many as
+/// the table holds.
 #[derive(Default)]
 pub struct Inbox {
     leases: Mutex<Vec<Arc<Lease>>>,
@@ -103,7 +109,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    fn put(&self, lease: Arc<Lease>) {
+    /// Puts a lease in that was listed by the caller.
+    pub fn put(&self, lease: Arc<Lease>) {
         let mut leases = self.leases.lock();
         leases.push(lease);
         let first = leases.len() == 1;
@@ -129,11 +136,6 @@ impl Inbox {
     pub fn take_now(&self) -> Vec<Arc<Lease>> {
         std::mem::take(&mut *self.leases.lock())
     }
-
-    /// Puts a lease back that was taken and not looked at.
-    pub fn put_back(&self, lease: Arc<Lease>) {
-        self.put(lease);
-    }
 }
 
 impl Shared {
@@ -146,28 +148,29 @@ impl Shared {
             instances: AtomicU32::new(settings.instances.max(1)),
             settings,
             inbox: Inbox::default(),
+            alive: Arc::default(),
             clock: Clock::default(),
             meters,
             data: Mutex::default(),
         }
     }
 
-    /// Counts with the lease of a demand, or says why not. `may_wait` is whether the request would wait.
+    /// Counts with the lease of a demand, or says why not. `patience` is for when nothing is held.
     #[inline]
-    pub fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, may_wait: bool) -> Result<State, Miss> {
+    pub fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, patience: Patience) -> Result<State, Miss> {
         let terms = demand.rule.terms();
         let (answer, evicted) = self.table.with(
             demand.counter(),
             now,
-            |crowded| Arc::new(Lease::new(demand.subject, terms, crowded)),
+            |careful| Arc::new(Lease::new(demand.subject, terms, careful, Arc::clone(&self.alive))),
             |lease| match lease.spend(&terms.quota, cost, now) {
                 Some((state, low)) => {
-                    if low {
+                    if low && !lease.is_listed() {
                         self.wish(lease, demand);
                     }
                     Ok(state)
                 }
-                None => self.beyond(lease, demand, cost, now, may_wait),
+                None => self.beyond(lease, demand, cost, now, patience),
             },
         );
         if let Some(lease) = evicted {
@@ -179,7 +182,7 @@ impl Shared {
                 if let Some(lease) = self.table.remove(demand.counter()) {
                     self.retire(lease);
                 }
-                self.spend(demand, cost, now, may_wait)
+                self.spend(demand, cost, now, patience)
             }
             Err(Some(miss)) => Err(miss),
             Ok(state) => Ok(state),
@@ -195,7 +198,7 @@ impl Shared {
         let look = |lease: &Arc<Lease>| lease.peek(&terms.quota, cost, now);
         self.table
             .look(demand.counter(), look)
-            .unwrap_or_else(|| look(&Arc::new(Lease::new(demand.subject, terms, false))))
+            .unwrap_or_else(|| look(&Arc::new(Lease::new(demand.subject, terms, false, Arc::default()))))
     }
 
     /// Takes back what was spent in a window.
@@ -207,9 +210,8 @@ impl Shared {
     /// A request of this cost waits for an answer about a lease, until what is returned is dropped.
     pub fn wait_for<'a>(&self, lease: &'a Arc<Lease>, cost: u32) -> Waiting<'a> {
         lease.waiting.fetch_add(cost, Ordering::SeqCst);
-        // After it is known to wait: the exchange may have looked just before. Not by `list`, whose first look may be older
-        // than the line above.
-        if !lease.listed.swap(true, Ordering::SeqCst) {
+        // After it is known to wait: the exchange may have looked just before.
+        if lease.list() {
             self.inbox.put(Arc::clone(lease));
         }
         Waiting { lease, cost }
@@ -234,6 +236,19 @@ impl Shared {
                 self.inbox.put(Arc::clone(lease));
             }
         });
+    }
+
+    /// How many leases hold or owe something that the store does not know of. For after the end of the exchange.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        let now = self.clock.now();
+        let unsettled = AtomicUsize::new(0);
+        self.table.for_each(|lease| {
+            if lease.holds(now) {
+                unsettled.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        unsettled.into_inner()
     }
 
     /// The leases.
@@ -312,13 +327,12 @@ impl Shared {
         demand: &Demand<'_>,
         cost: u32,
         now: Time,
-        may_wait: bool,
+        patience: Patience,
     ) -> Result<State, Option<Miss>> {
         let conditions = Conditions {
             instances: self.instances(),
             health: self.nodes.health_of(lease.slot()),
-            may_wait,
-            careful: false,
+            patience,
         };
         let (outcome, wish) = lease.beyond(demand.rule.terms(), cost, now, conditions);
         if wish {
@@ -339,10 +353,24 @@ impl Shared {
 
     #[cold]
     fn wish(&self, lease: &Arc<Lease>, demand: &Demand<'_>) {
+        if self.is_full() {
+            return;
+        }
         if lease.list() {
             lease.books.lock().govern(demand.rule.terms());
             self.inbox.put(Arc::clone(lease));
         }
+    }
+
+    /// Whether so many leases wait for a store that is away that no more are listed: what the table lets go of then is
+    /// forgotten, with its debts. Its metric is that of the table, `tollgate_throttle_evictions`.
+    fn is_full(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+            > self
+                .settings
+                .max_counters
+                .saturating_mul(2)
+                .saturating_add(LISTED_BESIDE)
     }
 
     /// The table has let go of a lease: what it holds goes back, what it owes is charged.
@@ -351,7 +379,7 @@ impl Shared {
         lease.retired.store(true, Ordering::Release);
         // Who waits for it has to look for another one.
         lease.answered.notify_waiters();
-        if lease.list() {
+        if !self.is_full() && lease.list() {
             self.inbox.put(lease);
         }
     }

@@ -82,6 +82,8 @@ pub struct Table<C = Plain> {
     shard_capacity: usize,
     next_swept: AtomicUsize,
     evictions: AtomicU64,
+    /// Whether a live counter was ever let go.
+    forgetful: AtomicBool,
 }
 
 /// Aligned so that two shards' locks never share a cache line (or the pair that the prefetcher fetches).
@@ -116,11 +118,12 @@ impl<C: Counter> Table<C> {
             shard_capacity: max_entries / shards,
             next_swept: AtomicUsize::new(0),
             evictions: AtomicU64::new(0),
+            forgetful: AtomicBool::new(false),
         }
     }
 
     /// Applies `operation` to the counter with this identity, which is born if it is not there; `birth` is told whether
-    /// another one had to make room for it. With the answer comes that other one.
+    /// it may have been there before: whether the table ever had to let go of a live counter. With the answer comes that other one.
     #[inline]
     pub fn with<T>(
         &self,
@@ -154,8 +157,9 @@ impl<C: Counter> Table<C> {
         shard.find(identity).map(|slot| look(&slot.counter))
     }
 
-    /// Removes the counter with this identity.
+    /// Lets go of the counter with this identity, live or not.
     pub fn remove(&self, identity: Identity) -> Option<C> {
+        self.forgetful.store(true, Ordering::Relaxed);
         let mut shard = self.shard(identity).0.write();
         let position = shard.position(identity)?;
         shard.remove(position)
@@ -230,11 +234,12 @@ impl<C: Counter> Table<C> {
         if shard.slots.len() >= self.shard_capacity {
             let (counter, live) = shard.evict(now);
             self.evictions.fetch_add(u64::from(live), Ordering::Relaxed);
+            self.forgetful.fetch_or(live, Ordering::Relaxed);
             evicted = counter;
         }
         // The operation runs before the slot is in its place: so there is no place to look up again. Not marked as used
         // yet: so a flood of subjects that come once evicts itself, not those who come often.
-        let counter = birth(evicted.is_some());
+        let counter = birth(self.forgetful.load(Ordering::Relaxed));
         let answer = operation(&counter);
         shard.insert(Slot { identity, counter });
         (answer, evicted)

@@ -40,7 +40,7 @@ pub(super) fn visit(
     if leaving {
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
-    if now < tokens.closed_until() {
+    if now < tokens.closed_until() && tokens.heard_of(&terms.quota) {
         // Set anew: a debt that was charged meanwhile has put it off.
         books.reopen_at = if tokens.closed_until().since(now) <= AHEAD {
             Alarm::at(tokens.closed_until())
@@ -99,13 +99,16 @@ pub(super) fn settle(
         return;
     };
     let quota = &order.terms.quota;
+    let granted = granted.min(want);
+    // A debt is never greater than the whole bucket, so nothing is closed for longer than it takes to fill twice.
+    let longest = quota.time_to_gain(quota.whole()).saturating_mul(2).max(PAUSE);
     let closed_until = if granted < want || left < 0 {
         // Until there is a token for each gateway that may be waiting for one.
         let missing = u64::try_from(1_i64.saturating_sub(left)).unwrap_or(1);
         now.plus(
             quota
                 .time_to_gain(u32::try_from(missing).unwrap_or(u32::MAX))
-                .max(PAUSE),
+                .clamp(PAUSE, longest),
         )
     } else {
         now
@@ -134,6 +137,7 @@ pub(super) fn settle(
             closed_until,
             low: books.low_mark(&market),
             share,
+            interval: quota.interval(),
         },
         now,
     );

@@ -1,6 +1,7 @@
 //! The trade in tickets of calendar windows.
 
 use super::{Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, What};
+use crate::throttle::counter::still_counts;
 use crate::throttle::lease::tickets::{News, Standing, Tickets};
 use crate::throttle::terms::Terms;
 use crate::throttle::window::{Time, Window};
@@ -85,18 +86,24 @@ pub(super) fn settle(
     now: Time,
     market: &Market,
 ) {
-    let Answer::Count { value, previous } = answer else {
+    let Answer::Count {
+        value,
+        previous,
+        expires,
+    } = answer
+    else {
         return;
     };
-    let (charge, want) = match order.what {
-        What::Take { charge, want, .. } => (charge, want),
-        What::Heal { .. } => (0, 0),
+    let (charge, want, expire) = match order.what {
+        What::Take { charge, want, expire } => (charge, want, expire),
+        What::Heal { .. } => (0, 0, true),
         What::Return { .. } | What::Restore { .. } | What::Fill { .. } => return,
     };
     let terms = &order.terms;
     let shape = terms.quota.shape();
     let window = shape.window_at(order.window);
-    let before = value - i64::from(charge) - i64::from(want);
+    let before = value.saturating_sub(i64::from(charge)).saturating_sub(i64::from(want));
+    let data = books.traded_with;
     let page = books.page(order.window);
     if let What::Take { .. } = order.what
         && before < i64::from(page.own)
@@ -108,7 +115,7 @@ pub(super) fn settle(
         exchange.losses = exchange.losses.wrapping_add(1);
         return;
     }
-    let previous = clamp(previous);
+    let previous = previous.map_or(page.previous, clamp);
     let limit = room_at(terms, &window, previous, now);
     let valid = i64::from(limit) - before.max(0) - i64::from(charge);
     let granted = u32::try_from(valid.max(0)).unwrap_or(u32::MAX).min(want);
@@ -118,8 +125,9 @@ pub(super) fn settle(
     page.heard = heard;
     page.previous = previous;
     page.known = true;
-    page.expires = true;
-    page.data = market.data;
+    // A key that was not there before has to be told, even if one like it was told once.
+    page.expires = if expire { expires } else { before > 0 };
+    page.data = data;
     let left = limit.saturating_sub(heard);
 
     let standing = tickets.standing(order.window);
@@ -250,7 +258,7 @@ fn charge(books: &mut Books, window: u32, charge: u32, want: u32, market: &Marke
     }
     let page = books.page(window);
     if page.known && page.data != market.data {
-        page.data = market.data;
+        // It counts as healed when the answer is there.
         return Some(What::Heal {
             seen: page.heard.max(page.own),
         });
@@ -302,9 +310,7 @@ fn room_at(terms: &Terms, window: &Window, previous: u32, now: Time) -> u32 {
     if !terms.quota.shape().slides() {
         return limit;
     }
-    let left = window.end.since(now.max(window.start)).min(window.length());
-    let weighed = (u128::from(previous.min(limit)) * u128::from(left)).div_ceil(u128::from(window.length().max(1)));
-    limit.saturating_sub(u32::try_from(weighed).unwrap_or(limit))
+    limit.saturating_sub(still_counts(previous.min(limit), window, now))
 }
 
 /// When a sliding window that is closed now has something again: when the window before weighs less than it does now.

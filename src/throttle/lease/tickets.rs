@@ -21,7 +21,7 @@
 //! bit too, and can not take credit on top of what the last answer brought. The first simulation of this algorithm gave
 //! credit again after each charge: it let 6.4 times the limit through.
 
-use super::{Alone, Conditions, Outcome, alone, away, policy};
+use super::{Alone, Conditions, Outcome, Patience, alone, away, policy};
 use crate::redis::Health;
 use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::throttle::counter::{Quota, Refusal, Shape, State};
@@ -106,8 +106,15 @@ impl Tickets {
         Some((self.state(quota, &window, spent, cost), low))
     }
 
-    /// What a request comes to that found no tickets.
-    pub fn beyond(&self, terms: &Terms, cost: u32, now: Time, conditions: Conditions) -> (Outcome, bool) {
+    /// What a request comes to that found no tickets. A careful lease gives no credit before the store has answered.
+    pub fn beyond(
+        &self,
+        terms: &Terms,
+        cost: u32,
+        now: Time,
+        conditions: Conditions,
+        careful: bool,
+    ) -> (Outcome, bool) {
         let quota = &terms.quota;
         let Some(window) = self.window(quota.shape(), now) else {
             return (Outcome::Astray, false);
@@ -127,7 +134,7 @@ impl Tickets {
                 due && conditions.health != Health::Down,
             );
         }
-        let credit = if conditions.careful && seen(&self.total, window.index).is_none() {
+        let credit = if careful && seen(&self.total, window.index).is_none() {
             0
         } else {
             terms.credit(conditions.instances)
@@ -139,9 +146,13 @@ impl Tickets {
                 let wish = debt <= cost || u64::from(debt) * 2 >= u64::from(credit);
                 return (Outcome::Spent(self.state(quota, &window, spent, cost)), wish);
             }
-            if conditions.may_wait && conditions.health == Health::Up {
+            match conditions.patience {
                 // Listed by the request, once it waits.
-                return (Outcome::Short, false);
+                Patience::Waits if conditions.health == Health::Up => return (Outcome::Short, false),
+                Patience::Outrun if conditions.health == Health::Up => {
+                    return (Outcome::Refused(away(&window, now)), true);
+                }
+                _ => {}
             }
         }
         let own = || tickets.saturating_add(credit.max(self.own_share(terms, &window, tickets, conditions.instances)));

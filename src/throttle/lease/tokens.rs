@@ -17,7 +17,7 @@
 //! **The store away.** The gateway keeps a bucket of its own, of its share of rate and burst. What it lets through is not
 //! charged afterwards: by then the shared bucket would have been filled again anyway.
 
-use super::{Conditions, Outcome, policy};
+use super::{Conditions, Outcome, Patience, policy};
 use crate::redis::Health;
 use crate::revision::WithoutStore;
 use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -29,6 +29,12 @@ use crate::throttle::window::Time;
 pub const LIFE: u64 = 200 * MILLISECOND;
 
 const MILLISECOND: u64 = 1_000_000;
+
+/// In [`State::window`], beside the places 0 and 1 of lots: spent on credit.
+const ON_CREDIT: u32 = 2;
+
+/// The same: let through without the store. There is nothing to give back.
+const ALONE: u32 = 3;
 
 /// The tokens that a gateway holds.
 #[derive(Debug, Default)]
@@ -48,8 +54,8 @@ pub struct Tokens {
     asked: AtomicU32,
     /// This gateway's part of the rate of late, in millionths; 0 while that is not known.
     share: AtomicU32,
-    /// How often the store has answered.
-    heard: AtomicU32,
+    /// The nanoseconds in which the bucket gained a token when the store last answered; 0 before that.
+    interval_heard: AtomicU64,
     /// The bucket of its own, while the store is away.
     alone: AtomicU64,
 }
@@ -71,6 +77,8 @@ pub struct News {
     pub low: u32,
     /// This gateway's part of the rate, in millionths.
     pub share: u32,
+    /// The nanoseconds in which the bucket gains a token.
+    pub interval: u64,
 }
 
 impl Tokens {
@@ -86,11 +94,26 @@ impl Tokens {
         self.asked.fetch_add(cost, Ordering::Relaxed);
         let held = older_left.unwrap_or(0).saturating_add(newer_left);
         let low = held < self.low.load(Ordering::Relaxed) && !self.closed(now);
-        Some((self.state(quota, held, now), low))
+        let place = if older_left.is_some() { newer ^ 1 } else { newer };
+        let state = self.state(quota, held, now);
+        Some((
+            State {
+                window: place as u32,
+                ..state
+            },
+            low,
+        ))
     }
 
-    /// What a request comes to that found no tokens.
-    pub fn beyond(&self, terms: &Terms, cost: u32, now: Time, conditions: Conditions) -> (Outcome, bool) {
+    /// What a request comes to that found no tokens. A careful lease gives no credit before the store has answered.
+    pub fn beyond(
+        &self,
+        terms: &Terms,
+        cost: u32,
+        now: Time,
+        conditions: Conditions,
+        careful: bool,
+    ) -> (Outcome, bool) {
         let quota = &terms.quota;
         self.asked.fetch_add(cost, Ordering::Relaxed);
         if cost > terms.limit() {
@@ -98,9 +121,10 @@ impl Tokens {
         }
         if conditions.health != Health::Down {
             if self.closed(now) {
-                return (Outcome::Refused(self.refusal(quota, now)), false);
+                // A rate that was changed is asked about at once.
+                return (Outcome::Refused(self.refusal(quota, now)), !self.heard_of(quota));
             }
-            let credit = if conditions.careful && self.heard.load(Ordering::Relaxed) == 0 {
+            let credit = if careful && self.interval_heard.load(Ordering::Relaxed) == 0 {
                 0
             } else {
                 terms.credit(conditions.instances)
@@ -110,35 +134,44 @@ impl Tokens {
             });
             if owed.is_ok() {
                 if !self.closed(now) {
-                    return (Outcome::Spent(self.state(quota, 0, now)), true);
+                    let state = self.state(quota, 0, now);
+                    return (
+                        Outcome::Spent(State {
+                            window: ON_CREDIT,
+                            ..state
+                        }),
+                        true,
+                    );
                 }
                 // The answer that made room for this credit has also closed the bucket.
                 self.pay(cost);
                 return (Outcome::Refused(self.refusal(quota, now)), false);
             }
-            if conditions.may_wait && conditions.health == Health::Up {
+            match conditions.patience {
                 // Listed by the request, once it waits.
-                return (Outcome::Short, false);
+                Patience::Waits if conditions.health == Health::Up => return (Outcome::Short, false),
+                Patience::Outrun if conditions.health == Health::Up => {
+                    return (Outcome::Refused(away(now)), true);
+                }
+                _ => {}
             }
         }
         let outcome = match policy(terms, conditions.health) {
             WithoutStore::Share => {
                 let quota = quota.part(self.own_share(conditions.instances));
                 match counter::spend(&self.alone, &quota, quota.whole(), cost, now) {
-                    Ok(state) => Outcome::Spent(state),
+                    Ok(state) => Outcome::Spent(State { window: ALONE, ..state }),
                     Err(refusal) => Outcome::Refused(Refusal {
                         unasked: true,
                         ..refusal
                     }),
                 }
             }
-            WithoutStore::Deny => Outcome::Refused(Refusal {
-                retry_at: now.plus(super::OUTAGE_RETRY),
-                remaining: 0,
-                window: 0,
-                unasked: true,
+            WithoutStore::Deny => Outcome::Refused(away(now)),
+            WithoutStore::Allow => Outcome::Spent(State {
+                window: ALONE,
+                ..self.state(quota, 0, now)
             }),
-            WithoutStore::Allow => Outcome::Spent(self.state(quota, 0, now)),
         };
         (outcome, true)
     }
@@ -155,11 +188,15 @@ impl Tokens {
         Ok(self.state(quota, held.saturating_sub(cost), now))
     }
 
-    /// Takes a spent token back, while there is a lot that it can be put to.
-    pub fn give_back(&self, cost: u32, now: Time) {
-        let newer = self.turn.load(Ordering::Acquire) as usize & 1;
+    /// Takes a spent token back to where it came from: [`State::window`] says it. A lot that has died keeps nothing.
+    pub fn give_back(&self, cost: u32, from: u32, now: Time) {
+        match from {
+            ON_CREDIT => return self.pay(cost),
+            ALONE => return,
+            _ => {}
+        }
         let _ = self
-            .lot(newer)
+            .lot(from as usize)
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
                 let (until, left) = unpack(word);
                 alive(until, now).then(|| pack(until, left.saturating_add(cost)))
@@ -172,6 +209,12 @@ impl Tokens {
             && self.owed.load(Ordering::Relaxed) == 0
             && !self.closed(now)
             && self.alone.load(Ordering::Relaxed) <= now.unix_nanos()
+    }
+
+    /// Whether the store has answered since the rate became what it is.
+    #[must_use]
+    pub fn heard_of(&self, quota: &Quota) -> bool {
+        self.interval_heard.load(Ordering::Relaxed) == quota.interval()
     }
 
     /// What is in the hand.
@@ -252,7 +295,7 @@ impl Tokens {
     /// [`withdraw`](Self::withdraw). For the exchange alone, one at a time.
     #[must_use]
     pub fn enter(&self, news: &News, now: Time) -> Option<(u32, u64)> {
-        self.heard.fetch_add(1, Ordering::Relaxed);
+        self.interval_heard.store(news.interval, Ordering::Relaxed);
         self.low.store(news.low, Ordering::Relaxed);
         self.left.store(news.left, Ordering::Relaxed);
         self.share.store(news.share, Ordering::Relaxed);
@@ -314,7 +357,7 @@ impl Tokens {
     #[inline]
     fn state(&self, quota: &Quota, held: u32, now: Time) -> State {
         // A bucket that was never heard of is taken to be full.
-        let left = if self.heard.load(Ordering::Relaxed) == 0 {
+        let left = if self.interval_heard.load(Ordering::Relaxed) == 0 {
             quota.whole()
         } else {
             self.left.load(Ordering::Relaxed)
@@ -344,6 +387,16 @@ impl Tokens {
     fn own_share(&self, instances: u32) -> u32 {
         let even = 1_000_000 / instances.max(1);
         self.share.load(Ordering::Relaxed).max(even).min(1_000_000)
+    }
+}
+
+/// A refusal while the store is away, or was too slow.
+fn away(now: Time) -> Refusal {
+    Refusal {
+        retry_at: now.plus(super::OUTAGE_RETRY),
+        remaining: 0,
+        window: 0,
+        unasked: true,
     }
 }
 

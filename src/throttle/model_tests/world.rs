@@ -179,6 +179,7 @@ struct Waiter {
     lease: Arc<Lease>,
     subject: u32,
     cost: u32,
+    patience: Patience,
 }
 
 /// How the gateway sees the store.
@@ -411,7 +412,7 @@ impl World {
     }
 
     fn key(&self, number: u32, window: u32) -> String {
-        let lease = Lease::new(subject(number), self.gateways[0].rule.terms(), false);
+        let lease = Lease::new(subject(number), self.gateways[0].rule.terms(), false, Arc::default());
         store_key::key(lease.name(), self.terms(), window)
     }
 
@@ -425,15 +426,16 @@ impl World {
         match event {
             Event::Request { gateway, subject, cost } => self.arrive_request(gateway, subject, cost),
             Event::Resume { gateway, waiter } => {
-                if let Some(waiting) = self.gateways[gateway].waiters.remove(&waiter) {
+                if let Some(mut waiting) = self.gateways[gateway].waiters.remove(&waiter) {
                     leave(&waiting);
+                    waiting.patience = Patience::Outrun;
                     self.wait(gateway, waiter, waiting);
                 }
             }
             Event::Expire { gateway, waiter } => {
                 if let Some(waiting) = self.gateways[gateway].waiters.remove(&waiter) {
                     leave(&waiting);
-                    let decided = self.decide(gateway, waiting.subject, waiting.cost, false);
+                    let decided = self.decide(gateway, waiting.subject, waiting.cost, waiting.patience);
                     if let Ok(permit) = decided {
                         self.admitted(gateway, waiting.subject, waiting.cost, permit);
                     }
@@ -469,7 +471,7 @@ impl World {
 
     // The side of requests: as `Throttle::wait` does it.
 
-    fn decide(&self, gateway: usize, number: u32, cost: u32, may_wait: bool) -> Result<Permit, Hold> {
+    fn decide(&self, gateway: usize, number: u32, cost: u32, patience: Patience) -> Result<Permit, Hold> {
         let gateway = &self.gateways[gateway];
         let demand = Demand {
             rule: &gateway.rule,
@@ -477,14 +479,14 @@ impl World {
         };
         gateway
             .throttle
-            .decide(&[demand], cost, local(gateway, self.now), may_wait)
+            .decide(&[demand], cost, local(gateway, self.now), patience)
     }
 
     fn arrive_request(&mut self, gateway: usize, number: u32, cost: u32) {
         self.requests += 1;
         let window = self.window_at(gateway);
         self.accounts.entry((number, window)).or_default().offered += u64::from(cost);
-        match self.decide(gateway, number, cost, true) {
+        match self.decide(gateway, number, cost, Patience::Waits) {
             Ok(permit) => self.admitted(gateway, number, cost, permit),
             Err(Hold::Exceeded(_)) => {}
             Err(Hold::Short(lease)) => {
@@ -499,6 +501,7 @@ impl World {
                         lease,
                         subject: number,
                         cost,
+                        patience: Patience::None,
                     },
                 );
             }
@@ -510,7 +513,7 @@ impl World {
         for _ in 0..10 {
             // Taken off again by `leave`.
             std::mem::forget(self.gateways[gateway].shared.wait_for(&waiting.lease, waiting.cost));
-            match self.decide(gateway, waiting.subject, waiting.cost, true) {
+            match self.decide(gateway, waiting.subject, waiting.cost, Patience::Waits) {
                 Err(Hold::Short(other)) if Arc::ptr_eq(&other, &waiting.lease) => {
                     self.gateways[gateway].waiters.insert(waiter, waiting);
                     self.collect(gateway);
@@ -745,7 +748,11 @@ impl World {
                         self.setup.seed
                     );
                 }
-                Reply::To(Answer::Count { value, previous })
+                Reply::To(Answer::Count {
+                    value,
+                    previous: Some(previous),
+                    expires: true,
+                })
             }
             What::Return { count } => {
                 if void {
@@ -767,7 +774,8 @@ impl World {
                 *count = (*count).max(i64::from(seen));
                 Reply::To(Answer::Count {
                     value: *count,
-                    previous,
+                    previous: Some(previous),
+                    expires: true,
                 })
             }
             What::Fill { charge, want } => {
