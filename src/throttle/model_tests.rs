@@ -654,3 +654,21 @@ fn a_batch_ends_even_when_an_alarm_was_put_off() {
         "it hangs"
     );
 }
+
+#[test]
+fn who_waited_and_was_outrun_takes_no_share_of_a_small_limit() {
+    for_each_seed(15, |seed| {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let (gateways, count) = pick(rng, &[(2, 38), (10, 190), (30, 300), (100, 1_000)]);
+        // Too small for credit, and by default a request that can not wait any longer takes its share.
+        let mut setup = Setup::new(seed, gateways, fixed(count, 'm', 5, WithoutStore::Share));
+        setup.network.round_trip *= 8;
+        setup.network.tail = 0.0;
+        let mut world = World::new(setup);
+        assert_eq!(world.credit(), 0);
+        world.arrivals(1.0, 1.05, 2_000.0 * gateways as f64, &even(gateways), 1, 1);
+        world.run_until(30 * SECOND);
+        assert!(world.waited > 0);
+        assert_bound(&world, u64::from(count));
+    });
+}

@@ -58,3 +58,54 @@ fn a_full_bucket_is_full_once_and_not_once_for_each_gateway() {
     // What a gateway takes from the bucket and does not use is lost.
     assert_accurate(admitted, 40, 50, 40);
 }
+
+#[test]
+fn a_bucket_whose_rate_is_raised_is_not_locked_by_what_it_owed_before() {
+    let (origin, redis) = (Origin::start(answer(200, "")), RedisServer::start());
+    let with_rate = |rate: &str| {
+        open_under(
+            &origin,
+            &format!("{{ name: l, rate: {rate}, burst: 20, window: token_bucket }}"),
+        )
+    };
+    let fleet = Fleet::of(2, with_rate("1/m"))
+        .redis(&redis, "")
+        .throttle(STRICT)
+        .start();
+    until("it is empty", || {
+        fleet.let_in(4, |gateway| gateway.client().get("/open")) == 0 && origin.requests() >= 15
+    });
+    for gateway in fleet.gateways() {
+        gateway.apply(with_rate("6000/m"));
+    }
+    // Twenty tokens took twenty minutes before; now they take a fifth of a second.
+    let before = origin.requests();
+    until("it is filled at the new rate", || {
+        fleet.let_in(4, |gateway| gateway.client().get("/open"));
+        origin.requests() >= before + 40
+    });
+}
+
+#[test]
+fn a_bucket_whose_rate_is_lowered_is_not_full_again() {
+    let (origin, redis) = (Origin::start(answer(200, "")), RedisServer::start());
+    let with_rate = |rate: &str| {
+        open_under(
+            &origin,
+            &format!("{{ name: l, rate: {rate}, burst: 300, window: token_bucket }}"),
+        )
+    };
+    let fleet = Fleet::of(2, with_rate("600/m"))
+        .redis(&redis, "")
+        .throttle(STRICT)
+        .start();
+    fleet.load("/open").send(600).expect_decisions_only();
+    for gateway in fleet.gateways() {
+        gateway.apply(with_rate("6/m"));
+    }
+    let before = Instant::now();
+    let admitted = fleet.let_in(200, |gateway| gateway.client().get("/open"));
+    // What a busy machine gave it time to gain at the old rate counts too.
+    let most = 40 + 10 * usize::try_from(before.elapsed().as_secs()).unwrap();
+    assert!(admitted <= most, "{admitted} let in after the rate was lowered");
+}
