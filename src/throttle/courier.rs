@@ -61,7 +61,7 @@ full = math.min(full, now + 2 * burst * interval) + charge * interval
 local room = math.floor((now + burst * interval - full) / interval)
 local granted = math.max(0, math.min(want, room))
 full = full + granted * interval
-if charge + granted ~= 0 then
+if charge + granted ~= 0 or kept ~= interval then
   local text = string.format('%.2f %.6f', full, interval)
   redis.call('SET', KEYS[1], text, 'PX', math.ceil(math.max(0, full - now) / 1000) + 1000)
 end

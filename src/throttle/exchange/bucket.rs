@@ -40,7 +40,8 @@ pub(super) fn visit(
     if leaving {
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
-    if now < tokens.closed_until() && tokens.heard_of(&terms.quota) {
+    let closed = now < tokens.closed_until();
+    if closed && tokens.heard_of(&terms.quota) {
         // Set anew: a debt that was charged meanwhile has put it off.
         books.reopen_at = if tokens.closed_until().since(now) <= AHEAD {
             Alarm::at(tokens.closed_until())
@@ -56,6 +57,8 @@ pub(super) fn visit(
     let held = tokens.held(now);
     let credit = terms.credit(market.instances);
     let pressed = waiting > 0
+        // Empty at another rate than it has now: it may be full.
+        || closed
         || held < books.low_mark(&market)
         || (reopened && books.pace >= 1.0 && held == 0)
         || (owed > 0 && u64::from(owed) * 2 >= u64::from(credit));

@@ -30,6 +30,9 @@ pub const LIFE: u64 = 200 * MILLISECOND;
 
 const MILLISECOND: u64 = 1_000_000;
 
+/// By how much the clock of a request may be behind, in nanoseconds.
+const LATE: u64 = 10_000 * MILLISECOND;
+
 /// In [`State::window`], beside the places 0 and 1 of lots: spent on credit.
 const ON_CREDIT: u32 = 2;
 
@@ -287,7 +290,13 @@ impl Tokens {
         let (_, left) = unpack(lot.swap(pack(until, 0), Ordering::Relaxed));
         let asked = until.wrapping_sub((LIFE / MILLISECOND) as u32);
         // Both ends are cut to milliseconds.
-        let ago = u64::from(millisecond(now).wrapping_sub(asked)) + 2;
+        let ago = u64::from(
+            millisecond(now)
+                .wrapping_sub(asked)
+                .cast_signed()
+                .max(0)
+                .cast_unsigned(),
+        ) + 2;
         (left > 0).then_some((left, ago * MILLISECOND))
     }
 
@@ -413,10 +422,74 @@ fn millisecond(time: Time) -> u32 {
     (time.unix_nanos() / MILLISECOND) as u32
 }
 
-/// The milliseconds wrap around after 49 days. A lot that lay there for so long would be alive for its 200 ms again; the
+/// The milliseconds wrap around after 49 days. A lot that lay there for so long would be alive for some seconds again; the
 /// table's sweep has removed the lease by then.
 #[inline]
 fn alive(until: u32, now: Time) -> bool {
     let ahead = until.wrapping_sub(millisecond(now));
-    ahead > 0 && u64::from(ahead) <= LIFE / MILLISECOND
+    // A request may have read the clock before the order was sent that brought the lot.
+    ahead > 0 && u64::from(ahead) <= (LIFE + LATE) / MILLISECOND
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::WindowKind;
+    use crate::units::{Period, Rate};
+
+    fn bucket() -> Quota {
+        let rate = Rate {
+            count: 1,
+            period: Period::Minute,
+        };
+        Quota::new(rate, WindowKind::TokenBucket { burst: 20 })
+    }
+
+    fn noon() -> Time {
+        Time::from_unix_seconds(1_795_262_400)
+    }
+
+    fn lot(granted: u32, asked: Time, quota: &Quota) -> News {
+        News {
+            charged: 0,
+            granted,
+            good_until: asked.plus(LIFE),
+            left: 0,
+            closed_until: asked,
+            low: 0,
+            share: 0,
+            interval: quota.interval(),
+        }
+    }
+
+    #[test]
+    fn a_request_that_came_before_its_tokens_were_asked_for_may_spend_them() {
+        let (tokens, quota) = (Tokens::default(), bucket());
+        let arrived = noon();
+        let asked = arrived.plus(30 * MILLISECOND);
+        assert!(tokens.enter(&lot(1, asked, &quota), asked).is_none());
+        assert!(tokens.spend(&quota, 1, arrived).is_some());
+    }
+
+    #[test]
+    fn what_is_left_of_a_lot_comes_back_when_it_dies_or_has_to_make_room() {
+        let (tokens, quota) = (Tokens::default(), bucket());
+        let mut now = noon();
+        assert!(tokens.enter(&lot(5, now, &quota), now).is_none());
+        assert!(tokens.spend(&quota, 1, now).is_some());
+        assert_eq!(tokens.withdraw(false, now), None, "it lives");
+        assert_eq!(tokens.dies_at(now), Some(now.plus(LIFE)));
+        now = now.plus(LIFE);
+        assert!(tokens.spend(&quota, 1, now).is_none(), "it is dead");
+        let (count, ago) = tokens.withdraw(false, now).unwrap();
+        assert_eq!(count, 4);
+        assert!((LIFE..=LIFE + 3 * MILLISECOND).contains(&ago), "{ago}");
+        assert_eq!(tokens.withdraw(true, now), None, "once");
+
+        for granted in [1, 2] {
+            assert!(tokens.enter(&lot(granted, now, &quota), now).is_none());
+        }
+        let (displaced, _) = tokens.enter(&lot(3, now, &quota), now).unwrap();
+        assert_eq!((displaced, tokens.held(now)), (1, 5));
+    }
 }
