@@ -8,6 +8,7 @@
 mod connect;
 mod node;
 mod probe;
+mod refusals;
 mod round_trips;
 mod settings;
 mod slot;

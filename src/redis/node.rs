@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout_at};
 
 use super::connect::{Dial, Driver, Facts, Kind, Opened, Trouble, inspect, says};
+use super::refusals::{Refusals, is_refusal};
 use super::round_trips::{RoundTrips, Verdict};
 use super::settings::Endpoint;
 use crate::telemetry::StoreMetrics;
@@ -119,6 +120,7 @@ struct State {
     /// Pipelines in flight for longer than [`OVERDUE`].
     overdue: u32,
     trips: RoundTrips,
+    refusals: Refusals,
     /// When a reply came last.
     heard: Instant,
     connected_before: bool,
@@ -126,7 +128,7 @@ struct State {
     retired: bool,
 }
 
-/// A connection. Its number tells it from the ones before.
+/// A connection. It is told from the ones before by its address in memory ([`Arc::ptr_eq`]).
 struct Link {
     connection: MultiplexedConnection,
     driver: tokio::task::AbortHandle,
@@ -151,6 +153,7 @@ impl Node {
                 timeouts: 0,
                 overdue: 0,
                 trips: RoundTrips::new(surroundings.slow_after, now),
+                refusals: Refusals::default(),
                 heard: now,
                 connected_before: false,
                 said: None,
@@ -203,7 +206,7 @@ impl Node {
             return Err(Failure::Unavailable);
         };
         let reply = self.exchange(&link, pipeline).await?;
-        self.heed(&link, &reply);
+        self.heed(&link, pipeline, &reply);
         Ok(reply)
     }
 
@@ -278,6 +281,9 @@ impl Node {
         let state = self.state.lock();
         let now = Instant::now();
         let verdict = state.trips.verdict(now);
+        if state.down.is_none() && state.refusals.trial().is_some() {
+            return Duration::ZERO;
+        }
         match &state.down {
             Some(trouble) if trouble.kind == Kind::Settings => around(LOOK_SETTINGS),
             Some(_) => around(LOOK_DOWN),
@@ -289,30 +295,57 @@ impl Node {
 
     /// Asks the server how it is.
     async fn look(&self, link: &Arc<Link>) {
-        let open = self.state.lock().down.is_some();
+        let (open, trial) = {
+            let state = self.state.lock();
+            (state.down.is_some(), state.refusals.trial().cloned())
+        };
         let mut pipeline = Pipeline::new();
-        if open {
+        if open || trial.is_some() {
             inspect(&mut pipeline, self.surroundings.dial.cluster);
         } else {
             pipeline.cmd("PING");
+        }
+        let trial_at = pipeline.len();
+        if let Some(trial) = &trial {
+            trial.add_to(&mut pipeline);
         }
         // What goes wrong is dealt with in there.
         let Ok(reply) = self.exchange(link, &pipeline).await else {
             return;
         };
-        if !open {
-            self.heed(link, &reply);
+        if !open && trial.is_none() {
+            self.heed(link, &pipeline, &reply);
             return;
         }
-        let values: Vec<Value> = reply
-            .values
+        let mut values = reply.values;
+        let tried = values.split_off(trial_at.min(values.len()));
+        let refused = tried.into_iter().filter_map(Result::err).find(is_refusal);
+        let values: Vec<Value> = values
             .into_iter()
             .map(|value| value.unwrap_or_else(Value::ServerError))
             .collect();
-        match Facts::read(&values) {
-            Ok(facts) => self.learned(link, &facts),
-            Err(trouble) => self.went_down(Some(link), trouble),
+        let trouble = match (Facts::read(&values), refused) {
+            (Err(trouble), _) => trouble,
+            (Ok(_), Some(error)) => {
+                let kind = if error.code() == "NOPERM" {
+                    Kind::Settings
+                } else {
+                    Kind::Refused
+                };
+                kind.because(format!("it takes no writes: {}", says(&error)))
+            }
+            (Ok(facts), None) => {
+                if trial.is_some() {
+                    self.state.lock().refusals.forget();
+                }
+                self.learned(link, &facts);
+                return;
+            }
+        };
+        if !open {
+            self.count(Kind::Refused.label());
         }
+        self.went_down(Some(link), trouble);
     }
 
     /// Sends, whether the breaker is open or not, and draws the conclusions from how long it takes.
@@ -357,7 +390,13 @@ impl Node {
     }
 
     /// Errors of commands that say something about the server.
-    fn heed(&self, link: &Arc<Link>, reply: &Reply) {
+    fn heed(&self, link: &Arc<Link>, pipeline: &Pipeline, reply: &Reply) {
+        {
+            let mut state = self.state.lock();
+            if holds(&state, link) && state.refusals.note(pipeline, &reply.values, reply.received) {
+                self.wake.notify_one();
+            }
+        }
         for error in reply.values.iter().filter_map(|value| value.as_ref().err()) {
             match error.code() {
                 "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" => {
@@ -419,7 +458,8 @@ impl Node {
             return;
         }
         let mut state = self.state.lock();
-        if holds(&state, link) {
+        // Where a trial is due, being there is not enough.
+        if holds(&state, link) && state.refusals.trial().is_none() {
             state.down = None;
         }
         self.settle(state);
