@@ -650,6 +650,82 @@ async fn every_slot_of_a_cluster_is_at_the_node_that_has_it_and_follows_when_it_
 }
 
 #[tokio::test]
+async fn a_new_key_of_a_slot_that_is_moving_counts_where_the_slot_moves_to() {
+    let cluster = Cluster::start();
+    let redis = started(&settings(&cluster.urls())).await;
+    until("all of them", || {
+        redis.nodes().iter().all(|node| node.health() == Health::Up)
+    })
+    .await;
+    let (source, target) = (&cluster.0[0], &cluster.0[1]);
+    let is_at = |node: &Node, server: &Server| node.name() == format!("127.0.0.1:{}", server.port);
+    let (tag, node) = tags(&redis).into_iter().find(|(_, node)| is_at(node, source)).unwrap();
+    let (slot, number) = (
+        Slot::of_tag(tag.as_bytes()),
+        Slot::of_tag(tag.as_bytes()).number().to_string(),
+    );
+    let (old, new) = (format!("tg1{{{tag}}}old"), format!("tg1{{{tag}}}new"));
+    assert_eq!(ask(&node, &[&["INCRBY", &old, "1"]]).await.unwrap(), ["1"]);
+
+    let (source_id, target_id) = (source.cli(&["cluster", "myid"]), target.cli(&["cluster", "myid"]));
+    let set = |server: &Server, what: &str, id: &str| server.cli(&["cluster", "setslot", &number, what, id]);
+    assert_eq!(set(target, "importing", &source_id), "OK");
+    assert_eq!(set(source, "migrating", &target_id), "OK");
+    let commands: [&[&str]; 7] = [
+        &["INCRBY", &old, "1"],
+        &["INCRBY", &new, "5"],
+        &["PEXPIREAT", &new, "99999999999999"],
+        &["ECHO", "between"],
+        &["GET", &new],
+        // One key is here and the other there.
+        &["EVAL", "return 1", "2", &old, &new],
+        &["GET", &old],
+    ];
+    let answers = ask(&node, &commands).await.unwrap();
+    assert_eq!(answers, ["2", "5", "1", "between", "5", "TRYAGAIN", "2"]);
+    assert_eq!(ask(&node, &[&["INCRBY", &new, "5"]]).await.unwrap(), ["10"]);
+    let keys = |server: &Server| server.cli(&["cluster", "countkeysinslot", &number]);
+    assert_eq!((keys(source), keys(target)), ("1".to_owned(), "1".to_owned()));
+    assert!(
+        Arc::ptr_eq(&redis.node_of(slot).unwrap(), &node),
+        "it has not moved yet"
+    );
+
+    let port = target.port.to_string();
+    assert_eq!(source.cli(&["migrate", "127.0.0.1", &port, &old, "0", "5000"]), "OK");
+    for server in [target, source, &cluster.0[2]] {
+        assert_eq!(set(server, "node", &target_id), "OK");
+    }
+    redis.refresh();
+    until("the slot", || is_at(&redis.node_of(slot).unwrap(), target)).await;
+    let node = redis.node_of(slot).unwrap();
+    let commands: [&[&str]; 2] = [&["GET", &old], &["GET", &new]];
+    assert_eq!(ask(&node, &commands).await.unwrap(), ["2", "10"]);
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_to_a_server_that_is_not_known_yet_is_an_error_of_the_command() {
+    let cluster = Cluster::start();
+    let newcomer = Cluster::member();
+    cluster.meet(&newcomer);
+    let redis = started(&settings(&cluster.urls())).await;
+    let source = &cluster.0[0];
+    let is_at = |node: &Node| node.name() == format!("127.0.0.1:{}", source.port);
+    let (tag, node) = tags(&redis).into_iter().find(|(_, node)| is_at(node)).unwrap();
+    let (slot, id) = (
+        Slot::of_tag(tag.as_bytes()).number().to_string(),
+        newcomer.cli(&["cluster", "myid"]),
+    );
+    wait_for("the newcomer to be known", || {
+        source.cli(&["cluster", "setslot", &slot, "migrating", &id]) == "OK"
+    });
+    assert_eq!(
+        ask_until_answered(&node, &["INCRBY", &format!("{{{tag}}}"), "1"]).await,
+        "ASK"
+    );
+}
+
+#[tokio::test]
 async fn a_replica_that_takes_over_gets_the_slots_and_the_others_stay_as_they_are() {
     let mut cluster = Cluster::start();
     let replica = Cluster::member();
