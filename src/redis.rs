@@ -8,6 +8,8 @@
 mod connect;
 mod node;
 mod probe;
+mod redirect;
+mod refusals;
 mod round_trips;
 mod settings;
 mod slot;
@@ -57,6 +59,7 @@ impl Redis {
             metrics,
             look: Notify::new(),
             progress: watch::Sender::new(0),
+            peers: Mutex::default(),
         });
         let seeds = settings.urls.iter().map(|url| url.endpoint.clone()).collect();
         Ok(Self(Arc::new(Deployment {

@@ -206,8 +206,8 @@ impl Dial {
             .map_err(|_| Kind::Settings.because("the host can not be in a certificate"))?;
         let stream = tls.connect(name, stream).await.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => Kind::Settings.because(format!(
-                "TLS failed: {error}; \"tls_ca\" has to hold the authority that signed the server's certificate, and \
-                 the port has to be the one for TLS"
+                "TLS failed: {error}; \"ca\" under \"redis\" has to hold the authority that signed the server's \
+                 certificate, and the port has to be the one for TLS"
             )),
             _ => Kind::Connect.because(format!("TLS failed: {error}")),
         })?;
@@ -236,12 +236,18 @@ impl Dial {
 
     fn check_setup(&self, values: &[Value]) -> Result<(), Trouble> {
         let mut values = values.iter();
-        if let Some(password) = &self.password
+        if self.password.is_some()
             && let Some(Value::ServerError(error)) = values.next()
         {
-            // A server that does not know the command repeats its arguments.
-            let said = says(error).replace(password.expose(), "(secret)");
-            return Err(Kind::Settings.because(format!("it refuses the credentials: {said}")));
+            // Never more than the code: a server that does not know the command repeats its arguments, and the password
+            // may be cut short there, so that looking for it would not find it.
+            let code = error.code();
+            let hint = match code {
+                "WRONGPASS" => "the user or the password is wrong, or the user is disabled",
+                "ERR" => "it may have no password for this user, or not know AUTH in this form",
+                _ => "its own log may say more",
+            };
+            return Err(Kind::Settings.because(format!("it refuses the credentials: {code}: {hint}")));
         }
         if self.database != 0
             && let Some(Value::ServerError(error)) = values.next()
@@ -260,7 +266,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 fn tls(ca: Option<&Path>) -> Result<TlsConnector, SettingsError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca {
-        let broken = |why: String| SettingsError::new(format!("redis: tls_ca {}: {why}", path.display()));
+        let broken = |why: String| SettingsError::new(format!("redis: \"ca\" {}: {why}", path.display()));
         let pem = std::fs::read(path).map_err(|error| broken(error.to_string()))?;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             certificate
@@ -276,7 +282,7 @@ fn tls(ca: Option<&Path>) -> Result<TlsConnector, SettingsError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(SettingsError::new(
-                "redis: the system has no trusted certificates; install them, or write \"tls_ca\"".to_owned(),
+                "redis: the system has no trusted certificates; install them, or write \"ca\"".to_owned(),
             ));
         }
     }
@@ -326,16 +332,7 @@ impl Facts {
             }
         }
         // The sections have no field in common, so that they can be read as one.
-        let text: Vec<&str> = values.iter().skip(1).filter_map(text).collect();
-        let field = |name: &str| {
-            let mut fields = text
-                .iter()
-                .flat_map(|section| section.lines())
-                .filter_map(|line| line.split_once(':'));
-            fields
-                .find(|(field, _)| *field == name)
-                .map(|(_, value)| value.trim().to_owned())
-        };
+        let field = |name: &str| field(values.get(1..).unwrap_or_default(), name);
         facts.version = field("valkey_version").or_else(|| field("redis_version"));
         facts.mode = field("redis_mode").or_else(|| field("server_mode"));
         facts.role = field("role");
@@ -389,6 +386,18 @@ pub(super) fn says(error: &ServerError) -> String {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),
     }
+}
+
+/// A field of any of the sections that INFO answered.
+pub(super) fn field(sections: &[Value], name: &str) -> Option<String> {
+    let mut fields = sections
+        .iter()
+        .filter_map(text)
+        .flat_map(str::lines)
+        .filter_map(|line| line.split_once(':'));
+    fields
+        .find(|(field, _)| *field == name)
+        .map(|(_, value)| value.trim().to_owned())
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {

@@ -1,8 +1,8 @@
 //! One server: its connection, its breaker, and the task that keeps both true.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
@@ -14,6 +14,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout_at};
 
 use super::connect::{Dial, Driver, Facts, Kind, Opened, Trouble, inspect, says};
+use super::redirect::{asked_elsewhere, asking, put_in_place};
+use super::refusals::{Refusals, is_refusal};
 use super::round_trips::{RoundTrips, Verdict};
 use super::settings::Endpoint;
 use crate::telemetry::StoreMetrics;
@@ -108,6 +110,16 @@ pub(super) struct Surroundings {
     pub(super) look: Notify,
     /// A node was tried for the first time, or the topology changed.
     pub(super) progress: watch::Sender<u64>,
+    /// The nodes that are kept now.
+    pub(super) peers: Mutex<Vec<Weak<Node>>>,
+}
+
+impl Surroundings {
+    fn peer(&self, endpoint: &Endpoint) -> Option<Arc<Node>> {
+        let peers = self.peers.lock();
+        let mut peers = peers.iter().filter_map(Weak::upgrade);
+        peers.find(|node| node.endpoint == *endpoint)
+    }
 }
 
 struct State {
@@ -119,6 +131,7 @@ struct State {
     /// Pipelines in flight for longer than [`OVERDUE`].
     overdue: u32,
     trips: RoundTrips,
+    refusals: Refusals,
     /// When a reply came last.
     heard: Instant,
     connected_before: bool,
@@ -126,7 +139,7 @@ struct State {
     retired: bool,
 }
 
-/// A connection. Its number tells it from the ones before.
+/// A connection. It is told from the ones before by its address in memory ([`Arc::ptr_eq`]).
 struct Link {
     connection: MultiplexedConnection,
     driver: tokio::task::AbortHandle,
@@ -151,6 +164,7 @@ impl Node {
                 timeouts: 0,
                 overdue: 0,
                 trips: RoundTrips::new(surroundings.slow_after, now),
+                refusals: Refusals::default(),
                 heard: now,
                 connected_before: false,
                 said: None,
@@ -195,15 +209,23 @@ impl Node {
     /// more or less than once (SUBSCRIBE, MONITOR, CLIENT REPLY) must not be sent. A future that is dropped early
     /// leaves its pipeline in flight.
     ///
+    /// While a slot of a cluster moves from here to another known node, the commands that this one sends elsewhere (ASK)
+    /// are sent there, once, and their replies are the other node's. To a node that is not known yet, because it has no
+    /// slot, or that is down, they are not: then ASK is the reply.
+    ///
     /// # Errors
-    /// See [`Failure`]; it says whether the pipeline may have taken effect.
+    /// See [`Failure`]; it says whether the pipeline may have taken effect. If the other node does not reply, this counts
+    /// for the pipeline as a whole.
     pub async fn send(&self, pipeline: &Pipeline) -> Result<Reply, Failure> {
         let Some(link) = self.link() else {
             self.count("unavailable");
             return Err(Failure::Unavailable);
         };
-        let reply = self.exchange(&link, pipeline).await?;
-        self.heed(&link, &reply);
+        let mut reply = self
+            .exchange(&link, pipeline, self.surroundings.dial.response_timeout)
+            .await?;
+        self.heed(&link, pipeline, &reply);
+        self.ask_others(pipeline, &mut reply).await?;
         Ok(reply)
     }
 
@@ -278,6 +300,9 @@ impl Node {
         let state = self.state.lock();
         let now = Instant::now();
         let verdict = state.trips.verdict(now);
+        if state.down.is_none() && state.refusals.trial().is_some() {
+            return Duration::ZERO;
+        }
         match &state.down {
             Some(trouble) if trouble.kind == Kind::Settings => around(LOOK_SETTINGS),
             Some(_) => around(LOOK_DOWN),
@@ -289,34 +314,85 @@ impl Node {
 
     /// Asks the server how it is.
     async fn look(&self, link: &Arc<Link>) {
-        let open = self.state.lock().down.is_some();
+        let (open, trial) = {
+            let state = self.state.lock();
+            (state.down.is_some(), state.refusals.trial().cloned())
+        };
         let mut pipeline = Pipeline::new();
-        if open {
+        if open || trial.is_some() {
             inspect(&mut pipeline, self.surroundings.dial.cluster);
         } else {
             pipeline.cmd("PING");
         }
+        let trial_at = pipeline.len();
+        if let Some(trial) = &trial {
+            trial.add_to(&mut pipeline);
+        }
         // What goes wrong is dealt with in there.
-        let Ok(reply) = self.exchange(link, &pipeline).await else {
+        let deadline = self.surroundings.dial.response_timeout;
+        let Ok(reply) = self.exchange(link, &pipeline, deadline).await else {
             return;
         };
-        if !open {
-            self.heed(link, &reply);
+        if !open && trial.is_none() {
+            self.heed(link, &pipeline, &reply);
             return;
         }
-        let values: Vec<Value> = reply
-            .values
+        let mut values = reply.values;
+        let tried = values.split_off(trial_at.min(values.len()));
+        let refused = tried.into_iter().filter_map(Result::err).find(is_refusal);
+        let values: Vec<Value> = values
             .into_iter()
             .map(|value| value.unwrap_or_else(Value::ServerError))
             .collect();
-        match Facts::read(&values) {
-            Ok(facts) => self.learned(link, &facts),
-            Err(trouble) => self.went_down(Some(link), trouble),
+        let trouble = match (Facts::read(&values), refused) {
+            (Err(trouble), _) => trouble,
+            (Ok(_), Some(error)) => {
+                let kind = if error.code() == "NOPERM" {
+                    Kind::Settings
+                } else {
+                    Kind::Refused
+                };
+                kind.because(format!("it takes no writes: {}", says(&error)))
+            }
+            (Ok(facts), None) => {
+                if trial.is_some() {
+                    self.state.lock().refusals.forget();
+                }
+                self.learned(link, &facts);
+                return;
+            }
+        };
+        if !open {
+            self.count(Kind::Refused.label());
         }
+        self.went_down(Some(link), trouble);
+    }
+
+    /// Sends what this node sent elsewhere to there.
+    async fn ask_others(&self, pipeline: &Pipeline, reply: &mut Reply) -> Result<(), Failure> {
+        let deadline = self.surroundings.dial.response_timeout;
+        for (target, positions) in asked_elsewhere(pipeline, &reply.values, &self.endpoint) {
+            let peer = self.surroundings.peer(&target);
+            let Some((peer, link)) = peer.and_then(|peer| peer.link().map(|link| (peer, link))) else {
+                self.surroundings.look.notify_one();
+                continue;
+            };
+            // A node that is given no time to answer would be taken for one that does not.
+            let left = deadline.saturating_sub(reply.sent.elapsed());
+            if left < deadline / 2 {
+                continue;
+            }
+            let asking = asking(pipeline, &positions);
+            let there = peer.exchange(&link, &asking, left).await?;
+            peer.heed(&link, &asking, &there);
+            put_in_place(&mut reply.values, &positions, there.values);
+            reply.received = there.received;
+        }
+        Ok(())
     }
 
     /// Sends, whether the breaker is open or not, and draws the conclusions from how long it takes.
-    async fn exchange(&self, link: &Arc<Link>, pipeline: &Pipeline) -> Result<Reply, Failure> {
+    async fn exchange(&self, link: &Arc<Link>, pipeline: &Pipeline, deadline: Duration) -> Result<Reply, Failure> {
         let replies = pipeline.len() + if pipeline.is_transaction() { 2 } else { 0 };
         let sent = Instant::now();
         if replies == 0 {
@@ -326,7 +402,6 @@ impl Node {
                 received: sent,
             });
         }
-        let deadline = self.surroundings.dial.response_timeout;
         let mut connection = link.connection.clone();
         let mut answer = std::pin::pin!(connection.send_packed_commands(pipeline, 0, replies));
         let mut flight = Flight::new(self, sent);
@@ -357,7 +432,13 @@ impl Node {
     }
 
     /// Errors of commands that say something about the server.
-    fn heed(&self, link: &Arc<Link>, reply: &Reply) {
+    fn heed(&self, link: &Arc<Link>, pipeline: &Pipeline, reply: &Reply) {
+        {
+            let mut state = self.state.lock();
+            if holds(&state, link) && state.refusals.note(pipeline, &reply.values, reply.received) {
+                self.wake.notify_one();
+            }
+        }
         for error in reply.values.iter().filter_map(|value| value.as_ref().err()) {
             match error.code() {
                 "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" => {
@@ -366,7 +447,7 @@ impl Node {
                     self.went_down(Some(link), Kind::Refused.because(text));
                     return;
                 }
-                "MOVED" | "ASK" => self.surroundings.look.notify_one(),
+                "MOVED" => self.surroundings.look.notify_one(),
                 _ => {}
             }
         }
@@ -419,7 +500,8 @@ impl Node {
             return;
         }
         let mut state = self.state.lock();
-        if holds(&state, link) {
+        // Where a trial is due, being there is not enough.
+        if holds(&state, link) && state.refusals.trial().is_none() {
             state.down = None;
         }
         self.settle(state);

@@ -1,9 +1,9 @@
 //! What `tollgate check --connect` asks: whether every server is there, and fit for counters.
 
-use ::redis::{Pipeline, Value};
+use ::redis::Pipeline;
 use tokio::time::timeout;
 
-use super::connect::{Dial, Facts, text};
+use super::connect::{Dial, Facts, field};
 use super::settings::{Endpoint, Settings, SettingsError};
 use super::slot::SLOTS;
 use super::topology::masters;
@@ -131,17 +131,6 @@ fn judge(facts: &Facts, cluster: bool) -> Result<(), String> {
 fn number(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??))
-}
-
-fn field(sections: &[Value], name: &str) -> Option<String> {
-    let mut fields = sections
-        .iter()
-        .filter_map(text)
-        .flat_map(str::lines)
-        .filter_map(|line| line.split_once(':'));
-    fields
-        .find(|(field, _)| *field == name)
-        .map(|(_, value)| value.trim().to_owned())
 }
 
 #[cfg(test)]

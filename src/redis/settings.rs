@@ -100,7 +100,7 @@ impl Settings {
         }
         if self.tls_ca.is_some() && !first.tls {
             return Err(SettingsError::new(
-                "redis: \"tls_ca\" without TLS; write rediss:// in the URLs, or remove it".to_owned(),
+                "redis: \"ca\" without TLS; write rediss:// in the URLs, or remove it".to_owned(),
             ));
         }
         for (name, duration) in [
@@ -145,8 +145,7 @@ impl FromStr for ServerUrl {
         let socket = url.scheme().ends_with("unix");
         if url.fragment().is_some() {
             return Err(error(
-                "nothing may follow a \"#\", least of all \"insecure\"; write \"tls_ca\" for a private certificate \
-                 authority",
+                "nothing may follow a \"#\", least of all \"insecure\"; write \"ca\" for a private certificate authority",
             ));
         }
         if let Some((name, _)) = url.query_pairs().find(|(name, _)| !(socket && name == "db")) {
@@ -272,7 +271,7 @@ mod tests {
             refusal("redis://a/one")
         );
         assert!(refusal("redis://a/-1").contains("0 or more"));
-        assert!(refusal("rediss://a/#insecure").contains("tls_ca"));
+        assert!(refusal("rediss://a/#insecure").contains("write \"ca\""));
         assert!(refusal("redis://a/?protocol=resp3").contains("protocol"));
         assert!(refusal("unix://run/redis.sock").contains("begins with a slash"));
     }
@@ -316,7 +315,7 @@ mod tests {
                 tls_ca: Some("ca.pem".into()),
                 ..of(&["redis://a"])
             })
-            .contains("without TLS")
+            .contains("\"ca\" without TLS")
         );
         assert!(
             refused(&Settings {

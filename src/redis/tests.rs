@@ -172,6 +172,23 @@ async fn the_right_password_opens_and_a_wrong_one_is_told_without_being_shown() 
 }
 
 #[tokio::test]
+async fn a_server_that_repeats_a_long_password_only_in_part_makes_nobody_show_that_part() {
+    let server = Server::with(&["--rename-command", "AUTH", "LOGIN"]);
+    let password = "hunter2".repeat(40);
+    let said = server.cli(&["auth", &password]);
+    assert!(said.contains("hunter2") && !said.contains(&password), "{said}");
+
+    let redis = started(&Settings {
+        password: Some(Secret::from(password.as_str())),
+        ..settings(&[server.url()])
+    })
+    .await;
+    let trouble = only(&redis).trouble().unwrap();
+    assert!(trouble.contains("refuses the credentials: ERR"), "{trouble}");
+    assert!(!trouble.contains("hunter"), "{trouble}");
+}
+
+#[tokio::test]
 async fn a_user_that_may_not_run_info_can_count_and_each_connection_counts_as_other_data() {
     let directory = tempfile::tempdir().unwrap();
     let users = "user default on nopass ~* +@all
@@ -250,7 +267,10 @@ async fn tls_is_used_and_verified() {
         let error = Redis::new(&with(url.clone(), ca), metrics().store())
             .unwrap_err()
             .to_string();
-        assert!(error.contains(complaint), "{error}");
+        assert!(
+            error.starts_with("redis: \"ca\" ") && error.contains(complaint),
+            "{error}"
+        );
     }
 }
 
@@ -399,6 +419,125 @@ async fn a_server_that_becomes_a_replica_is_down_until_it_is_a_master_again() {
     );
 }
 
+/// Sends until the breaker opens. Some replies are wanted first.
+async fn ask_until_refused(node: &Node, commands: &[&[&str]], answers: &[&str]) {
+    let mut replies = 0;
+    let until = Instant::now() + PATIENCE;
+    while let Ok(found) = ask(node, commands).await {
+        assert_eq!(found, answers);
+        assert!(Instant::now() < until, "it is still up after {replies} replies");
+        replies += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(replies >= 3, "only {replies}");
+    assert_eq!(node.health(), Health::Down);
+}
+
+/// Whether it stays as it is for longer than the upkeep leaves it alone.
+async fn stays_down(node: &Node) {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert_eq!(node.health(), Health::Down, "a PING is not enough");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_memory_is_down_until_it_has_some_though_it_answers() {
+    let server = Server::start();
+    let redis = started(&settings(&[server.url()])).await;
+    let node = only(&redis);
+    let take: [&[&str]; 3] = [
+        &["INCRBY", "tg1{subject}limit.1", "5"],
+        &["PEXPIREAT", "tg1{subject}limit.1", "99999999999999"],
+        &["EXISTS", "other"],
+    ];
+    assert_eq!(ask(&node, &take).await.unwrap(), ["5", "1", "0"]);
+    assert_eq!(server.cli(&["config", "set", "maxmemory", "1"]), "OK");
+    ask_until_refused(&node, &take, &["OOM", "1", "0"]).await;
+    let trouble = node.trouble().unwrap();
+    assert!(trouble.contains("takes no writes: OOM"), "{trouble}");
+    stays_down(&node).await;
+    // Nor is a new connection.
+    server.cli(&["client", "kill", "type", "normal", "skipme", "yes"]);
+    stays_down(&node).await;
+
+    assert_eq!(server.cli(&["config", "set", "maxmemory", "0"]), "OK");
+    until("the server", || node.health() == Health::Up).await;
+    assert_eq!(ask(&node, &take).await.unwrap(), ["10", "1", "0"]);
+    wait_for("the end of what the trial has left", || server.cli(&["dbsize"]) == "1");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_more_replicas_than_it_has_is_down() {
+    let server = Server::start();
+    let redis = started(&settings(&[server.url()])).await;
+    let node = only(&redis);
+    assert_eq!(server.cli(&["config", "set", "min-replicas-to-write", "1"]), "OK");
+    ask_until_refused(&node, &[&["DECRBY", "counter", "1"]], &["NOREPLICAS"]).await;
+    stays_down(&node).await;
+    assert_eq!(server.cli(&["config", "set", "min-replicas-to-write", "0"]), "OK");
+    until("the server", || node.health() == Health::Up).await;
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_run_scripts_can_count_and_one_that_only_runs_scripts_can_not() {
+    let server = Server::start();
+    server.cli(&[
+        "acl", "setuser", "gate", "on", ">sesame", "~tg1{*", "+@all", "-eval", "-evalsha",
+    ]);
+    let redis = started(&Settings {
+        username: Some("gate".to_owned()),
+        password: Some("sesame".into()),
+        ..settings(&[server.url()])
+    })
+    .await;
+    let node = only(&redis);
+    let script: &[&str] = &["EVAL", "return redis.call('INCRBY', KEYS[1], 5)", "1", "tg1{a}b"];
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(500) {
+        let answers = ask(&node, &[&["INCRBY", "tg1{a}c", "0"], script]).await.unwrap();
+        assert_eq!(answers, ["0", "NOPERM"]);
+    }
+    assert_ne!(node.health(), Health::Down);
+    assert_eq!(ask(&node, &[&["INCRBY", "tg1{a}c", "0"]]).await.unwrap(), ["0"]);
+
+    ask_until_refused(&node, &[script], &["NOPERM"]).await;
+    stays_down(&node).await;
+    assert!(node.trouble().unwrap().contains("NOPERM"), "{:?}", node.trouble());
+    server.cli(&["acl", "setuser", "gate", "+eval"]);
+    until("the server", || node.health() == Health::Up).await;
+    assert_eq!(ask(&node, &[script]).await.unwrap(), ["5"]);
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_without_memory_is_down_and_the_others_are_not() {
+    let cluster = Cluster::start();
+    let redis = started(&settings(&cluster.urls())).await;
+    for (number, server) in cluster.0.iter().enumerate() {
+        let is_at = |node: &Node| node.name() == format!("127.0.0.1:{}", server.port);
+        let (tag, node) = tags(&redis).into_iter().find(|(_, node)| is_at(node)).unwrap();
+        let key = format!("tg1{{{tag}}}limit");
+        assert_eq!(ask_until_answered(&node, &["INCRBY", &key, "1"]).await, "1");
+        if number == 1 {
+            assert_eq!(server.cli(&["config", "set", "maxmemory", "1"]), "OK");
+            ask_until_refused(&node, &[&["INCRBY", &key, "1"]], &["OOM"]).await;
+            stays_down(&node).await;
+        }
+    }
+    let up = redis
+        .nodes()
+        .iter()
+        .filter(|node| node.health() != Health::Down)
+        .count();
+    assert_eq!(up, 2);
+    assert_eq!(cluster.0[1].cli(&["config", "set", "maxmemory", "0"]), "OK");
+    until("all of them", || {
+        redis.nodes().iter().all(|node| node.health() == Health::Up)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_node_of_a_cluster_is_not_taken_for_a_single_server_nor_the_other_way_round() {
     let member = Cluster::member();
@@ -508,6 +647,82 @@ async fn every_slot_of_a_cluster_is_at_the_node_that_has_it_and_follows_when_it_
         let now = redis.node_of(Slot::of_tag(other.as_bytes())).unwrap();
         assert!(Arc::ptr_eq(&now, node), "{other} stays where it is");
     }
+}
+
+#[tokio::test]
+async fn a_new_key_of_a_slot_that_is_moving_counts_where_the_slot_moves_to() {
+    let cluster = Cluster::start();
+    let redis = started(&settings(&cluster.urls())).await;
+    until("all of them", || {
+        redis.nodes().iter().all(|node| node.health() == Health::Up)
+    })
+    .await;
+    let (source, target) = (&cluster.0[0], &cluster.0[1]);
+    let is_at = |node: &Node, server: &Server| node.name() == format!("127.0.0.1:{}", server.port);
+    let (tag, node) = tags(&redis).into_iter().find(|(_, node)| is_at(node, source)).unwrap();
+    let (slot, number) = (
+        Slot::of_tag(tag.as_bytes()),
+        Slot::of_tag(tag.as_bytes()).number().to_string(),
+    );
+    let (old, new) = (format!("tg1{{{tag}}}old"), format!("tg1{{{tag}}}new"));
+    assert_eq!(ask(&node, &[&["INCRBY", &old, "1"]]).await.unwrap(), ["1"]);
+
+    let (source_id, target_id) = (source.cli(&["cluster", "myid"]), target.cli(&["cluster", "myid"]));
+    let set = |server: &Server, what: &str, id: &str| server.cli(&["cluster", "setslot", &number, what, id]);
+    assert_eq!(set(target, "importing", &source_id), "OK");
+    assert_eq!(set(source, "migrating", &target_id), "OK");
+    let commands: [&[&str]; 7] = [
+        &["INCRBY", &old, "1"],
+        &["INCRBY", &new, "5"],
+        &["PEXPIREAT", &new, "99999999999999"],
+        &["ECHO", "between"],
+        &["GET", &new],
+        // One key is here and the other there.
+        &["EVAL", "return 1", "2", &old, &new],
+        &["GET", &old],
+    ];
+    let answers = ask(&node, &commands).await.unwrap();
+    assert_eq!(answers, ["2", "5", "1", "between", "5", "TRYAGAIN", "2"]);
+    assert_eq!(ask(&node, &[&["INCRBY", &new, "5"]]).await.unwrap(), ["10"]);
+    let keys = |server: &Server| server.cli(&["cluster", "countkeysinslot", &number]);
+    assert_eq!((keys(source), keys(target)), ("1".to_owned(), "1".to_owned()));
+    assert!(
+        Arc::ptr_eq(&redis.node_of(slot).unwrap(), &node),
+        "it has not moved yet"
+    );
+
+    let port = target.port.to_string();
+    assert_eq!(source.cli(&["migrate", "127.0.0.1", &port, &old, "0", "5000"]), "OK");
+    for server in [target, source, &cluster.0[2]] {
+        assert_eq!(set(server, "node", &target_id), "OK");
+    }
+    redis.refresh();
+    until("the slot", || is_at(&redis.node_of(slot).unwrap(), target)).await;
+    let node = redis.node_of(slot).unwrap();
+    let commands: [&[&str]; 2] = [&["GET", &old], &["GET", &new]];
+    assert_eq!(ask(&node, &commands).await.unwrap(), ["2", "10"]);
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_to_a_server_that_is_not_known_yet_is_an_error_of_the_command() {
+    let cluster = Cluster::start();
+    let newcomer = Cluster::member();
+    cluster.meet(&newcomer);
+    let redis = started(&settings(&cluster.urls())).await;
+    let source = &cluster.0[0];
+    let is_at = |node: &Node| node.name() == format!("127.0.0.1:{}", source.port);
+    let (tag, node) = tags(&redis).into_iter().find(|(_, node)| is_at(node)).unwrap();
+    let (slot, id) = (
+        Slot::of_tag(tag.as_bytes()).number().to_string(),
+        newcomer.cli(&["cluster", "myid"]),
+    );
+    wait_for("the newcomer to be known", || {
+        source.cli(&["cluster", "setslot", &slot, "migrating", &id]) == "OK"
+    });
+    assert_eq!(
+        ask_until_answered(&node, &["INCRBY", &format!("{{{tag}}}"), "1"]).await,
+        "ASK"
+    );
 }
 
 #[tokio::test]

@@ -200,6 +200,7 @@ impl Topology {
 
     /// Starts the upkeep of nodes that are new, and ends that of nodes that are gone.
     fn tend(&self, nodes: &[Arc<Node>]) {
+        *self.surroundings.peers.lock() = nodes.iter().map(Arc::downgrade).collect();
         let mut upkeep = self.upkeep.lock();
         upkeep.retain(|endpoint, _| nodes.iter().any(|node| node.endpoint() == endpoint));
         for node in nodes {
