@@ -9,7 +9,7 @@ CARGO ?= cargo
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint unit
+test: tools-test fmt lint unit loom
 
 build: tools-build
 	$(CARGO) build --release --locked

@@ -58,6 +58,7 @@ fn tokens_came(charged: u32, granted: u32, closed_until: Time) -> tokens::News {
         closed_until,
         low: 0,
         share: 0,
+        interval: 1,
     }
 }
 
@@ -180,12 +181,12 @@ fn no_token_is_spent_twice_while_a_new_lot_comes() {
         let kind = WindowKind::TokenBucket { burst: 10 };
         let terms = Arc::new(terms("10/s", kind, 0));
         let tokens = Arc::new(Tokens::default());
-        tokens.enter(&tokens_came(0, 1, NOON));
+        let _ = tokens.enter(&tokens_came(0, 1, NOON), NOON);
         let spenders = [(); 2].map(|()| {
             let (tokens, terms) = (Arc::clone(&tokens), Arc::clone(&terms));
             thread::spawn(move || take_token(&tokens, &terms, NOON))
         });
-        tokens.enter(&tokens_came(0, 1, NOON));
+        let _ = tokens.enter(&tokens_came(0, 1, NOON), NOON);
         let spent: u32 = spenders.map(|spender| spender.join().unwrap()).iter().sum();
         assert_eq!(spent + tokens.held(NOON), 2);
     });
@@ -205,9 +206,9 @@ fn a_bucket_that_was_just_found_empty_is_owed_what_was_let_in_and_never_less_tha
         };
         // Two trades: the first hears that nothing is left, the second charges what is owed by then.
         let first = tokens.owed();
-        tokens.enter(&tokens_came(first, 0, empty_until));
+        let _ = tokens.enter(&tokens_came(first, 0, empty_until), NOON);
         let second = tokens.owed();
-        tokens.enter(&tokens_came(second, 0, empty_until));
+        let _ = tokens.enter(&tokens_came(second, 0, empty_until), NOON);
         let spent = spender.join().unwrap();
         let owed = tokens.owed();
         assert!(owed <= 1, "{owed}");
