@@ -4,7 +4,7 @@
 //! listener → normalise → route → authenticate → throttle → choose upstream → proxy → record
 //! ```
 //!
-//! [`Gateway::admit`] tells the first half; the rest are the engine's phases, each a few lines. `upstream_peer` runs
+//! `Gateway::admit` tells the first half; the rest are the engine's phases, each a few lines. `upstream_peer` runs
 //! again on every retry, so nothing that must happen once per request happens there; `logging` runs once at the end,
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 

@@ -16,12 +16,14 @@
 //!
 //! - [`terms`]: what governs them, and the bound
 //! - [`lease`]: what this gateway holds of one, as a state machine
+//! - [`books`]: what is remembered of one between orders
 //! - [`exchange`]: the trade with the store, as a state machine
 //! - [`shared`]: where requests and exchange meet
 //! - [`courier`]: carries orders to Redis and answers back
 //! - [`clock`]: the store's time
 
 mod atomic;
+pub mod books;
 pub mod clock;
 pub mod counter;
 pub mod courier;

@@ -1,6 +1,6 @@
 //! What would happen to a request, and why, told without counting, calling or waiting.
 //!
-//! The same stages as in [`super::Gateway::admit`], in the same order, asked instead of told. [`counter`] shows one
+//! The same stages as in `Gateway::admit`, in the same order, asked instead of told. [`counter`] shows one
 //! counter alone.
 
 pub mod counter;

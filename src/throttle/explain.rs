@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::counter::Quota;
-use super::lease::tokens::LIFE;
 use super::lease::{Hand, Lease};
 use super::rule::period_word;
 use super::shared::Shared;
 use super::store_key;
+use super::terms::LIFE;
 use super::terms::{Promise, Terms};
 use super::window::Time;
 use super::zone::Zone;

@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::books::Books;
 use super::counter::{Quota, Refusal, State};
-use super::exchange::Books;
 use super::identity::Subject;
 use super::table::Counter;
 use super::terms::Terms;

@@ -1,12 +1,14 @@
 //! What governs a shared counter, and the bound that follows from it.
 
-use super::lease::tokens::LIFE;
 use crate::revision::{Sharing, WithoutStore};
 use crate::throttle::counter::Quota;
 use crate::units::{Rate, Ratio};
 
 /// The most that a shared counter counts up to. A greater limit counts as this one.
 pub const SHARED_MOST: u32 = u32::MAX >> 1;
+
+/// How long a token of a bucket may be spent after it was asked for, in nanoseconds: 200 ms.
+pub const LIFE: u64 = 200_000_000;
 
 /// What limits are shared by where they say nothing themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The trade in tokens of a bucket.
 
 use super::{Alarm, Answer, Books, Exchange, MILLISECOND, Market, Order, SECOND, What};
-use crate::throttle::lease::tokens::{LIFE, News, Tokens};
-use crate::throttle::terms::Terms;
+use crate::throttle::lease::tokens::{News, Tokens};
+use crate::throttle::terms::{LIFE, Terms};
 use crate::throttle::window::Time;
 
 /// A timer keeps the lease, so none is set for longer than this.

@@ -233,7 +233,6 @@ fn buy(
         let want = books
             .demand(market)
             .saturating_add(visit.waiting)
-            .saturating_sub(standing.held())
             .clamp(1, most(left, market));
         books.flush_at = Alarm::OFF;
         return charge(books, window.index, debt, want, market);

@@ -22,11 +22,8 @@ use crate::redis::Health;
 use crate::revision::WithoutStore;
 use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::throttle::counter::{self, Quota, Refusal, State};
-use crate::throttle::terms::Terms;
+use crate::throttle::terms::{LIFE, Terms};
 use crate::throttle::window::Time;
-
-/// How long a token may be spent after it was asked for, in nanoseconds: 200 ms.
-pub const LIFE: u64 = 200 * MILLISECOND;
 
 const MILLISECOND: u64 = 1_000_000;
 
