@@ -123,6 +123,7 @@ pub enum Answer {
 pub struct Exchange {
     listed: VecDeque<Arc<Lease>>,
     timers: BinaryHeap<Reverse<Timer>>,
+    /// What answers were void of, and what could not be sent back before. It goes first.
     returns: VecDeque<Order>,
     overshoot: Box<dyn Fn(f64) + Send>,
     /// How often this node was found to have lost a counter: makes all others suspect.
@@ -186,7 +187,6 @@ impl Exchange {
         {
             orders.extend(self.visit(&lease, now, &market, false));
         }
-        // What a visit hands back goes first in the next batch; that is at once.
         orders
     }
 
@@ -267,7 +267,7 @@ impl Exchange {
 
     fn suspecting(&self, market: Market) -> Market {
         Market {
-            data: market.data.wrapping_add(self.losses),
+            data: self.data(market.data),
             ..market
         }
     }
@@ -300,19 +300,16 @@ impl Exchange {
         lease.listed.store(false, Ordering::SeqCst);
         let leaving = self.closing || lease.retired.load(Ordering::Acquire);
         let terms = Arc::clone(&books.terms);
-        let waiting = lease.waiting.load(Ordering::SeqCst);
+        let visit = Visit {
+            now,
+            market,
+            waiting: lease.waiting.load(Ordering::SeqCst),
+            timer,
+            leaving,
+        };
         let ordered = match &lease.hand {
-            Hand::Tickets(tickets) => {
-                let visit = window::Visit {
-                    now,
-                    market,
-                    waiting,
-                    timer,
-                    leaving,
-                };
-                window::visit(&mut books, tickets, &terms, &visit)
-            }
-            Hand::Tokens(tokens) => bucket::visit(&mut books, tokens, &terms, (now, market), (waiting, leaving)),
+            Hand::Tickets(tickets) => window::visit(&mut books, tickets, &terms, &visit),
+            Hand::Tokens(tokens) => bucket::visit(&mut books, tokens, &terms, &visit),
         };
         let order = ordered.map(|(window, what)| Order {
             lease: Arc::clone(lease),
@@ -347,6 +344,18 @@ impl Exchange {
         }
         order
     }
+}
+
+/// What a look at a lease finds around it.
+struct Visit<'a> {
+    now: Time,
+    market: &'a Market,
+    /// What the requests cost that wait.
+    waiting: u32,
+    /// Whether a timer led here, and no request.
+    timer: bool,
+    /// Whether the lease gives back all it has.
+    leaving: bool,
 }
 
 /// When to look at a lease.

@@ -1,6 +1,6 @@
 //! The trade in tokens of a bucket.
 
-use super::{Alarm, Answer, Books, Exchange, MILLISECOND, Market, Order, SECOND, What};
+use super::{Alarm, Answer, Books, Exchange, MILLISECOND, Market, Order, SECOND, Visit, What};
 use crate::throttle::lease::tokens::{News, Tokens};
 use crate::throttle::terms::{LIFE, Terms};
 use crate::throttle::window::Time;
@@ -15,13 +15,14 @@ const PAUSE: u64 = 50 * MILLISECOND;
 const TERM: u64 = LIFE / 2;
 
 /// What to ask for. The window is always 0.
-pub(super) fn visit(
-    books: &mut Books,
-    tokens: &Tokens,
-    terms: &Terms,
-    (now, market): (Time, &Market),
-    (waiting, leaving): (u32, bool),
-) -> Option<(u32, What)> {
+pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &Visit<'_>) -> Option<(u32, What)> {
+    let &Visit {
+        now,
+        market,
+        waiting,
+        leaving,
+        timer: _,
+    } = visit;
     let market = Market {
         term: market.term.min(TERM),
         ..*market

@@ -1,6 +1,6 @@
 //! The trade in tickets of calendar windows.
 
-use super::{Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, What};
+use super::{Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, Visit, What};
 use crate::throttle::counter::still_counts;
 use crate::throttle::lease::tickets::{News, Standing, Tickets};
 use crate::throttle::terms::Terms;
@@ -14,18 +14,6 @@ const AHEAD: u64 = 60 * SECOND;
 
 /// The shortest that a closed sliding window is left alone, in nanoseconds.
 const SLIDING_PAUSE: u64 = 50 * MILLISECOND;
-
-/// What a visit finds.
-pub(super) struct Visit<'a> {
-    pub(super) now: Time,
-    pub(super) market: &'a Market,
-    /// What the requests cost that wait.
-    pub(super) waiting: u32,
-    /// Whether a timer led here, and no request.
-    pub(super) timer: bool,
-    /// Whether the lease gives back all it has.
-    pub(super) leaving: bool,
-}
 
 /// What to ask for, and of which window.
 pub(super) fn visit(books: &mut Books, tickets: &Tickets, terms: &Terms, visit: &Visit<'_>) -> Option<(u32, What)> {
@@ -125,8 +113,9 @@ pub(super) fn settle(
     page.heard = heard;
     page.previous = previous;
     page.known = true;
-    // A key that was not there before has to be told, even if one like it was told once.
-    page.expires = if expire { expires } else { before > 0 };
+    if expire {
+        page.expires = expires;
+    }
     page.data = data;
     let left = limit.saturating_sub(heard);
 
@@ -265,7 +254,8 @@ fn charge(books: &mut Books, window: u32, charge: u32, want: u32, market: &Marke
     Some(What::Take {
         charge,
         want,
-        expire: !page.expires,
+        // Where nothing is on this gateway's account, the key may be gone and come back by this order, without an end.
+        expire: !page.expires || page.own == 0,
     })
 }
 
