@@ -190,6 +190,7 @@ fn ask(authenticator: &Authenticator, api: usize, headers: &HeaderMap) -> Result
 
 fn api(name: &str, method: AuthMethod) -> Api {
     Api {
+        labels: Vec::new(),
         name: name.into(),
         hosts: Vec::new(),
         base_path: format!("/{name}"),

@@ -7,11 +7,13 @@
 //! ```
 //!
 //! Modules in reading order: first what the program is, then the journey and its stages, then what they stand on.
-//! Imports point one way: `cli → server → {gateway, sync} → snapshot → stages → {revision, config} → {units, names}`.
+//! Imports point one way:
+//! `cli → {server, control_plane} → {gateway, sync} → snapshot → stages → distribution → {revision, config} → {units, names}`.
 #![deny(missing_docs, unsafe_code)]
 
 // The program.
 pub mod cli;
+pub mod control_plane;
 pub mod server;
 
 // The journey.
@@ -31,6 +33,9 @@ pub mod redis;
 // Where the rules come from.
 pub mod snapshot;
 pub mod sync;
+
+// What travels between control plane and gateways.
+pub mod distribution;
 
 // What is written down.
 pub mod config;

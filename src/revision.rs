@@ -5,6 +5,7 @@
 //! *running* is `snapshot::Snapshot`, compiled for speed.
 
 mod grammar;
+mod labels;
 mod load;
 mod raw;
 mod validate;
@@ -16,12 +17,12 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
 use crate::units::{Rate, Ratio};
 
-pub use load::{ApiPlaces, Loaded, load, parse, schema};
+pub use load::{ApiPlaces, Loaded, load, parse, plain, schema};
 
 /// A complete revision without mistakes.
 #[derive(Debug, Clone, Default)]
@@ -254,6 +255,8 @@ pub struct Api {
     pub hosts: Vec<HostPattern>,
     /// `/` or a normalised path without trailing slash.
     pub base_path: String,
+    /// The labels of the gateways that take it; empty means every gateway.
+    pub labels: Vec<String>,
     /// Any of these lets in; empty means `auth: none` was written.
     pub auth: Vec<AuthMethod>,
     /// Where credentials are read from and whether they go upstream.
@@ -350,7 +353,8 @@ pub struct Key {
 }
 
 /// What a key may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum KeyType {
     /// Real traffic.
     Production,
@@ -370,7 +374,8 @@ impl KeyType {
 }
 
 /// Which key types a gateway lets in (`gateway.environment_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum EnvironmentType {
     /// Both.
     #[default]

@@ -164,6 +164,7 @@ pub(crate) fn issuer(jwks: JwksSource) -> Issuer {
 
 pub(crate) fn api(name: &str, auth: Vec<AuthMethod>) -> Api {
     Api {
+        labels: Vec::new(),
         name: name.into(),
         hosts: Vec::new(),
         base_path: format!("/{name}"),

@@ -37,6 +37,10 @@ enum Variables {
     Process,
     Fixed(BTreeMap<String, String>),
     Refused,
+    /// See [`Environment::for_publishing`].
+    Publishing,
+    /// See [`Environment::of_published`].
+    Published,
 }
 
 impl fmt::Debug for Environment {
@@ -87,11 +91,37 @@ impl Environment {
         }
     }
 
+    /// The same, for a document that is going to be published to gateways: only a value that is nothing but
+    /// `${cred:name}` may be a reference, and it stays one, because it is the gateways' credential and not ours.
+    #[must_use]
+    pub fn for_publishing(self) -> Self {
+        Self {
+            variables: Variables::Publishing,
+            ..self
+        }
+    }
+
+    /// The same, for a document that has been published: a value that is nothing but `${cred:name}` is this host's
+    /// credential, everything else stands for itself. Who publishes can not read this host's files and variables.
+    #[must_use]
+    pub fn of_published(self) -> Self {
+        Self {
+            variables: Variables::Published,
+            ..self
+        }
+    }
+
+    /// Whether files that the document names are on other hosts than this one.
+    #[must_use]
+    pub fn is_for_publishing(&self) -> bool {
+        matches!(self.variables, Variables::Publishing)
+    }
+
     fn variable(&self, name: &str) -> Option<String> {
         match &self.variables {
-            Variables::Process => env::var(name).ok(),
+            Variables::Process | Variables::Published => env::var(name).ok(),
             Variables::Fixed(variables) => variables.get(name).cloned(),
-            Variables::Refused => None,
+            Variables::Refused | Variables::Publishing => None,
         }
     }
 }
@@ -120,6 +150,7 @@ impl Replacer<'_> {
         match &mut node.value {
             Value::List(items) => items.iter_mut().for_each(|item| self.node(item)),
             Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| self.node(node)),
+            Value::Scalar(text, _) if self.stands_for_itself(text) => {}
             Value::Scalar(text, style) if text.contains('$') => match self.replaced(text, node.place) {
                 Ok((replaced, whole)) => {
                     *text = replaced.into();
@@ -133,6 +164,15 @@ impl Replacer<'_> {
                 }
             },
             Value::Scalar(..) => {}
+        }
+    }
+
+    /// Whether nothing in this text is replaced here, although there may be a dollar in it.
+    fn stands_for_itself(&self, text: &str) -> bool {
+        match self.environment.variables {
+            Variables::Publishing => is_credential(text),
+            Variables::Published => !is_credential(text),
+            Variables::Process | Variables::Fixed(_) | Variables::Refused => false,
         }
     }
 
@@ -165,11 +205,21 @@ impl Replacer<'_> {
             }
         }
         replaced.push_str(rest);
+        if self.environment.is_for_publishing() && is_credential(&replaced) {
+            return Err(format!("{} would be a reference once it is published", quote(text)));
+        }
         Ok((replaced, whole))
     }
 
     fn resolve(&mut self, reference: &str, place: Place) -> Result<String, String> {
         let shown = format!("${{{reference}}}");
+        if self.environment.is_for_publishing() {
+            return Err(format!(
+                "{} would be looked up on the gateways; of references, only ${{cred:name}} can be published, as the whole \
+                 value",
+                quote(&shown)
+            ));
+        }
         if matches!(self.environment.variables, Variables::Refused) {
             return Err(format!("{} cannot be used in a document from elsewhere", quote(&shown)));
         }
@@ -233,6 +283,12 @@ impl Replacer<'_> {
             Err(message) => Err(format!("{}: {message}", quote(shown))),
         }
     }
+}
+
+/// Whether a text is nothing but a reference to a credential.
+fn is_credential(text: &str) -> bool {
+    let name = text.strip_prefix("${cred:").and_then(|rest| rest.strip_suffix('}'));
+    name.is_some_and(|name| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '}', '$']))
 }
 
 /// The text of a file without the newline that editors put at its end.
@@ -329,6 +385,32 @@ mod tests {
         assert_eq!(value_of("${PORT}0", &environment()).unwrap().1, Style::Quoted);
         assert_eq!(value_of("$${PORT}", &environment()).unwrap().1, Style::Quoted);
         assert_eq!(value_of("${HOST}${PORT}", &environment()).unwrap().1, Style::Quoted);
+    }
+
+    #[test]
+    fn of_references_only_credentials_are_published_and_only_gateways_read_them() {
+        let publishing = environment().for_publishing();
+        for (text, expected) in [("${cred:x}", "${cred:x}"), ("$$5", "$5"), ("costs $5", "costs $5")] {
+            assert_eq!(value_of(text, &publishing).unwrap().0, expected);
+        }
+        for text in [
+            "${HOST}",
+            "${file:/etc/passwd}",
+            "a ${cred:x}",
+            "${cred:../x}",
+            "$${cred:x}",
+        ] {
+            value_of(text, &publishing).unwrap_err();
+        }
+        let published = environment().of_published();
+        for text in ["${HOST}", "${file:/etc/passwd}", "$$5", "a ${cred:x}", "${cred:../x}"] {
+            assert_eq!(value_of(text, &published).unwrap().0, text, "stands for itself");
+        }
+        assert!(
+            value_of("${cred:x}", &published)
+                .unwrap_err()
+                .contains("CREDENTIALS_DIRECTORY")
+        );
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn parse(text: &str, name: &str, directory: &Path, environment: &Environment
     let place = document.place();
     let mut report = document.report;
     let surroundings = Surroundings {
-        directory,
+        directory: Some(directory).filter(|_| !environment.is_for_publishing()),
         now: environment.now,
     };
     let resolved = raw.map(|raw| resolve(raw, place, &surroundings, &dropped, &mut report));
@@ -86,6 +86,18 @@ pub fn parse(text: &str, name: &str, directory: &Path, environment: &Environment
         warnings,
         source,
     })
+}
+
+/// The document as a plain value, references replaced as `environment` wants it: for publishing what [`parse`] found
+/// free of mistakes.
+///
+/// # Errors
+/// When it is not one document of YAML.
+pub fn plain(text: &str, name: &str, environment: &Environment) -> Result<serde_json::Value, Mistakes> {
+    let mut document = Document::parse(text, name, environment)?;
+    let (value, _) = document.decode();
+    document.report.finish()?;
+    Ok(value.unwrap_or_default())
 }
 
 /// The JSON Schema of the file.

@@ -281,6 +281,9 @@ pub(super) struct RawApi {
     /// `/` or a path without slash at its end; the paths of routes are below it.
     #[schemars(required)]
     pub(super) base_path: Option<At<Text<BasePath>>>,
+    /// The labels of the gateways that take this API: those that have one of them. Absent: every gateway.
+    #[schemars(length(min = 1))]
+    pub(super) labels: Option<At<Vec<At<Text<Name>>>>>,
     /// What lets a request in: `none`, or a list of `api_key` and `{ jwt: ISSUER }` of which any one is enough.
     #[schemars(required)]
     pub(super) auth: Option<At<RawAuth>>,

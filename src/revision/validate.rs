@@ -26,8 +26,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// What the checks need to know besides the file.
 pub(super) struct Surroundings<'a> {
-    /// Where the file is, for what it refers to.
-    pub(super) directory: &'a Path,
+    /// Where the file is, for what it refers to; none if it is going to be somewhere else.
+    pub(super) directory: Option<&'a Path>,
     /// When keys are compared with their expiry.
     pub(super) now: Timestamp,
 }

@@ -26,6 +26,7 @@ impl Checker<'_> {
             name,
             hosts,
             base_path,
+            labels,
             auth,
             credentials,
             upstream,
@@ -40,6 +41,9 @@ impl Checker<'_> {
         let name = self.need(raw.place, &who, "name", name.as_ref());
         let hosts = self.hosts(raw.place, hosts.as_ref(), &who);
         let base_path = self.need(raw.place, &who, "base_path", base_path.as_ref());
+        if let Some(labels) = labels {
+            self.not_empty(raw.place, &who, "labels", labels);
+        }
         let methods = self.auth(raw.place, auth.as_ref(), &who, issuers);
         if let (Some([AuthMethod::ApiKey]), Some(name), false) = (methods.as_deref(), name, subscribed) {
             let message = format!("{who} lets in keys only, and no application is subscribed to it");
@@ -70,6 +74,9 @@ impl Checker<'_> {
             name: name.as_str().into(),
             hosts,
             base_path: base.to_owned(),
+            labels: (labels.iter().flat_map(|labels| &labels.value))
+                .map(|label| label.as_str().to_owned())
+                .collect(),
             auth: methods?,
             credentials,
             upstream: upstream?,

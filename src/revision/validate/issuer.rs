@@ -84,9 +84,14 @@ impl Checker<'_> {
                     self.report.error(at.place, "an empty text is not a file");
                     return None;
                 }
-                Some(JwksSource::File(
-                    self.surroundings.directory.join(PathBuf::from(&at.value)),
-                ))
+                let Some(directory) = self.surroundings.directory else {
+                    let message = format!(
+                        "{who}: gateways have no such file; write its keys as \"keys\", or where they are as \"url\""
+                    );
+                    self.report.error(at.place, message);
+                    return None;
+                };
+                Some(JwksSource::File(directory.join(PathBuf::from(&at.value))))
             }
             (None, None, Some(keys)) => {
                 if keys.is_empty() && !self.dropped.contains(raw.place, "keys") {

@@ -1,0 +1,6 @@
+//! The control plane: where APIs, plans, applications and keys are authored, and where gateways get them from.
+//!
+//! Losing it stops changes, not traffic. The database is for authoring; what gateways fetch are small signed manifests
+//! and immutable blobs.
+
+pub mod store;
