@@ -3,4 +3,8 @@
 //! Losing it stops changes, not traffic. The database is for authoring; what gateways fetch are small signed manifests
 //! and immutable blobs.
 
+pub mod access;
+pub mod heads;
+pub mod plane;
+pub mod problem;
 pub mod store;

@@ -81,6 +81,16 @@ pub fn inspect(text: &str) -> Shape {
     }
 }
 
+/// So many random base62 characters, about six bits each: for other secrets than keys.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub fn random_text(length: usize) -> Result<String, getrandom::Error> {
+    let mut text = String::with_capacity(length);
+    push_random(&mut text, length)?;
+    Ok(text)
+}
+
 /// SHA-256 over the whole text.
 #[must_use]
 pub fn digest(text: &str) -> KeyDigest {
