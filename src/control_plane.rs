@@ -17,3 +17,5 @@ pub mod plane;
 pub mod problem;
 pub mod server;
 pub mod store;
+#[cfg(test)]
+mod testing;

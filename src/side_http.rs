@@ -102,7 +102,9 @@ pub async fn serve_until(
     http.timer(TokioTimer::new())
         .header_read_timeout(bounds.head)
         .max_buf_size(bounds.head_bytes);
-    let seats = Arc::new(Semaphore::new(usize::try_from(bounds.connections).unwrap_or(usize::MAX)));
+    let seats = Arc::new(Semaphore::new(
+        usize::try_from(bounds.connections).unwrap_or(usize::MAX),
+    ));
     let (leave, leaving) = watch::channel(false);
     let mut end = pin!(end);
     loop {
@@ -134,11 +136,7 @@ pub async fn serve_until(
     drop(listener);
     leave.send_replace(true);
     // All seats are free when everybody has gone.
-    let _ = timeout(
-        bounds.last_answer + BREATH,
-        seats.acquire_many(bounds.connections),
-    )
-    .await;
+    let _ = timeout(bounds.last_answer + BREATH, seats.acquire_many(bounds.connections)).await;
     Ok(())
 }
 

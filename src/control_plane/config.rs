@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::store::Location;
 use crate::document::{self, Document, Environment, Mistakes, Secret, Severity};
 
 /// The configuration of a control plane, without mistakes and without gaps.
@@ -21,7 +22,7 @@ pub struct Config {
     /// What was added to the port; the address in [`Config::listener`] has it already.
     pub port_offset: u16,
     /// Where everything is kept.
-    pub store: Store,
+    pub store: Location,
     /// An administrator's token that is known from the first start on; at least 16 characters, all printable ASCII.
     pub bootstrap_token: Option<Secret>,
     /// What vouches for manifests; none: one is made and kept in the store.
@@ -53,15 +54,6 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
-}
-
-/// Where everything is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Store {
-    /// A file, for one node.
-    Sqlite(PathBuf),
-    /// The URL of a database, which may hold a password; for one or several nodes.
-    Postgres(Secret),
 }
 
 /// How revisions reach gateways.
@@ -200,7 +192,7 @@ mod tests {
                     tls: None,
                 },
                 port_offset: 0,
-                store: Store::Sqlite("/var/lib/tollgate/control-plane.db".into()),
+                store: Location::Sqlite("/var/lib/tollgate/control-plane.db".into()),
                 bootstrap_token: None,
                 signing_key: None,
                 distribution: Distribution::default(),
@@ -245,7 +237,7 @@ t.yaml:5:69: \"wait\" has to be from 1s to 60s
 t.yaml:5:81: \"ten\" is not a duration; write a whole number and ms, s, m, h or d, such as 250ms or 30s
 t.yaml:6:20: \"seat_ttl\" has to be from 5s to 10m
 t.yaml:6:33: \"reclaim\" has to be from 0s to 7d
-t.yaml:6:37: unknown key \"seats\" in pools; did you mean \"seat_ttl\"?
+t.yaml:6:37: unknown key \"seats\" in pools; known here: seat_ttl, reclaim
 t.yaml:7:19: \"cp\" is not an issuer; write a URL without a query, such as https://cp.example.com:9443
 t.yaml:7:39: \"token_lifetime\" has to be from 1s to 1d
 t.yaml:8:21: \"base_every\" has to be from 1 to 4294967295, not 0"
@@ -269,7 +261,7 @@ t.yaml:8:21: \"base_every\" has to be from 1 to 4294967295, not 0"
         let config = loaded(&text, None).config;
         let shown = format!("{config:?}");
         assert!(!shown.contains("hunter2") && !shown.contains(SEED), "{shown}");
-        assert_eq!(config.store, Store::Postgres("postgres://u:hunter2@h/d".into()));
+        assert_eq!(config.store, Location::Postgres("postgres://u:hunter2@h/d".into()));
     }
 
     #[test]
@@ -277,7 +269,7 @@ t.yaml:8:21: \"base_every\" has to be from 1 to 4294967295, not 0"
         assert!(mistakes("store: {}").contains("\"store\" says nothing"));
         assert_eq!(
             loaded("store: { sqlite: cp.db }", None).config.store,
-            Store::Sqlite("cp.db".into())
+            Location::Sqlite("cp.db".into())
         );
     }
 
@@ -338,7 +330,11 @@ t.yaml:8:21: \"base_every\" has to be from 1 to 4294967295, not 0"
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("admin-token"), "0123456789abcdef").unwrap();
         std::fs::write(directory.path().join("signing-key"), SEED).unwrap();
-        std::fs::write(directory.path().join("postgres-url"), "postgres://tollgate:pw@db/tollgate").unwrap();
+        std::fs::write(
+            directory.path().join("postgres-url"),
+            "postgres://tollgate:pw@db/tollgate",
+        )
+        .unwrap();
         let text: String = include_str!("../../conf/control-plane.yaml")
             .lines()
             // One of the two stores only.
@@ -358,6 +354,6 @@ t.yaml:8:21: \"base_every\" has to be from 1 to 4294967295, not 0"
         assert!(warnings.is_empty(), "{warnings}");
         assert!(config.listener.tls.is_some() && config.bootstrap_token.is_some() && config.signing_key.is_some());
         assert!(config.oauth2.issuer.is_some());
-        assert!(matches!(config.store, Store::Postgres(_)));
+        assert!(matches!(config.store, Location::Postgres(_)));
     }
 }

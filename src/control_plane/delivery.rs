@@ -11,6 +11,7 @@ mod keys;
 mod poll;
 mod revision;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,11 @@ impl Delivery {
             small: Calendar::new(SMALL_SLOTS, bandwidth),
             since: Instant::now(),
         }
+    }
+
+    /// These environments exist, and no others.
+    pub fn know(&self, environments: HashSet<String>) {
+        self.polls.know(environments);
     }
 
     /// A place for an answer of so many bytes, and how long it may take; or when to come for it.

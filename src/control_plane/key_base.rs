@@ -77,12 +77,20 @@ pub async fn stored(plane: &Plane) -> StoreResult<Option<KeyBase>> {
 pub async fn renew(plane: &Plane) -> StoreResult<bool> {
     let head = plane.store.key_head().await?;
     let known = plane.delivery.manifests.key_base();
-    if !is_due(&head, known.as_deref(), u64::from(plane.delivery.settings.keys.base_every)) {
+    if !is_due(
+        &head,
+        known.as_deref(),
+        u64::from(plane.delivery.settings.keys.base_every),
+    ) {
         return Ok(false);
     }
     // Another node may have been faster.
     let stored_before = stored(plane).await?;
-    if !is_due(&head, stored_before.as_ref(), u64::from(plane.delivery.settings.keys.base_every)) {
+    if !is_due(
+        &head,
+        stored_before.as_ref(),
+        u64::from(plane.delivery.settings.keys.base_every),
+    ) {
         plane.delivery.manifests.set_key_base(stored_before);
         return Ok(true);
     }

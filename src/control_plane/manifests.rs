@@ -87,7 +87,9 @@ impl Manifests {
             Problem::Internal
         })?;
         plane.heads.published(&revision);
-        let text = self.text(plane, &revision, environment_type.unwrap_or_default()).await?;
+        let text = self
+            .text(plane, &revision, environment_type.unwrap_or_default())
+            .await?;
         let ready = Arc::new(Ready {
             seq: revision.seq,
             etag: etag(&revision)?,

@@ -137,10 +137,7 @@ fn delivery(plane: &Plane, registry: &Registry) -> prometheus::Result<()> {
         "tollgate_cp_turned_away_total",
         "Requests that were told to come later, by what they wanted.",
         "what",
-        [
-            ("poll", load(&meters.polls_refused)),
-            ("blob", load(&meters.deferred)),
-        ],
+        [("poll", load(&meters.polls_refused)), ("blob", load(&meters.deferred))],
     )?;
     let sent = || Kind::ALL.iter().zip(&meters.sent);
     counters(

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use super::raw::{
-    RawConfig, RawDistribution, RawKeys, RawListener, RawOAuth2, RawPools, RawServer, RawStore, RawTls,
-};
-use super::{Config, Distribution, Keys, Listener, OAuth2, Pools, Store, Tls};
+use super::raw::{RawConfig, RawDistribution, RawKeys, RawListener, RawOAuth2, RawPools, RawServer, RawStore, RawTls};
+use super::{Config, Distribution, Keys, Listener, OAuth2, Pools, Tls};
+use crate::control_plane::store::Location;
 use crate::distribution::SigningKey;
 use crate::document::{At, Dropped, Place, Report, Secret, Size, Text, quote};
 
@@ -134,8 +133,8 @@ impl Resolver<'_> {
         }
     }
 
-    fn store(&mut self, raw: Option<At<RawStore>>) -> Store {
-        let default = || Store::Sqlite(PathBuf::from(DATABASE));
+    fn store(&mut self, raw: Option<At<RawStore>>) -> Location {
+        let default = || Location::Sqlite(PathBuf::from(DATABASE));
         let Some(At {
             value: RawStore { sqlite, postgres },
             place,
@@ -153,7 +152,7 @@ impl Resolver<'_> {
                 if sqlite.trim().is_empty() {
                     self.report.error(sqlite.place, "an empty text is not a file");
                 }
-                Store::Sqlite(PathBuf::from(sqlite.value))
+                Location::Sqlite(PathBuf::from(sqlite.value))
             }
             (None, Some(postgres)) => {
                 if !is_postgres(postgres.value.expose()) {
@@ -161,7 +160,7 @@ impl Resolver<'_> {
                                    postgres://user:password@host:5432/database, or \"${cred:postgres}\" for one";
                     self.report.discreet_error(postgres.place, message);
                 }
-                Store::Postgres(postgres.value)
+                Location::Postgres(postgres.value)
             }
             (None, None) => {
                 if !self.dropped.contains(place, "sqlite") && !self.dropped.contains(place, "postgres") {

@@ -35,7 +35,12 @@ impl<K: Eq + Hash + Clone> Ready<K> {
             .weight_capacity(bytes)
             .build();
         Self(match options {
-            Ok(options) => Cache::with_options(options, Size, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+            Ok(options) => Cache::with_options(
+                options,
+                Size,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
             // Only when one of the options is missing.
             Err(_) => Cache::with_weighter(entries, bytes, Size),
         })

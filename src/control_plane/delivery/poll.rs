@@ -115,7 +115,12 @@ async fn exists(plane: &Plane, environment: &str) -> Result<(), Problem> {
     if known {
         return Ok(());
     }
-    if plane.store.object(ObjectKind::Environment, environment).await?.is_none() {
+    if plane
+        .store
+        .object(ObjectKind::Environment, environment)
+        .await?
+        .is_none()
+    {
         return Err(Problem::NotFound(format!("there is no environment \"{environment}\"")));
     }
     let mut environments = polls.environments.write().unwrap_or_else(PoisonError::into_inner);
