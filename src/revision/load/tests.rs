@@ -264,7 +264,10 @@ fn an_empty_or_missing_auth_never_means_open() {
             "    auth: false\n",
             "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found false",
         ),
-        ("    auth: [none]\n", "expected one of api_key, jwt, found \"none\""),
+        (
+            "    auth: [none]\n",
+            "expected one of api_key, jwt, introspection, found \"none\"",
+        ),
         (
             "    auth: \"${NOTHING}\"\n",
             "the environment variable NOTHING is not set",
