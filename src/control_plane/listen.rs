@@ -226,3 +226,147 @@ impl AsyncWrite for Stream {
         either!(self, stream => Pin::new(stream).poll_shutdown(context))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Instant;
+
+    use reqwest::{Client, StatusCode};
+
+    use super::*;
+    use crate::control_plane::testing::{Node, PATIENCE};
+
+    /// A certificate for 127.0.0.1 that vouches for itself. Made on the spot, because one in the repository would expire
+    /// one day.
+    fn make(directory: &Path, name: &str) -> Tls {
+        let files = Tls {
+            certificate: directory.join("tls.crt"),
+            key: directory.join("tls.key"),
+        };
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ])
+            .args([
+                "-days",
+                "2",
+                "-subj",
+                &format!("/CN={name}"),
+                "-addext",
+                "subjectAltName = IP:127.0.0.1",
+            ])
+            .arg("-keyout")
+            .arg(&files.key)
+            .arg("-out")
+            .arg(&files.certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        files
+    }
+
+    /// One that trusts this certificate alone, and connects anew each time.
+    fn client(files: &Tls) -> Client {
+        let trusted = reqwest::Certificate::from_pem(&std::fs::read(&files.certificate).unwrap()).unwrap();
+        Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .pool_max_idle_per_host(0)
+            .tls_certs_only([trusted])
+            .build()
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_used_and_so_is_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = make(directory.path(), "first");
+        let first = client(&files);
+        let text = format!(
+            "listener: {{ address: \"127.0.0.1:0\", tls: {{ certificate: \"{}\", key: \"{}\" }} }}\n\
+             store: {{ sqlite: \"{}\" }}\n",
+            files.certificate.display(),
+            files.key.display(),
+            directory.path().join("cp.db").display()
+        );
+        let node = Node::of(&text, "https", first.clone()).await;
+        let health = format!("{}/healthz", node.url);
+        assert_eq!(first.get(&health).send().await.unwrap().status(), StatusCode::OK);
+        let plain = health.replace("https:", "http:");
+        assert!(first.get(&plain).send().await.is_err(), "there is no HTTP beside it");
+
+        make(directory.path(), "second");
+        let second = client(&files);
+        let begun = Instant::now();
+        while second.get(&health).send().await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "the new certificate is never used");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(
+            first.get(&health).send().await.is_err(),
+            "and the old one is not any more"
+        );
+        node.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_go_on_with_its_handshake_keeps_nobody_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = make(directory.path(), "cp");
+        let text = format!(
+            "listener: {{ address: \"127.0.0.1:0\", tls: {{ certificate: \"{}\", key: \"{}\" }} }}\n\
+             store: {{ sqlite: \"{}\" }}\n",
+            files.certificate.display(),
+            files.key.display(),
+            directory.path().join("cp.db").display()
+        );
+        let node = Node::of(&text, "https", client(&files)).await;
+        let address = node.url.strip_prefix("https://").unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..50 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert_eq!(node.get("/healthz").await.status(), StatusCode::OK);
+        node.stop().await;
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_told_once_and_the_one_before_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = make(directory.path(), "cp");
+        let mut certificate = Certificate::read(&files).unwrap();
+        let before = certificate.current.load_full();
+        assert!(certificate.look().is_none());
+
+        let key = std::fs::read_to_string(&files.key).unwrap();
+        std::fs::write(
+            &files.key,
+            "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n",
+        )
+        .unwrap();
+        let told = certificate.look().unwrap().unwrap_err();
+        assert!(told.contains("tls.key") && !told.contains("hunter2"), "{told}");
+        assert!(certificate.look().is_none(), "told once");
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(certificate.look().unwrap().unwrap_err().contains("tls.key"));
+        assert!(certificate.look().is_none(), "told once");
+        assert!(Arc::ptr_eq(&before, &certificate.current.load_full()));
+
+        std::fs::write(&files.key, key).unwrap();
+        certificate.look().unwrap().unwrap();
+        assert!(!Arc::ptr_eq(&before, &certificate.current.load_full()));
+
+        let other = tempfile::tempdir().unwrap();
+        let others = make(other.path(), "other");
+        std::fs::copy(&others.key, &files.key).unwrap();
+        assert!(certificate.look().unwrap().unwrap_err().contains("do not fit together"));
+        assert!(Certificate::read(&files).is_err(), "at the start it is an error");
+    }
+}

@@ -387,7 +387,7 @@ pub trait Store: Send + Sync + 'static {
     /// Where the log stands.
     async fn key_head(&self) -> StoreResult<KeyHead>;
 
-    /// Records after a number, without gaps.
+    /// Records after a number, without gaps; not found if some of them are forgotten.
     async fn key_log(&self, after: u64, limit: usize) -> StoreResult<Vec<KeyRecord>>;
 
     /// Forgets the records up to a number.

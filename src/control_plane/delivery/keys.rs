@@ -18,6 +18,7 @@ use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::manifests::signed;
 use crate::control_plane::plane::Plane;
 use crate::control_plane::problem::{Problem, ProblemDocument};
+use crate::control_plane::store::StoreError;
 use crate::distribution::protocol::{KEY_PAGE_MOST, RESOLVE_MOST, Resolve, Resolved};
 use crate::distribution::{KeyPage, Topic};
 
@@ -103,15 +104,14 @@ pub(super) async fn poll(
 }
 
 async fn make(plane: &Plane, page: &Page) -> Result<Bytes, Problem> {
-    let records = plane.store.key_log(page.after, KEY_PAGE_MOST).await?;
-    // Asked afterwards: what was cut meanwhile is missing from the records.
+    let records = match plane.store.key_log(page.after, KEY_PAGE_MOST).await {
+        Ok(records) => records,
+        Err(StoreError::NotFound(what)) => {
+            return Err(Problem::Gone(format!("{what}; begin at the key base of the manifest")));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let head = plane.store.key_head().await?;
-    if page.after < head.trimmed {
-        return Err(Problem::Gone(format!(
-            "the log begins after record {}; begin at the key base of the manifest",
-            head.trimmed
-        )));
-    }
     let last = records.last().map_or(0, |record| record.seq);
     let text = serde_json::to_string(&KeyPage {
         environment: page.environment.clone(),

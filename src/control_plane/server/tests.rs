@@ -215,3 +215,74 @@ async fn leaving_answers_who_waits_at_once() {
     assert_eq!(waiting.await.unwrap(), StatusCode::NOT_MODIFIED);
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
+
+/// Keeps what the operator's log would hold: everything of ours, and of others what is not below `info`.
+struct Lines(std::sync::Mutex<Vec<String>>);
+
+static LINES: Lines = Lines(std::sync::Mutex::new(Vec::new()));
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Info || metadata.target().starts_with("tollgate")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[tokio::test]
+async fn no_token_and_no_key_is_in_any_line_of_the_log() {
+    log::set_logger(&LINES).expect("no other test has a logger");
+    log::set_max_level(log::LevelFilter::Trace);
+    let directory = tempfile::tempdir().unwrap();
+    let seed = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let node = Node::start(&sqlite(&directory), &format!("signing_key: {seed}")).await;
+    node.environment("prod", "production").await;
+    node.publish("prod", &crate::control_plane::testing::content(2, "a"))
+        .await;
+    node.manifest("prod").await;
+    let wrong = "tgcp_0123456789_not-a-token-of-anybody";
+    let refused = client()
+        .get(format!("{}/v1/environments/prod/revision", node.url))
+        .bearer_auth(wrong);
+    assert_eq!(refused.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    // A record that can not be read is an error in the log, and shows nothing of it.
+    let broken = super::super::store::Changes {
+        objects: vec![super::super::store::ObjectChange {
+            kind: ObjectKind::Token,
+            name: "0123456789".to_owned(),
+            expected: super::super::store::Expected::Absent,
+            value: Some("{\"sha256\": 7}".to_owned()),
+        }],
+        ..Default::default()
+    };
+    node.plane.store.commit(&broken, 1).await.unwrap();
+    let refused = client()
+        .get(format!("{}/v1/environments/prod/revision", node.url))
+        .bearer_auth(wrong);
+    assert_eq!(
+        refused.send().await.unwrap().status(),
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+    node.stop().await;
+    let lines = LINES.0.lock().unwrap();
+    assert!(
+        lines.iter().any(|line| line.contains("control plane on http://")),
+        "{lines:?}"
+    );
+    assert!(
+        lines.iter().any(|line| line.contains("token 0123456789: ")),
+        "{lines:?}"
+    );
+    for secret in [TOKEN, wrong, "not-a-token-of-anybody", seed] {
+        assert!(
+            !lines.iter().any(|line| line.contains(secret)),
+            "{secret} is in the log"
+        );
+    }
+}
