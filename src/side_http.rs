@@ -125,10 +125,16 @@ pub async fn serve_until(
         };
         // Answers are small or sent in large pieces: waiting for more to send would only delay them.
         let _ = stream.set_nodelay(true);
-        let (accept, http, router, leaving) = (accept.clone(), http.clone(), router.clone(), leaving.clone());
+        let (accept, http, router) = (accept.clone(), http.clone(), router.clone());
+        let mut leaving = leaving.clone();
         tokio::spawn(async move {
             let _seat = seat;
-            if let Ok(Ok(stream)) = timeout(bounds.head, accept.accept(stream)).await {
+            let accepted = tokio::select! {
+                accepted = timeout(bounds.head, accept.accept(stream)) => accepted,
+                // Who has not said anything yet is not waited for.
+                _ = leaving.wait_for(|leaving| *leaving) => return,
+            };
+            if let Ok(Ok(stream)) = accepted {
                 converse(stream, &http, router, bounds, leaving).await;
             }
         });

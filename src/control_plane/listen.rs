@@ -244,6 +244,13 @@ mod tests {
             certificate: directory.join("tls.crt"),
             key: directory.join("tls.key"),
         };
+        // Without a configuration of our own, openssl makes an authority, which must not speak for a host.
+        let config = directory.join("openssl.cnf");
+        let text = format!(
+            "[req]\ndistinguished_name = name\nx509_extensions = host\nprompt = no\n[name]\nCN = {name}\n\
+             [host]\nsubjectAltName = IP:127.0.0.1\nbasicConstraints = critical, CA:FALSE\n"
+        );
+        std::fs::write(&config, text).unwrap();
         let made = Command::new("openssl")
             .args([
                 "req",
@@ -253,15 +260,11 @@ mod tests {
                 "-pkeyopt",
                 "ec_paramgen_curve:prime256v1",
                 "-nodes",
-            ])
-            .args([
                 "-days",
                 "2",
-                "-subj",
-                &format!("/CN={name}"),
-                "-addext",
-                "subjectAltName = IP:127.0.0.1",
             ])
+            .arg("-config")
+            .arg(&config)
             .arg("-keyout")
             .arg(&files.key)
             .arg("-out")
