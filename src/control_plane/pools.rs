@@ -12,6 +12,8 @@ mod roster;
 mod seat_token;
 mod seats;
 #[cfg(test)]
+pub(in crate::control_plane) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -61,9 +63,6 @@ const LISTED: Duration = Duration::from_hours(7 * 24);
 /// How often it is looked for such gateways.
 const SWEEP: Duration = Duration::from_hours(1);
 
-/// Seats whose end is remembered, so that an old seat token does not bring them back.
-const ENDED: usize = 10_000;
-
 /// Roots of revisions that are remembered: gateways serve a few.
 const ROOTS: usize = 1024;
 
@@ -71,9 +70,7 @@ const ROOTS: usize = 1024;
 pub struct Pools {
     settings: Settings,
     roster: Roster,
-    /// Instance → when its seat was ended on purpose, here.
-    ended: Cache<String, u64>,
-    /// Environment and number → root, or none if there is no such revision any more.
+    /// Environment and number → root.
     roots: Cache<(String, u64), ContentHash>,
 }
 
@@ -173,7 +170,6 @@ impl Pools {
         Self {
             roster: Roster::new(started_ms, millis(settings.flush_every())),
             settings,
-            ended: Cache::new(ENDED),
             roots: Cache::new(ROOTS),
         }
     }

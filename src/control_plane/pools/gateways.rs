@@ -209,7 +209,11 @@ pub(super) async fn forget(
     caller.need(Scope::Gateways)?;
     let now_ms = plane.now_ms();
     let member = find(&plane, &id, now_ms).await?;
-    plane.pools.end(&plane, &member.instance.id, now_ms).await?;
+    plane
+        .pools
+        .roster
+        .remove(plane.store.as_ref(), &member.instance.id)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Roster {
     refresh_ms: u64,
     /// The last sign of life that the store had when this node first looked: from then on nobody listened.
     heard_ms: AtomicU64,
+    /// Which store this is: another one after it was wiped.
+    epoch: AtomicU64,
     state: Mutex<State>,
     /// Whoever changes a seat in the store shares this until it is changed here too; reading all seats needs it alone,
     /// so that a list that was read before the change does not undo it.
@@ -66,6 +68,7 @@ impl Roster {
             started_ms,
             refresh_ms,
             heard_ms: AtomicU64::new(started_ms),
+            epoch: AtomicU64::new(0),
             state: Mutex::default(),
             seats: RwLock::new(()),
             flushing: tokio::sync::Mutex::new(()),
@@ -79,6 +82,17 @@ impl Roster {
         let heard_ms = self.heard_ms.load(Ordering::Relaxed);
         let until_ms = if learning { now_ms.min(heard_ms) } else { now_ms };
         until_ms.saturating_sub(span_ms)
+    }
+
+    /// Which store this is, once it was read: a number that is drawn when a store is made.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Whether the store may have lost what was written at this moment: after its last sign of life, and before this node
+    /// started on it. So it is with a store that was restored from a backup.
+    pub(super) fn may_have_lost(&self, written_ms: u64) -> bool {
+        self.heard_ms.load(Ordering::Relaxed) < written_ms && written_ms <= self.started_ms
     }
 
     /// When nobody is taken for alive any more only because this node has just started.
@@ -117,6 +131,7 @@ impl Roster {
         }
         let instances = store.instances(None).await?;
         let limits = read_limits(store).await?;
+        self.epoch.store(store.key_head().await?.epoch, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state.read_ms.is_none() {
             // Registrations wait for the first reading, so all of these are from before the start, or from other nodes.

@@ -14,6 +14,9 @@ pub(super) struct SeatClaim {
     pub(super) instance_id: String,
     /// Where.
     pub(super) pool: String,
+    /// Which store knows of it.
+    #[serde(default)]
+    pub(super) store: u64,
     /// Unix milliseconds at which it was given.
     pub(super) issued_ms: u64,
 }
@@ -48,6 +51,7 @@ mod tests {
         let claim = SeatClaim {
             instance_id: "a1".to_owned(),
             pool: "default".to_owned(),
+            store: 7,
             issued_ms: 1000,
         };
         let token = claim.to_token(&key).unwrap();

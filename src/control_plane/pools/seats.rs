@@ -14,7 +14,6 @@ use super::super::plane::Plane;
 use super::super::problem::{Problem, ProblemDocument};
 use super::super::store::{Instance, SeatAnswer, SeatRequest, StoreError};
 use super::request::{self, Body};
-use super::roster::Member;
 use super::seat_token::SeatClaim;
 use super::{MOST_GATEWAYS, millis, pool};
 use crate::distribution::protocol::{Command, Heartbeat, HeartbeatReply, Register, Seat};
@@ -92,7 +91,7 @@ pub(super) async fn register(
         max,
         alive_since_ms: pools.alive_since_ms(now_ms),
         known_since_ms: pools.known_since_ms(now_ms),
-        has_proof: claim.is_some_and(|claim| pools.is_proof(&claim, &pool, before.as_ref(), now_ms)),
+        has_proof: claim.is_some_and(|claim| pools.is_proof(&claim, &pool, now_ms)),
         now_ms,
     };
     let answer = pools
@@ -104,9 +103,7 @@ pub(super) async fn register(
                     // It has left as it was told, and somebody has started it again.
                     store.set_drain(&id, false).await?;
                 }
-                pools.ended.remove(&id);
                 if let Some(replaced) = &replaces {
-                    pools.ended.insert(replaced.clone(), now_ms);
                     pools.roster.forget(replaced);
                 }
                 pools.roster.seat(Instance {
@@ -134,6 +131,7 @@ pub(super) async fn register(
     let claim = SeatClaim {
         instance_id: id.clone(),
         pool: pool.clone(),
+        store: pools.roster.epoch(),
         issued_ms: now_ms,
     };
     let seat = Seat {
@@ -212,31 +210,18 @@ pub(super) async fn leave(
             )));
         }
     }
-    let now_ms = plane.now_ms();
-    if !plane.pools.end(&plane, &id, now_ms).await? && caller.may(Scope::Gateways) {
+    if !plane.pools.roster.remove(plane.store.as_ref(), &id).await? && caller.may(Scope::Gateways) {
         return Err(Problem::NotFound(format!("there is no gateway \"{id}\"")));
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
 impl super::Pools {
-    /// Frees a seat on purpose; false if there was none. The token of it proves nothing any more on this node.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub(super) async fn end(&self, plane: &Plane, id: &str, now_ms: u64) -> Result<bool, StoreError> {
-        self.ended.insert(id.to_owned(), now_ms);
-        self.roster.remove(plane.store.as_ref(), id).await
-    }
-
-    /// Whether a claim shows that the store has forgotten a seat. What the store still knows, it knows better: a gateway
-    /// that was silent for too long has lost its claim, and has a token all the same.
-    fn is_proof(&self, claim: &SeatClaim, pool: &str, known: Option<&Member>, now_ms: u64) -> bool {
-        let ended_ms = self.ended.get(&claim.instance_id);
-        claim.pool == pool
-            && known.is_none()
-            && ended_ms.is_none_or(|ended_ms| claim.issued_ms > ended_ms)
-            && now_ms.saturating_sub(claim.issued_ms) < millis(PROOF)
+    /// Whether a claim shows that the store has forgotten a seat. What the store can know, it knows better: a gateway that
+    /// was silent for too long, or gave its seat to another, has a token all the same.
+    fn is_proof(&self, claim: &SeatClaim, pool: &str, now_ms: u64) -> bool {
+        let is_forgotten = claim.store != self.roster.epoch() || self.roster.may_have_lost(claim.issued_ms);
+        claim.pool == pool && is_forgotten && now_ms.saturating_sub(claim.issued_ms) < millis(PROOF)
     }
 
     /// Until when nobody is taken for gone because this node has just started; 0 if that is over.
