@@ -13,7 +13,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde_json::json;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use utoipa_axum::router::OpenApiRouter;
@@ -21,10 +21,10 @@ use utoipa_axum::router::OpenApiRouter;
 use super::access::{Scope, TokenRecord};
 use super::config::Config;
 use super::listen::{Acceptor, Certificate};
-use super::plane::Plane;
+use super::plane::{Plane, Settings};
 use super::problem::Problem;
 use super::store::{self, ObjectKind, Store, StoreError};
-use super::{background, delivery, metrics};
+use super::{background, delivery, key_manager, metrics, pools};
 use crate::distribution::SigningKey;
 use crate::document::Secret;
 use crate::server::sockets::{self, BindError};
@@ -85,7 +85,10 @@ impl From<StoreError> for StartError {
 
 /// Every route of the control plane. This is the one place where they come together: a module of routes is one line here.
 fn routes() -> OpenApiRouter<Arc<Plane>> {
-    OpenApiRouter::new().merge(delivery::router())
+    OpenApiRouter::new()
+        .merge(delivery::router())
+        .merge(pools::router())
+        .merge(key_manager::router())
 }
 
 impl ControlPlane {
@@ -109,7 +112,7 @@ impl ControlPlane {
             .enable_all()
             .build()
             .map_err(|error| StartError::Machine(format!("threads: {error}")))?;
-        let (plane, first_token) = runtime.block_on(open(&config))?;
+        let (plane, first_token) = runtime.block_on(open(&config, address))?;
         Ok(Self {
             runtime,
             plane,
@@ -169,10 +172,11 @@ impl ControlPlane {
             bounds,
             first_token: _,
         } = self;
-        let scheme = if certificate.is_some() { "https" } else { "http" };
+        let scheme = scheme(certificate.is_some());
         log::info!("control plane on {scheme}://{address}, {}", plane.store.name());
         let served = runtime.spawn(async move {
             let mut tasks = background::start(&plane);
+            let seats = pools::start(&plane, &Handle::current());
             if let Some(certificate) = certificate {
                 tasks.spawn(certificate.follow());
             }
@@ -183,7 +187,9 @@ impl ControlPlane {
                     plane.leave();
                 }
             };
-            side_http::serve_until(listener, acceptor, router(plane), bounds, end).await
+            let served = side_http::serve_until(listener, acceptor, router(plane), bounds, end).await;
+            seats.finish().await;
+            served
         });
         match served.await {
             Ok(Ok(())) => {}
@@ -196,20 +202,40 @@ impl ControlPlane {
 }
 
 /// Opens the store, and finds in it or makes what a node needs.
-async fn open(config: &Config) -> Result<(Arc<Plane>, Option<Secret>), StartError> {
+async fn open(config: &Config, address: SocketAddr) -> Result<(Arc<Plane>, Option<Secret>), StartError> {
     let store = store::open(&config.store).await?;
     let signing = signing_key(store.as_ref(), config.signing_key.as_ref()).await?;
-    let settings = delivery::Settings {
-        distribution: config.distribution,
-        keys: config.keys,
-    };
-    let plane = Plane::with(store, Arc::new(signing), settings);
+    let plane = Plane::configured(store, Arc::new(signing), settings(config, address));
     background::refresh(&plane).await?;
     if let Some(token) = &config.bootstrap_token {
         plane.tokens.adopt(token, admin("bootstrap token")).await?;
     }
     let first_token = first_token(&plane).await?;
     Ok((plane, first_token))
+}
+
+/// What the configuration says to each part. An issuer that is not configured is the address that was bound.
+fn settings(config: &Config, address: SocketAddr) -> Settings {
+    let scheme = scheme(config.listener.tls.is_some());
+    let issuer = config.oauth2.issuer.as_deref().map(|issuer| issuer.trim_end_matches('/').to_owned());
+    Settings {
+        delivery: delivery::Settings {
+            distribution: config.distribution,
+            keys: config.keys,
+        },
+        pools: pools::Settings {
+            seat_ttl: config.pools.seat_ttl,
+            reclaim: config.pools.reclaim,
+        },
+        key_manager: key_manager::Settings {
+            issuer: issuer.unwrap_or_else(|| format!("{scheme}://{address}")),
+            token_lifetime: config.oauth2.token_lifetime,
+        },
+    }
+}
+
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
 }
 
 /// The configured key, or the one in the store, which is made when it is not there.
