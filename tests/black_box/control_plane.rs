@@ -3,7 +3,6 @@
 mod access;
 mod integrity;
 mod keys;
-mod nodes;
 mod outages;
 mod pools;
 mod publishing;

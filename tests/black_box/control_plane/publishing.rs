@@ -193,10 +193,9 @@ fn a_gateway_takes_the_apis_of_its_labels_and_keeps_what_it_owns() {
         .api("{ name: health, base_path: /health, auth: none, upstream: local }");
     let gateway = control_plane
         .gateway()
-        .file("revision.yaml", own.to_string())
-        .revision("skip_list: { apis: [banned] }");
-    let file = gateway.path().join("revision.yaml").display().to_string();
-    let gateway = gateway.revision(&format!("file: \"{file}\"")).start();
+        .with_own(&own.to_string())
+        .revision("skip_list: { apis: [banned] }")
+        .start();
     until("the revision is served", || status(&gateway, "/open") == 200);
     assert_eq!(gateway.client().get("/health").send().text(), "local");
     assert_eq!(status(&gateway, "/banned"), 404);

@@ -122,6 +122,13 @@ impl Setup {
         self
     }
 
+    /// Beside what it pulls, this revision of its own.
+    pub fn with_own(self, revision: &str) -> Self {
+        let path = self.directory.path().join("revision.yaml");
+        std::fs::write(&path, revision).unwrap();
+        self.revision(&format!("file: \"{}\"", path.display()))
+    }
+
     /// Where a gateway that pulls keeps its state, if not in a directory of its own: for one that is started again.
     pub fn in_directory(mut self, directory: TempDir) -> Self {
         let (old, new) = (
