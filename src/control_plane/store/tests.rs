@@ -130,12 +130,12 @@ fn key_entry(number: u32) -> KeyEntry {
         hash: key_hash(number),
         id: format!("key-{number}"),
         application: format!("app-{}", number % 3),
-        key_type: if number % 2 == 0 {
+        key_type: if number.is_multiple_of(2) {
             crate::revision::KeyType::Production
         } else {
             crate::revision::KeyType::Sandbox
         },
-        expires_ms: (number % 4 == 0).then_some(1_900_000_000_000),
+        expires_ms: number.is_multiple_of(4).then_some(1_900_000_000_000),
     }
 }
 

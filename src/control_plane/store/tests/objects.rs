@@ -23,7 +23,7 @@ async fn an_object_is_there_after_a_restart_with_a_version_that_grows(place: Pla
         created_ms: 1_000,
         updated_ms: 1_000,
     };
-    assert_eq!(committed.objects, [gold.clone()]);
+    assert_eq!(committed.objects, std::slice::from_ref(&gold));
     let changed = objects([put(ObjectKind::Plan, "gold", Expected::Version(1), "{\"a\":2}")]);
     let committed = place.store.commit(&changed, 2_000).await.unwrap();
     let gold = Object {
@@ -32,7 +32,7 @@ async fn an_object_is_there_after_a_restart_with_a_version_that_grows(place: Pla
         updated_ms: 2_000,
         ..gold
     };
-    assert_eq!(committed.objects, [gold.clone()]);
+    assert_eq!(committed.objects, std::slice::from_ref(&gold));
 
     let after = place.another().await;
     assert_eq!(after.object(ObjectKind::Plan, "gold").await.unwrap(), Some(gold));
