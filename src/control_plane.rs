@@ -5,6 +5,8 @@
 
 pub mod access;
 pub mod heads;
+pub mod key_manager;
 pub mod plane;
+pub mod pools;
 pub mod problem;
 pub mod store;
