@@ -217,7 +217,11 @@ async fn open(config: &Config, address: SocketAddr) -> Result<(Arc<Plane>, Optio
 /// What the configuration says to each part. An issuer that is not configured is the address that was bound.
 fn settings(config: &Config, address: SocketAddr) -> Settings {
     let scheme = scheme(config.listener.tls.is_some());
-    let issuer = config.oauth2.issuer.as_deref().map(|issuer| issuer.trim_end_matches('/').to_owned());
+    let issuer = config
+        .oauth2
+        .issuer
+        .as_deref()
+        .map(|issuer| issuer.trim_end_matches('/').to_owned());
     Settings {
         delivery: delivery::Settings {
             distribution: config.distribution,

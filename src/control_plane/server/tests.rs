@@ -286,3 +286,96 @@ async fn no_token_and_no_key_is_in_any_line_of_the_log() {
         );
     }
 }
+
+/// A database of a test's own, as a store in a configuration.
+async fn postgres() -> String {
+    use crate::control_plane::store::tests::postgres_server::PostgresServer;
+    let url = tokio::task::spawn_blocking(|| PostgresServer::shared().database())
+        .await
+        .unwrap();
+    format!("postgres: \"{url}\"")
+}
+
+#[tokio::test]
+async fn what_is_published_on_one_node_is_answered_by_the_other_one() {
+    let store = postgres().await;
+    let (one, other) = (Node::start(&store, "").await, Node::start(&store, "").await);
+    assert_eq!(
+        one.plane.signing.public(),
+        other.plane.signing.public(),
+        "one key for all nodes"
+    );
+    one.environment("prod", "production").await;
+    let content = |edition: &str| crate::control_plane::testing::content(3, edition);
+    one.publish("prod", &content("a")).await;
+    let begun = std::time::Instant::now();
+    while other.plane.heads.seq("prod") == 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let manifests = (one.manifest("prod").await, other.manifest("prod").await);
+    assert_eq!(manifests.0, manifests.1);
+
+    let polls = ["revision?after=1&wait=60", "keys/log?after=0&wait=60"].map(|path| {
+        let request = other.asking(&format!("/v1/environments/prod/{path}"));
+        tokio::spawn(async move { request.send().await.unwrap().status() })
+    });
+    while other
+        .plane
+        .delivery
+        .meters
+        .polls
+        .load(std::sync::atomic::Ordering::Relaxed)
+        < 2
+    {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let published = std::time::Instant::now();
+    one.publish("prod", &content("b")).await;
+    let revoked = super::super::store::KeyWrite::RevokeHash(crate::distribution::KeyHash([7; 16]));
+    one.plane
+        .store
+        .write_keys(&[revoked], crate::clock::unix_ms())
+        .await
+        .unwrap();
+    for poll in polls {
+        assert_eq!(poll.await.unwrap(), StatusCode::OK);
+    }
+    // Two seconds at the most are promised; a busy machine may need some more.
+    assert!(
+        published.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        published.elapsed()
+    );
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn of_nodes_that_start_for_the_first_time_together_one_makes_the_token() {
+    let text = format!(
+        "store: {{ {} }}\nlistener: {{ address: \"127.0.0.1:0\" }}\n",
+        postgres().await
+    );
+    let environment = Environment::fixed([], jiff::Timestamp::UNIX_EPOCH);
+    let config = crate::control_plane::config::parse(&text, "t", &environment, None)
+        .unwrap()
+        .config;
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || {
+                let node = ControlPlane::prepare(config).unwrap_or_else(|error| panic!("{error}"));
+                (node.first_token().is_some(), node.plane().signing.public())
+            })
+        })
+        .collect();
+    let (mut tokens, mut keys) = (0, std::collections::HashSet::new());
+    for node in nodes {
+        let (token, key) = node.await.unwrap();
+        tokens += usize::from(token);
+        keys.insert(key);
+    }
+    assert_eq!((tokens, keys.len()), (1, 1));
+}
