@@ -4,7 +4,13 @@
 //! and immutable blobs.
 
 pub mod access;
+pub mod authoring;
+pub mod compose;
+pub mod diff;
 pub mod heads;
+pub mod openapi;
 pub mod plane;
 pub mod problem;
+pub mod publish;
+pub mod secrets;
 pub mod store;
