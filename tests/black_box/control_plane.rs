@@ -1,0 +1,8 @@
+//! Gateways that get what they do from a control plane.
+
+mod access;
+mod integrity;
+mod keys;
+mod outages;
+mod pools;
+mod publishing;
