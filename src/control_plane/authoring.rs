@@ -7,7 +7,7 @@ pub mod environment;
 mod exchange;
 pub mod key;
 pub mod plan;
-pub(super) mod published;
+mod published;
 pub mod revision;
 pub mod token;
 
@@ -16,12 +16,36 @@ mod tests;
 
 use std::sync::Arc;
 
+use tokio::sync::{Mutex, Semaphore};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::plane::Plane;
 
 pub use exchange::{List, Written};
+
+/// How many documents are read and checked at the same time: each may be 64 MiB, and take several times that.
+const DOCUMENTS: usize = 4;
+
+/// What authoring keeps in memory. Nothing of it outlives the process.
+pub(super) struct Shared {
+    /// Changes of what is authored wait here for each other.
+    pub(super) changes: Mutex<()>,
+    /// Who reads a large document has one of these.
+    documents: Semaphore,
+    /// What is known of the newest revisions, for the catalogue and for keys that stand in documents.
+    published: published::Cache,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            changes: Mutex::new(()),
+            documents: Semaphore::new(DOCUMENTS),
+            published: published::cache(),
+        }
+    }
+}
 
 /// Every route of authoring and publishing, with its description.
 #[must_use]

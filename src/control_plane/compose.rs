@@ -380,6 +380,12 @@ fn misshapen(value: &Value, name: &str, api: &str) -> Vec<String> {
 fn with_what_is_elsewhere(value: &Value) -> (Value, Vec<String>) {
     let mut complete = value.clone();
     let mut missing = Vec::new();
+    if let Some(document) = complete.as_object_mut()
+        && !document.contains_key("version")
+    {
+        document.insert("version".to_owned(), json!(1));
+        missing.push("the file has no \"version\"".to_owned());
+    }
     let mut bring = |list: &str, noun: &str, name: &str, stand_in: Value| {
         let Some(document) = complete.as_object_mut() else {
             return;

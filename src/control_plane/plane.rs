@@ -1,16 +1,12 @@
 //! What every request to the control plane has at hand.
 
-use std::sync::{Arc, PoisonError, RwLock};
-
-use tokio::sync::{Mutex, Semaphore};
+use std::sync::Arc;
 
 use super::access::Tokens;
+use super::authoring;
 use super::heads::Heads;
 use super::store::Store;
-use crate::distribution::{ContentHash, SigningKey};
-
-/// How many documents are read and checked at the same time: each may be 64 MiB, and take several times that.
-const DOCUMENTS: usize = 4;
+use crate::distribution::SigningKey;
 
 /// A node of the control plane. Cheap to clone is its [`Arc`]; everything that must outlive it is in the store.
 pub struct Plane {
@@ -22,13 +18,8 @@ pub struct Plane {
     pub heads: Heads,
     /// Who may do what.
     pub tokens: Tokens,
-    /// Changes of what is authored wait here for each other.
-    pub(super) changes: Mutex<()>,
-    /// Who reads a large document has one of these.
-    pub(super) documents: Semaphore,
-    /// What is known of the newest revisions, for the catalogue and for keys that stand in documents.
-    pub(super) published: super::authoring::published::Cache,
-    pinned: RwLock<Vec<ContentHash>>,
+    /// What authoring keeps in memory.
+    pub(super) authoring: authoring::Shared,
 }
 
 impl Plane {
@@ -40,22 +31,7 @@ impl Plane {
             tokens: Tokens::new(Arc::clone(&store)),
             store,
             signing,
-            changes: Mutex::new(()),
-            documents: Semaphore::new(DOCUMENTS),
-            published: super::authoring::published::cache(),
-            pinned: RwLock::default(),
+            authoring: authoring::Shared::default(),
         })
-    }
-
-    /// Says which blobs are in use although no revision has them, such as bases of keys: they are not removed with old
-    /// revisions. Replaces what was said before.
-    pub fn pin(&self, blobs: Vec<ContentHash>) {
-        *self.pinned.write().unwrap_or_else(PoisonError::into_inner) = blobs;
-    }
-
-    /// The blobs that are in use although no revision has them.
-    #[must_use]
-    pub fn pinned(&self) -> Vec<ContentHash> {
-        self.pinned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

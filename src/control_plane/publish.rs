@@ -25,7 +25,7 @@ use super::store::{Changes, Committed, NewRevision, Object, ObjectKind, Publishe
 use crate::clock::unix_ms;
 use crate::distribution::{BlobRef, Content, ContentHash};
 
-/// How many revisions of an environment are kept.
+/// How many revisions of an environment are kept; the background of the server removes older ones.
 pub const KEPT: usize = 1000;
 
 /// How often a change is tried that others get in the way of. On one node it never is.
@@ -33,9 +33,6 @@ const ATTEMPTS: u32 = 5;
 
 /// How long a change waits for those before it.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Old revisions are looked for once in so many.
-const PRUNE_EVERY: u64 = 50;
 
 /// Who changes something, and how.
 #[derive(Debug, Clone)]
@@ -114,7 +111,7 @@ where
     T: Send + 'static,
     F: Fn(&mut Draft) -> Result<T, Problem> + Send + Sync + 'static,
 {
-    let turn = tokio::time::timeout(PATIENCE, plane.changes.lock());
+    let turn = tokio::time::timeout(PATIENCE, plane.authoring.changes.lock());
     let _turn = turn.await.map_err(|_| Problem::Busy { retry_after_ms: 1000 })?;
     let order = Arc::new(order);
     for attempt in 1..=ATTEMPTS {
@@ -126,7 +123,6 @@ where
             Ok(committed) => {
                 for revision in &committed.revisions {
                     plane.heads.published(revision);
-                    prune(plane, revision);
                 }
                 return Ok(prepared.done(committed));
             }
@@ -370,21 +366,6 @@ pub async fn blocking<T: Send + 'static>(
         log::error!("a change: {error}");
         Err(Problem::Internal)
     })
-}
-
-/// Removes old revisions now and then, in the background.
-fn prune(plane: &Arc<Plane>, revision: &PublishedRevision) {
-    if !revision.seq.is_multiple_of(PRUNE_EVERY) {
-        return;
-    }
-    let plane = Arc::clone(plane);
-    let environment = revision.environment.clone();
-    tokio::spawn(async move {
-        let pinned = plane.pinned();
-        if let Err(error) = plane.store.prune(&environment, KEPT, &pinned).await {
-            log::warn!("removing old revisions of \"{environment}\": {error}");
-        }
-    });
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::exchange::{Answer, Asked, List, Named, Node, Page, Preconditions, Sent, Written};
-use super::exchange::{answer, bounded, created, encoded, name, object, order, same_name};
+use super::exchange::{answer, bounded, created, encoded, name, or_empty, object, order, same_name};
 use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::problem::Problem;
@@ -32,7 +32,7 @@ pub struct Api {
     #[serde(default)]
     pub name: String,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub description: String,
     /// The number of its newest revision; 0 if there is none. Read only.
     #[serde(default)]
@@ -48,7 +48,7 @@ pub struct StoredRevision {
     /// The API and what it brings along, as a plain value.
     pub document: Value,
     /// Why it was made.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub note: String,
     /// Who made it: the public id of a token.
     #[serde(default)]
@@ -86,7 +86,7 @@ pub struct NewApiRevision {
     #[serde(default = "unnamed")]
     pub name: String,
     /// Why.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub note: String,
 }
 
@@ -97,7 +97,7 @@ pub struct Deployment {
     /// The names of environments: all of them get it, or none.
     pub environments: Vec<String>,
     /// Why.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub note: String,
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::exchange::{Answer, Asked, List, Named, Node, Page, Preconditions, Sent, Written};
-use super::exchange::{answer, bounded, created, name, object, order, same_name};
+use super::exchange::{answer, bounded, created, name, object, or_empty, order, same_name};
 use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::problem::Problem;
@@ -28,7 +28,7 @@ pub struct Application {
     #[serde(default)]
     pub name: String,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub description: String,
     /// What it may call, and under which plan; at most one for each API.
     #[serde(default)]

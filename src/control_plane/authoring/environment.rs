@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::exchange::{Answer, Asked, List, Named, Node, Page, Preconditions, Sent, Written};
-use super::exchange::{answer, bounded, created, name, object, order, same_name};
+use super::exchange::{answer, bounded, created, name, object, or_empty, order, same_name};
 use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::problem::Problem;
@@ -36,7 +36,7 @@ pub struct Environment {
     #[serde(default)]
     pub r#type: EnvironmentType,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub description: String,
     /// Where clients reach its gateways.
     #[serde(default)]
@@ -252,6 +252,13 @@ async fn write(
     may: impl Fn(Option<u64>) -> Result<(), Problem> + Send + Sync + 'static,
 ) -> Answer {
     self::name("an environment", name)?;
+    // Exports have a directory for each.
+    if name.contains('/') || name == "." || name == ".." {
+        return Err(Problem::BadRequest(format!(
+            "the name of an environment: {} could not be the name of a directory; leave slashes out",
+            quote(name)
+        )));
+    }
     bounded("a description", &environment.description)?;
     let mistakes = environment.mistakes();
     if !mistakes.is_empty() {

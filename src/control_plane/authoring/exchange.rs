@@ -69,7 +69,7 @@ impl Sent {
         self,
         plane: &Plane,
     ) -> Result<(T, tokio::sync::SemaphorePermit<'_>), Problem> {
-        let leave = tokio::time::timeout(LATE, plane.documents.acquire()).await;
+        let leave = tokio::time::timeout(LATE, plane.authoring.documents.acquire()).await;
         let Ok(Ok(leave)) = leave else {
             return Err(Problem::Busy { retry_after_ms: 5000 });
         };
@@ -300,6 +300,11 @@ pub(super) fn encoded(segment: &str) -> String {
         }
     }
     encoded
+}
+
+/// A text that may be null, which is the same as empty.
+pub(super) fn or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// A name in the grammar of documents.

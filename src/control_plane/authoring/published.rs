@@ -19,11 +19,11 @@ use crate::revision::KeyType;
 const MOST: u64 = 500_000;
 
 /// What is known of snapshots, by their hashes.
-pub(in crate::control_plane) type Cache = quick_cache::sync::Cache<ContentHash, Arc<Known>, Weight>;
+pub(super) type Cache = quick_cache::sync::Cache<ContentHash, Arc<Known>, Weight>;
 
 /// What is known of a snapshot.
 #[derive(Debug, Default)]
-pub(in crate::control_plane) struct Known {
+pub(super) struct Known {
     /// By name.
     pub(super) apis: BTreeMap<String, KnownApi>,
     /// Names.
@@ -53,7 +53,7 @@ pub(super) struct KnownKey {
 
 /// How much room something takes.
 #[derive(Debug, Clone)]
-pub(in crate::control_plane) struct Weight;
+pub(super) struct Weight;
 
 impl Weighter<ContentHash, Arc<Known>> for Weight {
     fn weight(&self, _: &ContentHash, known: &Arc<Known>) -> u64 {
@@ -68,18 +68,18 @@ impl Weighter<ContentHash, Arc<Known>> for Weight {
 }
 
 /// Nothing is known yet.
-pub(in crate::control_plane) fn cache() -> Cache {
+pub(super) fn cache() -> Cache {
     Cache::with_weighter(64, MOST, Weight)
 }
 
 /// What is known of a revision.
 pub(super) async fn known(node: &Node, revision: &PublishedRevision) -> Result<Arc<Known>, Problem> {
-    if let Some(known) = node.published.get(&revision.snapshot) {
+    if let Some(known) = node.authoring.published.get(&revision.snapshot) {
         return Ok(known);
     }
     let content = content(node, revision).await?;
     let known = blocking(move || Ok(Arc::new(read(&content)))).await?;
-    node.published.insert(revision.snapshot, Arc::clone(&known));
+    node.authoring.published.insert(revision.snapshot, Arc::clone(&known));
     Ok(known)
 }
 

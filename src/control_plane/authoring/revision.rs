@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::{Publications, some_environments, unnamed};
 use super::exchange::{Answer, Asked, List, Named, Node, Sent};
-use super::exchange::{answer, bounded, limit, order};
+use super::exchange::{answer, bounded, limit, or_empty, order};
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::compose::{self, Recipe};
 use crate::control_plane::diff::{self, Difference};
@@ -30,7 +30,7 @@ pub struct NewPublication {
     #[serde(default = "unnamed")]
     pub name: String,
     /// Why.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub note: String,
     /// Everything is checked and compared, and nothing is stored.
     #[serde(default)]
@@ -110,7 +110,7 @@ pub struct Rollback {
     /// The number of a revision of the same environment.
     pub to: u64,
     /// Why.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub note: String,
 }
 

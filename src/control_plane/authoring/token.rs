@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::exchange::{Answer, Asked, List, Named, Node, Page, Sent};
-use super::exchange::{answer, bounded, created};
+use super::exchange::{answer, bounded, created, or_empty};
 use super::key::instant;
 use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope, TokenRecord};
@@ -28,7 +28,7 @@ const PAGE: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// What it is for.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub note: String,
     /// Its rights: some of those of its maker.
     pub scopes: Vec<Scope>,
