@@ -104,6 +104,25 @@ async fn a_long_change_of_the_key_log_forgets_everything_instead_of_reading_it()
     assert_eq!(desk.introspect(&text).await.json()["active"], false);
 }
 
+#[tokio::test]
+async fn what_a_slow_lookup_has_found_is_not_kept_when_the_log_went_on() {
+    let desk = Desk::new().await;
+    let plane = &desk.house.plane;
+    let memory = &plane.key_manager.memory;
+    let text = desk.key("mobile", "mobile-1", None).await;
+    let hash = hash_of(&text);
+    desk.introspect("another").await;
+    let seq = memory.followed();
+    let found = plane.store.key_by_hash(&hash).await.unwrap();
+    desk.write(KeyWrite::RevokeId("mobile-1".to_owned())).await;
+    desk.introspect("another").await;
+    memory.land(&hash, found.clone(), seq);
+    assert!(found.is_some() && !memory.remembers(&hash));
+    assert_eq!(desk.introspect(&text).await.json()["active"], false);
+    memory.land(&hash, None, memory.followed());
+    assert!(memory.remembers(&hash));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lookup_under_way_does_not_bring_a_revoked_key_back() {
     let desk = Arc::new(Desk::new().await);

@@ -258,6 +258,49 @@ async fn a_store_that_was_wiped_learns_the_seats_again_from_their_tokens() {
 }
 
 #[tokio::test]
+async fn a_store_from_a_backup_believes_the_tokens_of_seats_that_it_lost() {
+    let house = House::new().await;
+    house.limit(Some(1)).await;
+    let early = house.register("a").await.seat();
+    house.wait(1000);
+    house.limit(None).await;
+    let late = house.register("b").await.seat();
+    house.limit(Some(1)).await;
+    // The backup was made between the two.
+    house.plane.store.remove_instance("b").await.unwrap();
+    let house = house.restarted(1000).await;
+    assert_eq!(house.beat("a", &early).await.status, StatusCode::OK);
+    assert_eq!(
+        house.register("b").await.status,
+        StatusCode::CONFLICT,
+        "without a token"
+    );
+    house.register_with("b", json!({ "seat": late })).await.seat();
+}
+
+#[tokio::test]
+async fn gateways_that_never_come_back_are_forgotten_after_a_week() {
+    let house = House::new().await;
+    house.register("a").await.seat();
+    let week = 7 * 24 * 3_600_000;
+    house.wait(week);
+    let sweep = || async {
+        let plane = &house.plane;
+        plane
+            .pools
+            .roster
+            .refresh(plane.store.as_ref(), plane.now_ms())
+            .await
+            .unwrap();
+        plane.pools.sweep(plane).await.unwrap();
+        plane.store.instance("a").await.unwrap().is_some()
+    };
+    assert!(sweep().await, "still listed");
+    house.wait(1);
+    assert!(!sweep().await);
+}
+
+#[tokio::test]
 async fn a_gateway_that_runs_for_days_is_asked_for_another_registration_so_that_its_token_stays_a_proof() {
     let house = House::new().await;
     let seat = house.register("a").await.seat();
