@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::access::Tokens;
+use super::authoring;
+use super::delivery::{self, Delivery};
 use super::heads::Heads;
 use super::key_manager::{self, KeyManager};
 use super::pools::{self, Pools};
@@ -23,16 +27,24 @@ pub struct Plane {
     pub heads: Heads,
     /// Who may do what.
     pub tokens: Tokens,
+    /// What authoring keeps in memory.
+    pub(super) authoring: authoring::Shared,
+    /// What gateways fetch.
+    pub delivery: Delivery,
     /// Which gateways there are, and how they are doing.
     pub pools: Pools,
     /// What tokens and keys are worth.
     pub key_manager: KeyManager,
+    /// Whether the process is leaving.
+    leaving: watch::Sender<bool>,
     clock: Clock,
 }
 
 /// What the configuration decides about a node.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
+    /// About what gateways fetch.
+    pub delivery: delivery::Settings,
     /// About seats.
     pub pools: pools::Settings,
     /// About tokens.
@@ -58,11 +70,14 @@ impl Plane {
         Arc::new(Self {
             heads: Heads::new(),
             tokens: Tokens::new(Arc::clone(&store)),
+            delivery: Delivery::new(settings.delivery),
             pools: Pools::new(settings.pools, clock()),
             key_manager: KeyManager::new(settings.key_manager),
+            leaving: watch::Sender::new(false),
             store,
             signing,
             clock,
+            authoring: authoring::Shared::default(),
         })
     }
 
@@ -70,5 +85,16 @@ impl Plane {
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         (self.clock)()
+    }
+
+    /// The process is leaving: who waits for news is answered at once.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Returns when the process is leaving.
+    pub async fn left(&self) {
+        // The sender is here, so that it can not be gone.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
     }
 }

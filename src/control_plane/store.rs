@@ -8,7 +8,7 @@ mod postgres;
 mod sql;
 mod sqlite;
 #[cfg(test)]
-mod tests;
+pub(in crate::control_plane) mod tests;
 
 use async_trait::async_trait;
 use std::fmt;
@@ -334,6 +334,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// The newest revision of each environment that has one.
     async fn heads(&self) -> StoreResult<Vec<PublishedRevision>>;
+
+    /// The same, as numbers only: asked every two seconds, when what revisions are composed of may be megabytes.
+    async fn head_seqs(&self) -> StoreResult<Vec<(String, u64)>> {
+        let heads = self.heads().await?;
+        Ok(heads.into_iter().map(|head| (head.environment, head.seq)).collect())
+    }
 
     /// The newest revision of an environment.
     async fn head(&self, environment: &str) -> StoreResult<Option<PublishedRevision>>;

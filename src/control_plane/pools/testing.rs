@@ -176,6 +176,7 @@ impl House {
                 issuer: "https://cp.example.com".to_owned(),
                 token_lifetime: Duration::from_secs(600),
             },
+            ..Settings::default()
         };
         let now = Arc::clone(&clock);
         let plane = Plane::with_clock(store, signing, settings, Arc::new(move || now.load(Ordering::SeqCst)));

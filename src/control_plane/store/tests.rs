@@ -6,7 +6,7 @@ mod keys;
 mod nodes;
 mod objects;
 #[path = "tests/postgres_server.rs"]
-mod postgres_server;
+pub(in crate::control_plane) mod postgres_server;
 mod revisions;
 mod settings;
 
