@@ -307,7 +307,10 @@ impl Remote {
         let server = shown(&self.base);
         let timeout = error.is_timeout();
         let connecting = error.is_connect();
-        let text = chain(&error.without_url());
+        let error = error.without_url();
+        // The outermost says no more than that sending failed.
+        let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| chain(cause));
+        let text = text.trim_start_matches("client error (Connect): ");
         Failure::Failed(if connecting && text.contains("InvalidContentType") {
             format!(
                 "{server} does not speak TLS; if it is meant to, check its listener.tls, else say --server http://{}",
@@ -439,5 +442,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+#[cfg(test)]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
