@@ -139,8 +139,7 @@ until_it "both gateways serve the newest revision" in_sync
 
 echo "# 7. A new revision of the API, in Sandbox only; then back"
 before=$("$tollgate" --output json environment show Sandbox | sed -n 's/^ *"seq": \([0-9]*\),\{0,1\}$/\1/p')
-sed "s|base_path: /orders|base_path: /v2/orders|; s|upstream: orders|upstream: orders\n    strip_base_path: false|" \
-    "$DIR/orders.yaml" >"$DIR/orders-2.yaml"
+sed 's|base_path: /orders|base_path: /v2/orders|' "$DIR/orders.yaml" >"$DIR/orders-2.yaml"
 "$tollgate" api publish orders -f "$DIR/orders-2.yaml" --deploy Sandbox --note "moved"
 until_it "Sandbox does not know the old path any more" answers 404 "$sandbox_key" "$sandbox/orders/7"
 until_it "Production still does" answers 200 "$production_key" "$production/orders/7"
