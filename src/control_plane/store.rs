@@ -3,8 +3,17 @@
 //! The store knows nothing of APIs and plans. It keeps named objects with versions, published revisions, blobs, the key
 //! log and seats, and it makes a set of changes happen as one, or not at all. What may be changed how is decided above.
 
+mod open;
+mod postgres;
+mod sql;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use std::fmt;
+
+pub use open::{Location, open};
 
 use crate::distribution::{ContentHash, KeyEntry, KeyHash, KeyRecord};
 use crate::revision::KeyType;
