@@ -184,10 +184,7 @@ async fn signing_keys(fleet: &Rc<Fleet>) -> Result<Vec<PublicKey>, String> {
     let (status, body, _) = line.send(Method::GET, "/v1/signing-keys", None).await?;
     let keys: serde_json::Value = serde_json::from_slice(&body).map_err(|error| format!("{status}: {error}"))?;
     let keys = keys["keys"].as_array().cloned().unwrap_or_default();
-    Ok(keys
-        .iter()
-        .filter_map(|key| key.as_str()?.parse().ok())
-        .collect())
+    Ok(keys.iter().filter_map(|key| key.as_str()?.parse().ok()).collect())
 }
 
 /// One gateway: until the control plane is gone for good.
@@ -252,9 +249,13 @@ async fn beat(fleet: Rc<Fleet>, seat: Seat, applied: tokio::sync::watch::Receive
             applied: applied.borrow().clone(),
             ..Heartbeat::default()
         };
-        let Ok(mut line) = Line::open(&fleet).await else { continue };
+        let Ok(mut line) = Line::open(&fleet).await else {
+            continue;
+        };
         let path = format!("/v1/instances/{}/heartbeat", seat.instance_id);
-        let _ = line.send(Method::POST, &path, serde_json::to_vec(&heartbeat).ok()).await;
+        let _ = line
+            .send(Method::POST, &path, serde_json::to_vec(&heartbeat).ok())
+            .await;
         if applied.has_changed().is_err() {
             return;
         }
@@ -269,8 +270,12 @@ struct Line {
 
 impl Line {
     async fn open(fleet: &Rc<Fleet>) -> Result<Line, String> {
-        let stream = TcpStream::connect(fleet.address).await.map_err(|error| error.to_string())?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(fleet.address)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
@@ -321,13 +326,18 @@ impl Line {
             seat: None,
         };
         let path = format!("/v1/pools/{}/instances", self.fleet.pool);
-        let (status, body, _) = self.send(Method::POST, &path, serde_json::to_vec(&register).ok()).await?;
+        let (status, body, _) = self
+            .send(Method::POST, &path, serde_json::to_vec(&register).ok())
+            .await?;
         serde_json::from_slice(&body).map_err(|error| format!("no seat: {status}: {error}"))
     }
 
     /// The next manifest, and how many bytes that took.
     async fn poll(&mut self, seq: u64) -> Result<Option<(Manifest, u64)>, String> {
-        let path = format!("/v1/environments/{}/revision?after={seq}&wait=50", self.fleet.environment);
+        let path = format!(
+            "/v1/environments/{}/revision?after={seq}&wait=50",
+            self.fleet.environment
+        );
         let (status, body, after) = self.send(Method::GET, &path, None).await?;
         match status {
             StatusCode::OK => {}
@@ -355,7 +365,10 @@ impl Line {
     ) -> Result<Content, String> {
         if seq > 0 {
             report.deltas += 1;
-            let path = format!("/v1/environments/{}/delta/{seq}/{}", self.fleet.environment, manifest.seq);
+            let path = format!(
+                "/v1/environments/{}/delta/{seq}/{}",
+                self.fleet.environment, manifest.seq
+            );
             let (status, body, _) = self.send(Method::GET, &path, None).await?;
             report.bytes += body.len() as u64;
             if status == StatusCode::OK

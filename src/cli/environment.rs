@@ -3,6 +3,7 @@
 use clap::{ArgAction, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::published::print_published;
 use super::remote::{Failure, Part, Server, finish, show};
 use super::table::{cell, fact, hint_at_more, items, plain, print_facts, print_table, short};
 use super::{Output, print_line};
@@ -205,13 +206,10 @@ fn text_or_nothing(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { json!(text) }
 }
 
-/// Says what was done, and which revision came of it.
-fn say(environment: &Value, name: &str, done: &str) {
-    let revision = match revision(environment).as_str() {
-        "-" => String::new(),
-        revision => format!(", revision {revision}"),
-    };
-    print_line(&format_args!("environment {} {done}{revision}", plain(name)));
+/// Says what was done, and what was published because of it.
+fn say(answer: &Value, name: &str, done: &str) {
+    print_line(&format_args!("environment {} {done}", plain(name)));
+    print_published(answer);
 }
 
 fn row(environment: &Value) -> Vec<String> {
@@ -244,13 +242,13 @@ fn facts(environment: &Value) {
     ]);
 }
 
-/// `7 (9f3c…)`: the newest revision, or `-`.
+/// `7`, or `7 (9f3c…)` when it is known what is in it: the newest revision; `-` before the first.
 fn revision(environment: &Value) -> String {
     match environment.get("revision") {
         Some(revision @ Value::Object(_)) => {
             format!("{} ({})", cell(revision, "seq"), short(&fact(revision, "root")))
         }
-        _ => "-".to_owned(),
+        _ => cell(environment, "revision"),
     }
 }
 

@@ -309,7 +309,7 @@ impl Remote {
         let connecting = error.is_connect();
         let error = error.without_url();
         // The outermost says no more than that sending failed.
-        let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| chain(cause));
+        let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), chain);
         let text = text.trim_start_matches("client error (Connect): ");
         Failure::Failed(if connecting && text.contains("InvalidContentType") {
             format!(

@@ -161,7 +161,9 @@ fn a_directory_has_the_paths_and_the_bytes_of_the_control_plane() {
 
 #[test]
 fn what_does_not_hold_what_is_signed_is_not_written() {
-    let spoiled: [(&str, fn(&Plane)); 7] = [
+    /// What is wrong, and how it comes about.
+    type Spoiled = (&'static str, fn(&Plane));
+    let spoiled: [Spoiled; 7] = [
         ("other bytes", |plane| {
             let mut bytes =
                 plane.files.lock().unwrap()[&format!("/v1/blobs/{}", plane.manifest.snapshot.sha256)].clone();
