@@ -335,6 +335,12 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision of each environment that has one.
     async fn heads(&self) -> StoreResult<Vec<PublishedRevision>>;
 
+    /// The same, as numbers only: asked every two seconds, when what revisions are composed of may be megabytes.
+    async fn head_seqs(&self) -> StoreResult<Vec<(String, u64)>> {
+        let heads = self.heads().await?;
+        Ok(heads.into_iter().map(|head| (head.environment, head.seq)).collect())
+    }
+
     /// The newest revision of an environment.
     async fn head(&self, environment: &str) -> StoreResult<Option<PublishedRevision>>;
 
