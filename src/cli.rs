@@ -4,6 +4,7 @@ mod api;
 mod application;
 mod catalog;
 mod check;
+mod control_plane;
 mod demo;
 mod environment;
 mod explain;
@@ -58,6 +59,8 @@ enum Output {
 enum Verb {
     /// Run the gateway.
     Run(run::Args),
+    /// Run the control plane.
+    ControlPlane(control_plane::Args),
     /// Try it: a gateway and two sample upstreams in one process, with a key and curl lines to use.
     Demo(demo::Args),
     /// Report every mistake in the configuration at once.
@@ -93,7 +96,7 @@ impl Cli {
     fn log_filter(&self) -> &'static str {
         match self.verb {
             // The engine's connectors call it an error when a pooled connection is busy closing, and open another.
-            Verb::Run(_) | Verb::Demo(_) => {
+            Verb::Run(_) | Verb::ControlPlane(_) | Verb::Demo(_) => {
                 "info,pingora=warn,pingora_core=warn,pingora_core::connectors=off,pingora_proxy=warn"
             }
             _ => "warn",
@@ -106,6 +109,7 @@ impl Cli {
         operator_log::start(self.log_filter());
         let code = match self.verb {
             Verb::Run(args) => run::run(&args),
+            Verb::ControlPlane(args) => control_plane::run(&args),
             Verb::Demo(args) => demo::run(&args),
             Verb::Check(args) => check::run(&args, self.output),
             Verb::Explain(args) => explain::run(&args, self.output),
