@@ -149,8 +149,8 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
                 &["apis", name, "revisions"],
                 &json!({ "document": document, "name": file, "note": note }),
             )?;
-            let Some(revision) = made.get("revision").and_then(Value::as_u64) else {
-                return Err(strange("a revision of an API without \"revision\""));
+            let Some(revision) = made.get("number").and_then(Value::as_u64) else {
+                return Err(strange("a revision of an API without a number"));
             };
             if deploy.is_empty() {
                 return Ok(show(output, &made, |_| say_made(name, revision)));
@@ -169,8 +169,8 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
             let list = remote.list(&["apis", name, "revisions"], &[], part)?;
             show(output, &list, |list| {
                 let row = |revision| {
-                    let [number, author, note] = ["revision", "author", "note"].map(|member| cell(revision, member));
-                    vec![number, instant(revision, "created_at"), author, note]
+                    let [number, author, note] = ["number", "author", "note"].map(|member| cell(revision, member));
+                    vec![number, instant(revision, "created_ms"), author, note]
                 };
                 print_table(&["REVISION", "CREATED", "AUTHOR", "NOTE"], items(list).map(row));
                 hint_at_more(list);
@@ -219,10 +219,10 @@ fn say_made(name: &str, revision: u64) {
 fn deployed(api: &Value) -> String {
     let places: Vec<String> = api
         .get("deployed")
-        .and_then(Value::as_array)
+        .and_then(Value::as_object)
         .into_iter()
         .flatten()
-        .map(|place| format!("{} {}", cell(place, "environment"), cell(place, "revision")))
+        .map(|(environment, revision)| format!("{environment} {revision}"))
         .collect();
     if places.is_empty() {
         "-".to_owned()

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::remote::{Failure, Part, Server, finish, show};
-use super::table::{cell, hint_at_more, items, plain};
+use super::table::{cell, fact, hint_at_more, items, plain};
 use super::{Output, print_line};
 
 /// Arguments of `catalog`.
@@ -39,6 +39,9 @@ fn lines(api: &Value) -> Vec<String> {
         "-" => cell(api, "name"),
         description => format!("{}  {description}", cell(api, "name")),
     }];
+    if !fact(api, "plans").is_empty() {
+        lines.push(format!("  plans: {}", fact(api, "plans")));
+    }
     for environment in list(api, "environments") {
         let urls = list(&environment, "urls");
         lines.push(format!(

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::published::print_published;
 use super::remote::{Failure, Part, Server, finish, show};
-use super::table::{cell, fact, hint_at_more, items, plain, print_facts, print_table, short};
+use super::table::{cell, fact, hint_at_more, items, plain, print_facts, print_table};
 use super::{Output, print_line};
 
 /// Arguments of `environment`.
@@ -217,7 +217,7 @@ fn row(environment: &Value) -> Vec<String> {
     vec![
         cell(environment, "name"),
         cell(environment, "type"),
-        revision(environment),
+        cell(environment, "revision"),
         endpoint("http"),
         endpoint("https"),
         cell(environment, "labels"),
@@ -231,7 +231,7 @@ fn facts(environment: &Value) {
         ("name", fact(environment, "name")),
         ("type", fact(environment, "type")),
         ("description", fact(environment, "description")),
-        ("revision", revision(environment)),
+        ("revision", cell(environment, "revision")),
         ("http", inner("endpoints", "http")),
         ("https", inner("endpoints", "https")),
         ("labels", fact(environment, "labels")),
@@ -240,16 +240,6 @@ fn facts(environment: &Value) {
         ("in catalogue", fact(environment, "in_catalogue")),
         ("token endpoint shown", fact(environment, "token_endpoint_shown")),
     ]);
-}
-
-/// `7`, or `7 (9f3c…)` when it is known what is in it: the newest revision; `-` before the first.
-fn revision(environment: &Value) -> String {
-    match environment.get("revision") {
-        Some(revision @ Value::Object(_)) => {
-            format!("{} ({})", cell(revision, "seq"), short(&fact(revision, "root")))
-        }
-        _ => cell(environment, "revision"),
-    }
 }
 
 #[cfg(test)]

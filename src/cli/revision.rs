@@ -145,7 +145,7 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
                 .get(&["environments", environment, "diff"], &[("from", &from), ("to", &to)])?
                 .body;
             show(output, &answer, |answer| {
-                let changes = answer.get("changes").and_then(Value::as_array);
+                let changes = answer.get("differences").and_then(Value::as_array);
                 let lines = change_lines(changes.into_iter().flatten());
                 if lines.is_empty() {
                     print_line(&"no difference");
@@ -183,7 +183,7 @@ fn row(revision: &Value) -> Vec<String> {
         cell(revision, "seq"),
         short(&cell(revision, "root")),
         cell(revision, "routes"),
-        instant(revision, "published_at"),
+        instant(revision, "published"),
         cell(revision, "author"),
         note(revision),
     ]
@@ -195,9 +195,10 @@ fn facts(environment: &str, revision: &Value) {
         ("revision", fact(revision, "seq")),
         ("root", fact(revision, "root")),
         ("routes", fact(revision, "routes")),
-        ("published", instant(revision, "published_at")),
+        ("published", instant(revision, "published")),
         ("author", fact(revision, "author")),
-        ("note", note(revision)),
+        ("rollback to", fact(revision, "rollback_of")),
+        ("note", fact(revision, "note")),
     ]);
     match revision.get("document") {
         None | Some(Value::Null) => {}
@@ -215,12 +216,14 @@ fn facts(environment: &str, revision: &Value) {
     }
 }
 
-/// Why, and for a rollback, to what.
+/// Why; for a rollback of which nobody said why, to what.
 fn note(revision: &Value) -> String {
-    let note = cell(revision, "note");
-    match revision.get("rollback_of").and_then(Value::as_u64) {
-        Some(seq) if note == "-" => format!("rollback to {seq}"),
-        Some(seq) => format!("rollback to {seq}: {note}"),
-        None => note,
+    match (
+        fact(revision, "note").as_str(),
+        revision.get("rollback_of").and_then(Value::as_u64),
+    ) {
+        ("", Some(seq)) => format!("rollback to {seq}"),
+        ("", None) => "-".to_owned(),
+        (note, _) => note.to_owned(),
     }
 }

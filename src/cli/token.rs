@@ -27,7 +27,7 @@ enum Verb {
         /// What it may publish to and fetch from; may be repeated. Without any, every environment.
         #[arg(short, long = "environment", value_name = "ENVIRONMENT", value_delimiter = ',')]
         environments: Vec<String>,
-        /// A role of who holds it; may be repeated.
+        /// A role of who holds it; may be repeated. Without any, yours.
         #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
         roles: Vec<String>,
         /// What it is for.
@@ -61,7 +61,10 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
             note,
             expires,
         } => {
-            let mut body = json!({ "scopes": scopes, "environments": environments, "roles": roles, "note": note });
+            let mut body = json!({ "scopes": scopes, "environments": environments, "note": note });
+            if !roles.is_empty() {
+                body["roles"] = json!(roles);
+            }
             if let Some(expires) = expires {
                 body["expires"] = json!(expires.to_string());
             }

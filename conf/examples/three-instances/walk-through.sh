@@ -138,7 +138,7 @@ until_it "both gateways serve the newest revision" in_sync
 "$tollgate" catalog
 
 echo "# 7. A new revision of the API, in Sandbox only; then back"
-before=$("$tollgate" --output json environment show Sandbox | sed -n 's/^ *"seq": \([0-9]*\),\{0,1\}$/\1/p')
+before=$("$tollgate" --output json environment show Sandbox | sed -n 's/^ *"revision": \([0-9]*\),\{0,1\}$/\1/p')
 sed 's|base_path: /orders|base_path: /v2/orders|' "$DIR/orders.yaml" >"$DIR/orders-2.yaml"
 "$tollgate" api publish orders -f "$DIR/orders-2.yaml" --deploy Sandbox --note "moved"
 until_it "Sandbox does not know the old path any more" answers 404 "$sandbox_key" "$sandbox/orders/7"
