@@ -158,3 +158,6 @@ fn immutable(plane: &Plane, kind: Kind, bytes: Bytes) -> Result<Response, Proble
     let body = Body::new(body::Paced::new(bytes, slot, Instant::now() + patience));
     Ok((headers, body).into_response())
 }
+
+#[cfg(test)]
+mod tests;

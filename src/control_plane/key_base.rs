@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::plane::Plane;
 use super::store::{KeyHead, StoreError, StoreResult};
+use crate::distribution::key_filter::encode_filter;
 use crate::distribution::manifest::KeysBlob;
-use crate::distribution::{BlobRef, ContentHash, KeyEntry, KeyHash};
+use crate::distribution::{BlobRef, ContentHash, KeyEntry, KeyHash, content};
 
 /// The name of the setting that says where the newest base is.
 const SETTING: &str = "key_base";
@@ -118,7 +119,7 @@ fn is_due(head: &KeyHead, base: Option<&KeyBase>, every: u64) -> bool {
 struct Packed {
     keys: u64,
     base: (BlobRef, Vec<u8>),
-    filter: Option<(BlobRef, Vec<u8>)>,
+    filter: (BlobRef, Vec<u8>),
 }
 
 /// Reads all keys that let in. The place in the log is that from before the reading: what happens meanwhile is in the log
@@ -137,7 +138,7 @@ async fn pack_all(plane: &Plane) -> StoreResult<Packed> {
 
 impl Packed {
     async fn put(&self, plane: &Plane) -> StoreResult<()> {
-        for (blob, bytes) in [Some(&self.base), self.filter.as_ref()].into_iter().flatten() {
+        for (blob, bytes) in [&self.base, &self.filter] {
             plane.store.put_blob(&blob.sha256, bytes).await?;
         }
         Ok(())
@@ -153,7 +154,7 @@ impl Packed {
         Ok(KeyBase {
             epoch: head.epoch,
             base: keys(&self.base),
-            filter: self.filter.as_ref().map(keys),
+            filter: Some(keys(&self.filter)),
             before: own
                 .into_iter()
                 .flatten()
@@ -190,9 +191,7 @@ impl Packer {
             self.encoder.write_all(&line)?;
             self.raw_size += line.len() as u64;
             self.keys += 1;
-            if let Some(head) = entry.hash.0.first_chunk::<8>() {
-                self.heads.push(u64::from_be_bytes(*head));
-            }
+            self.heads.push(entry.hash.head());
         }
         Ok(self)
     }
@@ -207,7 +206,7 @@ impl Packer {
         Ok(Packed {
             keys: self.keys,
             base: (base, bytes),
-            filter: None,
+            filter: content::pack(&encode_filter(&self.heads))?,
         })
     }
 }
@@ -221,4 +220,113 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 
 fn failed(error: &std::io::Error) -> StoreError {
     StoreError::Failed(format!("key base: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::KeyWrite;
+    use super::super::testing::Node;
+    use super::*;
+    use crate::clock::unix_ms;
+    use crate::distribution::decode_filter;
+    use crate::revision::KeyType;
+
+    fn hash(number: u32) -> KeyHash {
+        KeyHash::of_digest(&ContentHash::of(&number.to_be_bytes()).0)
+    }
+
+    fn create(number: u32) -> KeyWrite {
+        KeyWrite::Create(KeyEntry {
+            hash: hash(number),
+            id: format!("mobile-{number}"),
+            application: "mobile".to_owned(),
+            key_type: KeyType::Production,
+            expires_ms: None,
+        })
+    }
+
+    #[test]
+    fn a_base_is_due_when_the_log_has_grown_or_when_there_are_many_keys_and_none() {
+        let head = |seq, live| KeyHead {
+            epoch: 7,
+            seq,
+            trimmed: 0,
+            live,
+        };
+        assert!(!is_due(&head(10_000, 10_000), None, 100_000));
+        assert!(is_due(&head(10_001, 10_001), None, 100_000));
+        assert!(is_due(&head(100_000, 3), None, 100_000));
+        let blob = content::pack(b"").unwrap().0;
+        let base = |epoch| KeyBase {
+            epoch,
+            base: KeysBlob { seq: 50, blob },
+            filter: None,
+            before: Vec::new(),
+        };
+        assert!(!is_due(&head(149, 20_000), Some(&base(7)), 100));
+        assert!(is_due(&head(150, 20_000), Some(&base(7)), 100));
+        assert!(
+            is_due(&head(60, 20_000), Some(&base(8)), 100),
+            "the base of another log is none"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_base_has_every_key_that_lets_in_and_manifests_name_it_without_waking_anybody() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = format!("sqlite: \"{}/cp.db\"", directory.path().display());
+        let node = Node::start(&store, "keys: { base_every: 3 }").await;
+        node.environment("prod", "production").await;
+        node.publish("prod", &crate::control_plane::testing::content(2, "a"))
+            .await;
+        let mut writes: Vec<KeyWrite> = (0..20_500).map(create).collect();
+        writes.push(KeyWrite::RevokeId("mobile-7".to_owned()));
+        let head = node.plane.store.write_keys(&writes, unix_ms()).await.unwrap();
+        // The node's own task may be faster, or has made an earlier one.
+        let begun = std::time::Instant::now();
+        let keys = loop {
+            renew(&node.plane).await.unwrap();
+            let keys = node.manifest("prod").await.keys;
+            if keys.base.is_some_and(|base| base.seq == head) {
+                break keys;
+            }
+            assert!(begun.elapsed() < crate::control_plane::testing::PATIENCE, "{keys:?}");
+        };
+        assert_eq!(keys.count, 20_499);
+        let fetch = async |blob: BlobRef| {
+            let answer = node.get(&format!("/v1/blobs/{}", blob.sha256)).await;
+            content::unpack(&blob, &answer.bytes().await.unwrap()).unwrap()
+        };
+        let lines = fetch(keys.base.unwrap().blob).await;
+        let entries: Vec<KeyEntry> = lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect();
+        assert_eq!(entries.len(), 20_499);
+        assert!(entries.iter().all(|entry| entry.hash != hash(7)));
+        assert!(entries.is_sorted_by_key(|entry| entry.hash));
+        let filter = decode_filter(&fetch(keys.filter.unwrap().blob).await).unwrap();
+        assert!(
+            (0..20_500)
+                .filter(|number| *number != 7)
+                .all(|number| filter.may_know(&hash(number)))
+        );
+
+        // Nobody is woken for it: the revision is the same.
+        assert_eq!(node.manifest("prod").await.seq, 1);
+        let poll = node.get("/v1/environments/prod/revision?after=1").await;
+        assert_eq!(poll.status(), reqwest::StatusCode::NOT_MODIFIED);
+
+        // It outlives the process, and what it names is not forgotten.
+        assert!(!renew(&node.plane).await.unwrap());
+        let known = stored(&node.plane).await.unwrap().unwrap();
+        let used: Vec<ContentHash> = known.blobs().collect();
+        node.plane.store.prune("prod", 1, &used).await.unwrap();
+        assert!(node.plane.store.blob(&known.base.blob.sha256).await.unwrap().is_some());
+        node.stop().await;
+        let node = Node::start(&store, "").await;
+        assert_eq!(node.manifest("prod").await.keys, keys);
+        node.stop().await;
+    }
 }
