@@ -424,10 +424,6 @@ t.yaml:16:41: \"traces\" is not available in this build"
             mistakes("revision: { file: r }\ncache: { any: [thing] }\n"),
             "t.yaml:2:1: \"cache\" is not available in this build"
         );
-        assert_eq!(
-            mistakes("revision: { file: r, control_plane: { urls: [x] } }\n"),
-            "t.yaml:1:22: \"control_plane\" is not available in this build"
-        );
     }
 
     #[test]
@@ -516,7 +512,8 @@ t.yaml:16:41: \"traces\" is not available in this build"
         for file in ["conf/tollgate.yaml", "conf/minimal/tollgate.yaml"] {
             let loaded = load(&root.join(file), &environment(), None).unwrap_or_else(|mistakes| panic!("{mistakes}"));
             assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-            assert!(root.join(&loaded.config.revision.file).is_file(), "{file}");
+            let revision = loaded.config.revision.file.unwrap();
+            assert!(root.join(revision).is_file(), "{file}");
         }
     }
 
@@ -616,12 +613,19 @@ t.yaml:16:41: \"traces\" is not available in this build"
         let mut inside = false;
         let mut result = String::new();
         for line in text.lines() {
-            inside = match line.strip_prefix("# ") {
-                Some("admin:" | "redis:" | "throttle:") => true,
-                Some(rest) => inside && rest.starts_with("  "),
-                None => false,
+            let (sign, rest) = match line.trim_start().strip_prefix("# ") {
+                Some(rest) => (line.len() - rest.len(), rest),
+                None => (0, ""),
             };
-            result.push_str(if inside { &line[2..] } else { line });
+            inside = match rest {
+                "admin:" | "redis:" | "throttle:" | "control_plane:" => true,
+                rest => rest.starts_with("skip_list:") || inside && rest.starts_with("  "),
+            };
+            let indent = &line[..sign.saturating_sub(2)];
+            match inside {
+                true => result.extend([indent, rest]),
+                false => result.push_str(line),
+            }
             result.push('\n');
         }
         result
@@ -632,15 +636,17 @@ t.yaml:16:41: \"traces\" is not available in this build"
         let directory = tempfile::tempdir().unwrap();
         let token = "0123456789abcdef0123456789abcdef";
         std::fs::write(directory.path().join("admin-token"), token).unwrap();
+        std::fs::write(directory.path().join("control-plane-token"), token).unwrap();
         let text = uncommented(include_str!("../conf/tollgate.yaml"))
             .replace("/etc/tollgate", &directory.path().display().to_string());
         let Loaded { config, warnings } = loaded(&text, None);
         assert!(warnings.is_empty(), "{warnings}");
         let expected = super::tests::config(&format!(
-            "revision: {{ file: conf/revision.yaml }}\nadmin: {{ token: {token} }}\n\
-             redis: {{ urls: [redis://127.0.0.1] }}\n"
+            "revision:\n  file: conf/revision.yaml\n  control_plane: {{ urls: [\"https://control-1:9443\", \
+             \"https://control-2:9443\"], token: {token}, state_dir: /var/lib/tollgate }}\n\
+             admin: {{ token: {token} }}\nredis: {{ urls: [redis://127.0.0.1] }}\n"
         ));
-        assert!(expected.admin.is_some() && expected.redis.is_some());
+        assert!(expected.revision.control_plane.is_some() && expected.admin.is_some() && expected.redis.is_some());
         assert_eq!(config, expected);
     }
 
