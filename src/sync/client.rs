@@ -15,8 +15,8 @@ use bytes::Bytes;
 use rand::RngExt;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, redirect};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use crate::config::ControlPlane;
@@ -135,8 +135,8 @@ impl Client {
     /// # Errors
     /// When no address gives an answer, or one that is too large.
     pub async fn get(&self, path: &str, most: u64, patience: Duration) -> Result<Answer, ClientError> {
-        self.around(|place| self.ask(place, Method::GET, path, None, (most, patience)))
-            .await
+        let ask = |place| self.ask(place, Method::GET, path, None, (most, patience));
+        self.around(ask, |answer| !answer.is_failure()).await
     }
 
     /// Sends something.
@@ -151,8 +151,8 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Malformed(error.to_string()))?;
         let body = Bytes::from(body);
-        self.around(|place| self.ask(place, Method::POST, path, Some(body.clone()), (ANSWER_MOST, patience)))
-            .await
+        let ask = |place| self.ask(place, Method::POST, path, Some(body.clone()), (ANSWER_MOST, patience));
+        self.around(ask, Answer::is_of_control_plane).await
     }
 
     /// Removes something.
@@ -160,8 +160,8 @@ impl Client {
     /// # Errors
     /// When no address gives an answer.
     pub async fn delete(&self, path: &str, patience: Duration) -> Result<Answer, ClientError> {
-        self.around(|place| self.ask(place, Method::DELETE, path, None, (ANSWER_MOST, patience)))
-            .await
+        let ask = |place| self.ask(place, Method::DELETE, path, None, (ANSWER_MOST, patience));
+        self.around(ask, Answer::is_of_control_plane).await
     }
 
     /// An immutable blob of at most `most` bytes. Comes back as often, within bounds, and when it is told to; asks
@@ -215,30 +215,40 @@ impl Client {
         self.0.places.iter().all(|place| matches!(place, Place::Directory(_)))
     }
 
-    /// One address after the other, from the one that worked last.
-    async fn around<'a, F, A>(&'a self, ask: F) -> Result<Answer, ClientError>
+    /// One address after the other, from the one that worked last, until there is an answer that will do. If there is
+    /// none, the one that says most.
+    async fn around<'a, F, A>(&'a self, ask: F, will_do: impl Fn(&Answer) -> bool) -> Result<Answer, ClientError>
     where
         F: Fn(&'a Place) -> A,
         A: Future<Output = Result<Answer, ClientError>>,
     {
+        // A failure of somebody who is there, then nobody, then a server that is no control plane: that there are no pools
+        // is known only if all say so.
+        let weight = |found: &Result<Answer, ClientError>| match found {
+            Ok(answer) if answer.is_failure() => 2,
+            Err(_) => 1,
+            Ok(_) => 0,
+        };
         let count = self.0.places.len();
         let first = self.0.first.load(Ordering::Relaxed);
-        let mut failed: Option<Result<Answer, ClientError>> = None;
+        let mut best: Option<Result<Answer, ClientError>> = None;
         for turn in 0..count {
             let at = first.wrapping_add(turn) % count;
             let Some(place) = self.0.places.get(at) else { break };
             match ask(place).await {
-                Ok(answer) if !answer.is_failure() => {
+                Ok(answer) if will_do(&answer) => {
                     self.0.first.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(error @ (ClientError::TooLarge { .. } | ClientError::Malformed(_))) => return Err(error),
-                // An answer says more than none.
-                found @ Ok(_) => failed = Some(found),
-                found @ Err(_) => failed = failed.filter(Result::is_ok).or(Some(found)),
+                found => {
+                    if best.as_ref().is_none_or(|best| weight(&found) > weight(best)) {
+                        best = Some(found);
+                    }
+                }
             }
         }
-        failed.unwrap_or_else(|| Err(ClientError::Unreachable("there is no address".to_owned())))
+        best.unwrap_or_else(|| Err(ClientError::Unreachable("there is no address".to_owned())))
     }
 
     async fn ask(
@@ -287,9 +297,27 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|error| ClientError::Malformed(error.to_string()))
     }
 
+    /// Whether something that takes orders has answered. A plain web server and a directory have only files, and say so
+    /// without a code.
+    #[must_use]
+    pub fn is_of_control_plane(&self) -> bool {
+        let is_plain = matches!(self.status, 404 | 405 | 501) && self.code().is_none();
+        !is_plain && !self.is_failure()
+    }
+
+    /// The code of a problem document, if this is one.
+    #[must_use]
+    pub fn code(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Problem {
+            code: String,
+        }
+        self.json::<Problem>().ok().map(|problem| problem.code)
+    }
+
     /// Whether another address may do better. An appointment (503 and when to come back) is kept with who gave it.
     fn is_failure(&self) -> bool {
-        self.status >= 500 && !(self.status == 503 && self.retry_after.is_some())
+        self.status >= 500 && self.status != 501 && !(self.status == 503 && self.retry_after.is_some())
     }
 }
 
@@ -440,3 +468,6 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+#[cfg(test)]
+mod tests;

@@ -143,7 +143,8 @@ impl Beats {
         };
         match answer.status {
             200 => {}
-            404 | 409 | 410 => return Heard::Unknown,
+            // `seat_unknown`.
+            404 => return Heard::Unknown,
             status => return Heard::Nothing(ClientError::Status(status).to_string()),
         }
         let reply: HeartbeatReply = match answer.json() {

@@ -256,6 +256,8 @@ impl Pull {
                 return nothing_new();
             }
             404 => {
+                // Another address may have it.
+                self.client.turn();
                 let environment = &self.expected.environment;
                 self.is_up(
                     state,

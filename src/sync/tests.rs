@@ -188,6 +188,7 @@ fn another_address_is_asked_when_the_first_does_not_answer_or_does_not_work() {
     let broken = Plane::start();
     broken.knows().broken = Some(StatusCode::INTERNAL_SERVER_ERROR);
     let gone = Plane::start().url();
+    plane.knows().seats = Some(1);
     plane.publish(1, &document(&["a"]));
     let gateway = Gateway::start(state.path(), &[gone, broken.url(), plane.url()]);
     gateway.serves(1);
