@@ -141,6 +141,7 @@ impl Server {
             environment_type: config.gateway.environment_type,
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            key_store: None,
             names: Names::LookUp,
             sharing: sharing::defaults(&config),
             rotations: Arc::new(Rotations::default()),

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method};
 use prometheus::Histogram;
 use smallvec::SmallVec;
 
-use crate::auth::{Authenticator, Caller, KeySets, TokenCache, credential, jwt};
+use crate::auth::{Authenticator, Caller, KeySets, KeyStore, TokenCache, credential, jwt};
 use crate::document::{self, Mistakes, Severity};
 use crate::names::{ApiName, ApplicationName, IssuerName, PlanName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
@@ -146,6 +146,8 @@ pub struct Compiler {
     pub key_sets: KeySets,
     /// Verified tokens.
     pub tokens: Arc<TokenCache>,
+    /// Keys that come by the key log; none without a control plane.
+    pub key_store: Option<Arc<KeyStore>>,
     /// Whether host names of endpoints are looked up.
     pub names: Names,
     /// Where upstreams' rotations stand.
@@ -193,7 +195,8 @@ impl Compiler {
                 self.environment_type,
                 &self.key_sets,
                 Arc::clone(&self.tokens),
-            ),
+            )
+            .with_store(self.key_store.clone()),
         };
         Ok((snapshot, loaded.warnings))
     }

@@ -67,6 +67,7 @@ applications:
         environment_type: EnvironmentType::Hybrid,
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
+        key_store: None,
         names: Names::Leave,
         sharing: Defaults::default(),
         rotations: Arc::new(Rotations::default()),

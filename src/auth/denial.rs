@@ -20,7 +20,8 @@ pub enum Denial {
         /// All scopes that the route asks for.
         required: Box<[String]>,
     },
-    /// The issuer's keys are not to be had now: the token can be neither accepted nor refused.
+    /// Who could tell is not to be had now, the token's issuer or the control plane for a key: the credential can be
+    /// neither accepted nor refused.
     KeysUnavailable,
 }
 
@@ -29,7 +30,7 @@ pub enum Denial {
 pub enum Invalid {
     /// It looks like one of our keys, but its checksum is wrong.
     Mistyped,
-    /// No key of this revision has this hash.
+    /// No key of this revision or of the key log has this hash, or it was revoked.
     UnknownKey,
     /// It is not a key or token at all: size, characters, parts, encoding, JSON.
     Malformed,

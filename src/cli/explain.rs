@@ -81,6 +81,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         environment_type: config.gateway.environment_type,
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(1)),
+        key_store: None,
         names: Names::Leave,
         sharing: crate::server::sharing::defaults(&config),
         rotations: Arc::new(Rotations::default()),

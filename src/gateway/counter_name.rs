@@ -417,6 +417,7 @@ applications:
             environment_type: EnvironmentType::Hybrid,
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(1)),
+            key_store: None,
             names: Names::Leave,
             sharing: Defaults::default(),
             rotations: Arc::new(Rotations::default()),
