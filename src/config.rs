@@ -3,6 +3,7 @@
 //! The file is read once. [`load`] turns the *raw* file (every key optional, every value as it was written) into
 //! the *resolved* [`Config`], in which every default is filled in and every port is the one that will be bound.
 
+mod control_plane;
 mod raw;
 mod resolve;
 
@@ -15,6 +16,8 @@ use ipnet::IpNet;
 use crate::document::{self, Document, Environment, Mistakes, Secret};
 use crate::revision::{EnvironmentType, WithoutStore};
 use crate::units::Ratio;
+
+pub use control_plane::{ControlPlane, KeysMode, OnPoolFull, RevisionSource, SkipList};
 
 /// The configuration of a gateway process, without mistakes and without gaps.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,8 +49,8 @@ pub struct Gateway {
     pub id: String,
     /// The environment it serves.
     pub environment: String,
-    /// Which key types are let in.
-    pub environment_type: EnvironmentType,
+    /// Which key types are let in. None: what the revision's environment says; without a control plane, both.
+    pub environment_type: Option<EnvironmentType>,
     /// Which APIs are deployed to it.
     pub labels: Vec<String>,
     /// The pool whose size counts it.
@@ -173,13 +176,6 @@ impl Default for Throttle {
             max_counters: 1_000_000,
         }
     }
-}
-
-/// Where the revision comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RevisionSource {
-    /// As written: a relative path is relative to the directory in which the process was started.
-    pub file: PathBuf,
 }
 
 /// What is written down about requests.
@@ -311,7 +307,7 @@ mod tests {
                 gateway: Gateway {
                     id: config.gateway.id.clone(),
                     environment: "Default".into(),
-                    environment_type: EnvironmentType::Hybrid,
+                    environment_type: None,
                     labels: vec!["Default".into()],
                     pool: "default".into(),
                     zone: None,
@@ -342,7 +338,9 @@ mod tests {
                 },
                 admin: None,
                 revision: RevisionSource {
-                    file: "conf/revision.yaml".into()
+                    file: Some("conf/revision.yaml".into()),
+                    control_plane: None,
+                    skip_list: SkipList::default(),
                 },
                 redis: None,
                 throttle: Throttle::default(),

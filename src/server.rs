@@ -73,7 +73,7 @@ pub struct Server {
     revisions: Arc<Revisions>,
     key_sets: KeySets,
     sharing: Sharing,
-    watch: Watch,
+    watch: Option<Watch>,
     leave: Arc<Leave>,
     drain: Drain,
 }
@@ -138,7 +138,7 @@ impl Server {
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let compiler = Compiler {
-            environment_type: config.gateway.environment_type,
+            environment_type: config.gateway.environment_type.unwrap_or_default(),
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             key_store: None,
@@ -148,10 +148,12 @@ impl Server {
             metrics: Arc::clone(&metrics),
         };
         let revisions = Arc::new(Revisions::new(compiler, Arc::clone(&metrics)));
-        let watch = Watch::new(config.revision.file.clone());
-        revisions
-            .apply_first(&config.revision.file, unix_ms())
-            .map_err(|refused| StartError::Revision(refused.mistakes))?;
+        let watch = config.revision.file.clone().map(Watch::new);
+        if let Some(file) = &config.revision.file {
+            revisions
+                .apply_first(file, unix_ms())
+                .map_err(|refused| StartError::Revision(refused.mistakes))?;
+        }
 
         Ok(Self {
             config,
@@ -284,11 +286,12 @@ impl Server {
             }
         });
 
-        let watch = std::mem::replace(&mut self.watch, Watch::new(std::path::PathBuf::new()));
-        let revisions = Arc::clone(&self.revisions);
-        let drain = self.drain.clone();
-        self.side
-            .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
+        if let Some(watch) = self.watch.take() {
+            let revisions = Arc::clone(&self.revisions);
+            let drain = self.drain.clone();
+            self.side
+                .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! `load → compile → swap`, all off the request threads. Whatever goes wrong changes nothing: the last good revision
 //! serves on, and why the new one was refused is logged, counted and shown by `/status/ready`.
 
+pub mod client;
 pub mod file;
 
 use std::panic::AssertUnwindSafe;
