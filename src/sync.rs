@@ -5,6 +5,9 @@
 
 pub mod client;
 pub mod file;
+pub mod keys;
+pub mod state_dir;
+pub mod trust;
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;

@@ -27,7 +27,7 @@ use rand::RngExt;
 
 pub use self::base::TooMany;
 pub use self::flights::Answer;
-pub use self::saved::{NotSaved, Saved};
+pub use self::saved::{NotSaved, Place, Saved};
 pub use self::stored::{KeyName, KeyView, StoredKey};
 pub use self::view::{Foundation, Keys, Unfit, View};
 
@@ -69,6 +69,7 @@ pub struct KeyStore {
     ready: AtomicBool,
     /// How many keys let in, as far as it is known here.
     live: AtomicI64,
+    merging: AtomicBool,
     resolved: Cache<KeyHash, Remembered>,
     absent: Cache<KeyHash, u64>,
     flights: Flights,
@@ -113,6 +114,8 @@ pub struct Size {
     pub keys: u64,
     /// Changes that are not in the base yet.
     pub overlay: usize,
+    /// Keys and revocations that are kept one by one: with a filter, what it does not know.
+    pub beside: u64,
     /// Memory of the base and the filter, in bytes.
     pub bytes: usize,
     /// Keys that are being asked for.
@@ -150,6 +153,7 @@ impl KeyStore {
             seq: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             live: AtomicI64::new(0),
+            merging: AtomicBool::new(false),
             resolved: Cache::new(RESOLVED_MOST),
             absent: Cache::new(ABSENT_MOST),
             flights: Flights::default(),
@@ -263,6 +267,7 @@ impl KeyStore {
             mode,
             keys: u64::try_from(self.live.load(Ordering::Relaxed)).unwrap_or(0) + more,
             overlay: view.overlay.len(),
+            beside: (view.overlay.len() + view.base.len()) as u64,
             bytes: view.bytes(),
             asked_for: self.flights.len(),
         }
@@ -339,19 +344,28 @@ impl KeyStore {
         Ok(())
     }
 
-    /// Whether [`Self::merge`] is due.
+    /// Whether [`Self::merge`] is due and not under way.
     #[must_use]
     pub fn is_merge_due(&self) -> bool {
         let view = self.view.load();
-        view.overlay.len() > OVERLAY_MOST.max(view.base.len() / 10)
+        !self.merging.load(Ordering::Acquire) && view.overlay.len() > OVERLAY_MOST.max(view.base.len() / 10)
     }
 
     /// Moves the overlay into the base. Takes long for many keys: not for a request's thread. The log may be applied
-    /// meanwhile.
+    /// meanwhile. One at a time: a second one does nothing.
     ///
     /// # Errors
     /// When there are more keys than a base can hold.
     pub fn merge(&self) -> Result<(), TooMany> {
+        if self.merging.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let done = self.merge_alone();
+        self.merging.store(false, Ordering::Release);
+        done
+    }
+
+    fn merge_alone(&self) -> Result<(), TooMany> {
         // The place before the changes: a change that is not counted yet stays in the overlay.
         let upto = self.seq();
         let before = self.view.load_full();
@@ -370,6 +384,12 @@ impl KeyStore {
     pub fn save(&self, environment: &str) -> Saved {
         let _writer = self.writer();
         Saved::new(self.view.load_full(), self.seq(), environment)
+    }
+
+    /// Whether it stands on this base: one that is on disk need not be written again.
+    #[must_use]
+    pub fn is_at(&self, place: &Place) -> bool {
+        place.is_of(&self.view.load())
     }
 
     /// Takes up what was written to disk, before anybody asks. It is old, but it is complete.

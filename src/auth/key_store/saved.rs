@@ -78,14 +78,7 @@ struct Line {
 
 impl Saved {
     pub(super) fn new(view: Arc<View>, seq: u64, environment: &str) -> Self {
-        let place = Place {
-            environment: environment.to_owned(),
-            epoch: view.epoch,
-            foundation: view.foundation,
-            merged: view.merged,
-            floor: view.floor,
-            filter: view.filter.is_some(),
-        };
+        let place = Place::new(&view, environment);
         let changes = view.overlay.sorted(|change| change.seq <= seq);
         Self {
             view,
@@ -170,6 +163,23 @@ impl Saved {
             to.write_all(b"\n")?;
         }
         to.finish()
+    }
+}
+
+impl Place {
+    fn new(view: &View, environment: &str) -> Self {
+        Self {
+            environment: environment.to_owned(),
+            epoch: view.epoch,
+            foundation: view.foundation,
+            merged: view.merged,
+            floor: view.floor,
+            filter: view.filter.is_some(),
+        }
+    }
+
+    pub(super) fn is_of(&self, view: &View) -> bool {
+        *self == Self::new(view, &self.environment)
     }
 }
 
