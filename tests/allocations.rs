@@ -65,6 +65,7 @@ applications:
     let loaded = revision::parse(&text, "revision", Path::new(""), &Environment::of_process()).unwrap();
     let compiler = Compiler {
         environment_type: EnvironmentType::Hybrid,
+        labels: Vec::new(),
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
         key_store: None,

@@ -86,6 +86,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     let metrics = Arc::new(Metrics::new().map_err(|error| (FAILED, error.to_string()))?);
     let compiler = Compiler {
         environment_type: config.gateway.environment_type.unwrap_or_default(),
+        labels: config.gateway.labels.clone(),
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(1)),
         key_store: None,

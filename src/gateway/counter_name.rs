@@ -415,6 +415,7 @@ applications:
         let loaded = revision::parse(&revision_text(issuers), "r.yaml", Path::new(""), &environment);
         let compiler = Compiler {
             environment_type: EnvironmentType::Hybrid,
+            labels: Vec::new(),
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(1)),
             key_store: None,

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -187,7 +188,7 @@ impl Client {
                 Ok(answer) if matches!(answer.status, 429 | 503) && waits < BLOB_TRIES => {
                     waits += 1;
                     let told = answer.retry_after.unwrap_or(LATER).min(LATEST);
-                    tokio::time::sleep(told.mul_f64(rand::rng().random_range(1.0..1.1))).await;
+                    tokio::time::sleep(told.mul_f64(jitter(1.0..1.1))).await;
                     continue;
                 }
                 Ok(answer) => ClientError::Status(answer.status),
@@ -299,6 +300,11 @@ impl Place {
             None => Self::Http(url.trim_end_matches('/').to_owned()),
         }
     }
+}
+
+/// A random factor from a range, so that gateways do not do the same at the same time.
+pub(super) fn jitter(range: Range<f64>) -> f64 {
+    rand::rng().random_range(range)
 }
 
 /// A name as a segment of a path.

@@ -79,8 +79,6 @@ pub struct Parts {
     pub mode: KeysMode,
     /// Every manifest that is followed.
     pub manifests: watch::Receiver<Option<Manifest>>,
-    /// Where it is told how far the log was read, for the heartbeat.
-    pub key_seq: watch::Sender<u64>,
     /// What is shown.
     pub metrics: KeyMetrics,
 }
@@ -89,6 +87,7 @@ pub struct Parts {
 pub struct KeyFollower {
     parts: Parts,
     disk: Disk,
+    told: watch::Sender<u64>,
     contact: Mutex<Contact>,
     wake: Notify,
 }
@@ -151,8 +150,8 @@ impl KeyFollower {
     pub fn open(parts: Parts, directory: &Path) -> Result<Self, String> {
         let disk = Disk::open(directory)?;
         disk.load(&parts.store, &parts.environment);
-        parts.key_seq.send_replace(parts.store.seq());
         Ok(Self {
+            told: watch::Sender::new(parts.store.seq()),
             parts,
             disk,
             contact: Mutex::new(Contact {
@@ -184,6 +183,12 @@ impl KeyFollower {
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.parts.store.seq()
+    }
+
+    /// Tells how far the log was read, for the heartbeat.
+    #[must_use]
+    pub fn told(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
     }
 
     /// The log has got this far: who has not read it asks at once, also when a poll was cut off.
@@ -254,7 +259,11 @@ impl KeyFollower {
             return round;
         }
         if state.manifests.has_changed().unwrap_or(false) {
-            let head = state.manifests.borrow_and_update().as_ref().map(|manifest| manifest.keys.clone());
+            let head = state
+                .manifests
+                .borrow_and_update()
+                .as_ref()
+                .map(|manifest| manifest.keys.clone());
             self.reconsider(state, head);
         }
         if Instant::now() > state.look {
@@ -286,9 +295,8 @@ impl KeyFollower {
             () = self.wake.notified() => self.ask(0).await,
         };
         let quick = wait > 0 && begun.elapsed() < QUICK;
-        let pause = |seconds: std::ops::Range<f64>| {
-            Round::After(Duration::from_secs_f64(rand::rng().random_range(seconds)))
-        };
+        let pause =
+            |seconds: std::ops::Range<f64>| Round::After(Duration::from_secs_f64(rand::rng().random_range(seconds)));
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return Round::Failed(error.to_string()),
@@ -349,7 +357,10 @@ impl KeyFollower {
             Err(error) => return Err(bad(error.to_string())),
         }
         let now_ms = unix_ms();
-        let revoked = page.records.iter().filter(|record| matches!(record.change, KeyChange::Del { .. }));
+        let revoked = page
+            .records
+            .iter()
+            .filter(|record| matches!(record.change, KeyChange::Del { .. }));
         // What was revoked before this process was there says nothing of how fast it is.
         for record in revoked.filter(|_| self.contact().ever) {
             self.parts.metrics.revoked(now_ms.saturating_sub(record.at_ms));
@@ -471,7 +482,10 @@ impl KeyFollower {
     fn answered(&self) {
         let mut contact = self.contact();
         if contact.told {
-            log::info!("keys: the control plane answers again, after {} s", contact.since.elapsed().as_secs());
+            log::info!(
+                "keys: the control plane answers again, after {} s",
+                contact.since.elapsed().as_secs()
+            );
         }
         *contact = Contact {
             since: Instant::now(),
@@ -490,7 +504,8 @@ impl KeyFollower {
     }
 
     fn progressed(&self) {
-        self.parts.key_seq.send_if_modified(|seq| std::mem::replace(seq, self.seq()) != self.seq());
+        self.told
+            .send_if_modified(|seq| std::mem::replace(seq, self.seq()) != self.seq());
     }
 
     fn contact(&self) -> MutexGuard<'_, Contact> {

@@ -68,7 +68,11 @@ impl Disk {
                 let saved = store.save(environment);
                 let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
                 (written.place, written.seq) = (Some(saved.place().clone()), saved.seq());
-                log::info!("keys: {} of them on disk, up to record {}", store.size().keys, saved.seq());
+                log::info!(
+                    "keys: {} of them on disk, up to record {}",
+                    store.size().keys,
+                    saved.seq()
+                );
             }
             Err(error) => log::warn!(
                 "{}: {error}; the keys are fetched again",
@@ -86,7 +90,8 @@ impl Disk {
             let is_other = written.place.as_ref().is_none_or(|place| !store.is_at(place));
             let is_late = written.at.elapsed() > EVERY;
             // A disk that does not take it is not tried with every record.
-            store.is_ready() && ((is_other || behind >= RECORDS) && !written.is_broken || is_late && (is_other || behind > 0))
+            store.is_ready()
+                && ((is_other || behind >= RECORDS) && !written.is_broken || is_late && (is_other || behind > 0))
         };
         if is_due && !self.0.is_writing.swap(true, Ordering::AcqRel) {
             let (inner, store, environment) = (Arc::clone(&self.0), Arc::clone(store), environment.to_owned());
@@ -121,7 +126,10 @@ impl Inner {
             }
             Err(error) => {
                 if !written.is_broken {
-                    log::error!("{}: {error}; after a restart the keys are fetched again", self.directory.display());
+                    log::error!(
+                        "{}: {error}; after a restart the keys are fetched again",
+                        self.directory.display()
+                    );
                 }
                 written.is_broken = true;
             }

@@ -30,7 +30,10 @@ const LINE_MOST: u64 = 4096;
 /// Where keys begin; None if nothing was published yet.
 pub(super) async fn head(client: &Client, trust: &Trust, environment: &str) -> Result<Option<KeysHead>, String> {
     let path = format!("/v1/environments/{}/revision?after=0&wait=0", segment(environment));
-    let answer = client.get(&path, MANIFEST_MOST, PATIENCE).await.map_err(|error| error.to_string())?;
+    let answer = client
+        .get(&path, MANIFEST_MOST, PATIENCE)
+        .await
+        .map_err(|error| error.to_string())?;
     match answer.status {
         200 => {}
         304 | 404 => return Ok(None),
@@ -41,13 +44,19 @@ pub(super) async fn head(client: &Client, trust: &Trust, environment: &str) -> R
     }
     let bad = |what: &dyn std::fmt::Display| format!("the manifest: {what}");
     let signed: Signed = answer.json().map_err(|error| bad(&error))?;
-    let text = trust.verify(client, Topic::Manifest, &signed).await.map_err(|error| bad(&error))?;
+    let text = trust
+        .verify(client, Topic::Manifest, &signed)
+        .await
+        .map_err(|error| bad(&error))?;
     let manifest: Manifest = serde_json::from_str(text).map_err(|error| bad(&error))?;
     if manifest.environment != environment {
         return Err(bad(&format!("it is of the environment \"{}\"", manifest.environment)));
     }
     if manifest.schema != SCHEMA {
-        return Err(bad(&format!("its format is {}, and this build reads {SCHEMA}", manifest.schema)));
+        return Err(bad(&format!(
+            "its format is {}, and this build reads {SCHEMA}",
+            manifest.schema
+        )));
     }
     Ok(Some(manifest.keys))
 }
@@ -78,7 +87,12 @@ pub(super) async fn foundation(client: &Client, epoch: u64, want: &Want) -> Resu
     })
 }
 
-async fn blob(client: &Client, what: &str, announced: &BlobRef, (most, raw_most): (u64, u64)) -> Result<Vec<u8>, String> {
+async fn blob(
+    client: &Client,
+    what: &str,
+    announced: &BlobRef,
+    (most, raw_most): (u64, u64),
+) -> Result<Vec<u8>, String> {
     if announced.raw_size > raw_most {
         return Err(format!(
             "the {what} of keys has {} bytes, and a gateway takes {raw_most}; set \"keys: filter\"",
@@ -169,6 +183,10 @@ mod tests {
         announced.raw_size -= 1;
         assert!(read_base(&announced, &bytes).unwrap_err().contains("as announced"));
         announced.sha256 = ContentHash([0; 32]);
-        assert!(read_base(&announced, &bytes).unwrap_err().contains("not those that the manifest names"));
+        assert!(
+            read_base(&announced, &bytes)
+                .unwrap_err()
+                .contains("not those that the manifest names")
+        );
     }
 }

@@ -62,8 +62,8 @@ pub(super) fn is_worth_it(head: &KeysHead, want: &Want, has_filter: bool, founda
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distribution::manifest::KeysBlob;
     use crate::distribution::ContentHash;
+    use crate::distribution::manifest::KeysBlob;
 
     fn blob(size: u64) -> BlobRef {
         BlobRef {
@@ -109,10 +109,14 @@ mod tests {
     fn what_stands_well_is_left_standing() {
         let head = head(1_000_000);
         let (all, filter) = (Want::All(Some((10, blob(1)))), Want::Filter(20, blob(2)));
-        let is_worth_it = |want, has_filter, foundation, beside| is_worth_it(&head, want, has_filter, foundation, beside);
+        let is_worth_it =
+            |want, has_filter, foundation, beside| is_worth_it(&head, want, has_filter, foundation, beside);
         assert!(!is_worth_it(&all, false, 5, 0), "the log brought the same");
         assert!(is_worth_it(&all, true, 5, 0));
-        assert!(!is_worth_it(&all, true, 10, 0), "a base from before the filter misses what was revoked between");
+        assert!(
+            !is_worth_it(&all, true, 10, 0),
+            "a base from before the filter misses what was revoked between"
+        );
         assert!(is_worth_it(&filter, false, 20, 0));
         assert!(!is_worth_it(&filter, false, 21, 0));
         assert!(!is_worth_it(&filter, true, 5, 100_000));

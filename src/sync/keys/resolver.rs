@@ -38,7 +38,11 @@ async fn answer(question: Question, client: Client) {
             Ok(resolved) => question.settle(&resolved, unix_ms()),
             Err(error) => log::warn!("keys: an answer that can not be read: {error}"),
         },
-        Ok(answer) => log::debug!("keys: {} of them are not to be had: status {}", asked.h.len(), answer.status),
+        Ok(answer) => log::debug!(
+            "keys: {} of them are not to be had: status {}",
+            asked.h.len(),
+            answer.status
+        ),
         Err(error) => log::debug!("keys: {} of them are not to be had: {error}", asked.h.len()),
     }
 }
