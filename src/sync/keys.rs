@@ -120,6 +120,13 @@ struct Contact {
     error: Option<String>,
 }
 
+impl Contact {
+    /// Whether the last thing that was heard was an answer.
+    fn is_good(&self) -> bool {
+        self.ever && self.error.is_none()
+    }
+}
+
 /// Where the loop stands.
 struct State {
     /// Whether there is nothing to read on from.
@@ -288,8 +295,12 @@ impl KeyFollower {
     async fn poll(self: &Arc<Self>) -> Round {
         let store = &self.parts.store;
         let begun = Instant::now();
-        // The first time it is only asked whether there is more.
-        let wait = if store.is_ready() { WAIT } else { 0 };
+        // The first time, and after a failure, it is only asked whether there is more: then it is known where one stands.
+        let wait = if store.is_ready() && self.contact().is_good() {
+            WAIT
+        } else {
+            0
+        };
         let answer = tokio::select! {
             answer = self.ask(wait) => answer,
             () = self.wake.notified() => self.ask(0).await,

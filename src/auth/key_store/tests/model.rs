@@ -33,7 +33,7 @@ impl Plane {
         let records = self.records.iter().take(seq as usize);
         records
             .filter(|change| change.hash() == *hash)
-            .last()
+            .next_back()
             .is_some_and(|change| matches!(change, KeyChange::Del { .. }))
     }
 
@@ -125,7 +125,7 @@ proptest! {
                 // A key that was revoked never comes back: neither at the control plane, nor here.
                 Step::Put(key) => {
                     let hash = hash(&key.to_string());
-                    if !plane.records.iter().any(|change| *change == KeyChange::Del { hash }) {
+                    if !plane.records.contains(&KeyChange::Del { hash }) {
                         plane.records.push(put(&key.to_string()));
                     }
                 }
@@ -193,8 +193,9 @@ const TOLD: &str = "the key";
 
 impl Story {
     fn new() -> Self {
-        let mut plane = Plane::default();
-        plane.records = vec![put("other"), put(TOLD)];
+        let plane = Plane {
+            records: vec![put("other"), put(TOLD)],
+        };
         let store = store(2, blind_filter());
         let question = Question {
             store: Arc::clone(&store),
