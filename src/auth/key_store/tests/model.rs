@@ -30,10 +30,9 @@ impl Plane {
     }
 
     fn revoked_at(&self, seq: u64, hash: &KeyHash) -> bool {
-        let records = self.records.iter().take(seq as usize);
+        let mut records = self.records.iter().take(seq as usize);
         records
-            .filter(|change| change.hash() == *hash)
-            .next_back()
+            .rfind(|change| change.hash() == *hash)
             .is_some_and(|change| matches!(change, KeyChange::Del { .. }))
     }
 
