@@ -158,6 +158,7 @@ impl Server {
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp,
             sharing: sharing::defaults(&config),
             rotations: Arc::new(Rotations::default()),
@@ -265,6 +266,7 @@ impl Server {
                 throttle: Arc::clone(&self.sharing.throttle),
                 redis: self.sharing.redis().cloned(),
                 standing: self.remote.as_ref().map(Remote::standing),
+                keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
                 metrics: Arc::clone(&self.metrics),
                 drain: self.drain.clone(),
             });

@@ -10,6 +10,7 @@ pub mod crash_guard;
 pub mod fetch;
 pub mod file;
 pub mod heartbeat;
+pub mod keys;
 pub mod last_good;
 pub mod local;
 pub mod pull;

@@ -69,6 +69,7 @@ applications:
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
         introspectors: Introspectors::offline(),
+        key_store: None,
         names: Names::Leave,
         sharing: Defaults::default(),
         rotations: Arc::new(Rotations::default()),

@@ -90,6 +90,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(1)),
         introspectors: Introspectors::offline(),
+        key_store: None,
         names: Names::Leave,
         sharing: crate::server::sharing::defaults(&config),
         rotations: Arc::new(Rotations::default()),

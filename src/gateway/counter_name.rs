@@ -419,6 +419,7 @@ applications:
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(1)),
             introspectors: Introspectors::offline(),
+            key_store: None,
             names: Names::Leave,
             sharing: Defaults::default(),
             rotations: Arc::new(Rotations::default()),

@@ -20,6 +20,7 @@ use crate::gateway::drain::Drain;
 use crate::gateway::explain::counter::health;
 use crate::redis::{self, Redis};
 use crate::side_http;
+use crate::sync::keys::{KeyFollower, KeyStatus};
 use crate::sync::seat::Standing;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
@@ -39,6 +40,8 @@ pub struct Status {
     pub redis: Option<Redis>,
     /// Whether this gateway has a seat in its pool; None without a control plane.
     pub standing: Option<watch::Receiver<Standing>>,
+    /// Keys of the key log, with a control plane.
+    pub keys: Option<Arc<KeyFollower>>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Whether it is leaving.
@@ -61,6 +64,8 @@ struct Ready {
     revision: sync::Status,
     #[serde(skip_serializing_if = "Option::is_none")]
     control_plane: Option<ControlPlane>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<KeyStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     key_sets: Vec<KeySet>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -147,6 +152,7 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         why_not,
         revision,
+        keys: status.keys.as_ref().map(|keys| keys.status()),
         control_plane: standing.map(|standing| ControlPlane {
             seat: standing.as_str(),
             answers: status.metrics.control_plane().up.get() == 1,

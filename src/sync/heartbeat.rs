@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::client::{Client, ClientError, jitter, segment};
+use super::keys::KeyFollower;
 use super::pull::Progress;
 use super::seat::{PATIENCE, Seats, Standing};
 use crate::clock::unix_ms;
@@ -36,6 +37,8 @@ pub struct Beats {
     pub progress: Arc<Progress>,
     /// How far the key log was read.
     pub key_seq: watch::Receiver<u64>,
+    /// Follows it.
+    pub keys: Arc<KeyFollower>,
     /// How busy it is.
     pub metrics: Arc<Metrics>,
     /// Who has to know how many gateways there are.
@@ -160,6 +163,7 @@ impl Beats {
             shared.set_instances(reply.live);
         }
         self.progress.newest_is(reply.latest_seq);
+        self.keys.newest_is(reply.key_seq);
         if reply.commands.contains(&Command::Drain) {
             return Heard::Drain;
         }

@@ -12,12 +12,14 @@ use super::Revisions;
 use super::client::Client;
 use super::crash_guard::{CrashGuard, Guard};
 use super::heartbeat::Beats;
+use super::keys::{KeyFollower, Parts};
 use super::last_good::LastGood;
 use super::pull::{Progress, Pull};
 use super::seat::{Seats, Standing, Verdict};
 use super::state_dir::{StateDir, TAKE_OVER};
 use super::trust::Trust;
 use super::verify::Expected;
+use crate::auth::KeyStore;
 use crate::clock::unix_ms;
 use crate::config::{Config, ControlPlane};
 use crate::distribution::Manifest;
@@ -44,7 +46,8 @@ pub struct Remote {
     last_good: Arc<LastGood>,
     progress: Arc<Progress>,
     manifests: watch::Sender<Option<Manifest>>,
-    key_seq: watch::Sender<u64>,
+    key_store: Arc<KeyStore>,
+    keys: Arc<KeyFollower>,
     expected: Expected,
     pull: OnceLock<Arc<Pull>>,
     full: Arc<OnceLock<String>>,
@@ -109,6 +112,17 @@ impl Remote {
                 Verdict::Seated | Verdict::NotNeeded => {}
             }
         }
+        let (trust, manifests, key_store) = (Arc::new(trust), watch::Sender::default(), Arc::new(KeyStore::new()));
+        let keys = Parts {
+            client: client.clone(),
+            trust: Arc::clone(&trust),
+            store: Arc::clone(&key_store),
+            environment: gateway.environment.clone(),
+            mode: settings.keys,
+            manifests: manifests.subscribe(),
+            metrics: metrics.keys(),
+        };
+        let keys = KeyFollower::open(keys, &state.path().join("keys")).map_err(OpenError::Machine)?;
         Ok(Self {
             expected: Expected {
                 environment: gateway.environment.clone(),
@@ -117,14 +131,15 @@ impl Remote {
                 max_routes: settings.max_routes,
             },
             client,
-            trust: Arc::new(trust),
+            trust,
             guard: Arc::new(Guard::open(Arc::clone(&state))),
             state,
             seats: Arc::new(seats),
             last_good: Arc::new(last_good),
             progress: Arc::default(),
-            manifests: watch::Sender::default(),
-            key_seq: watch::Sender::default(),
+            manifests,
+            key_store,
+            keys: Arc::new(keys),
             pull: OnceLock::new(),
             full: Arc::default(),
             drained: Arc::default(),
@@ -164,11 +179,13 @@ impl Remote {
             runtime.spawn(Arc::clone(pull).run(self.seats.standing(), drain.watch()));
             runtime.spawn(Arc::clone(pull).prove());
         }
+        runtime.spawn(Arc::clone(&self.keys).run());
         let beats = Beats {
             client: self.client.clone(),
             seats: Arc::clone(&self.seats),
             progress: Arc::clone(&self.progress),
-            key_seq: self.key_seq.subscribe(),
+            key_seq: self.keys.told(),
+            keys: Arc::clone(&self.keys),
             metrics: Arc::clone(metrics),
             throttle: Arc::clone(throttle),
             redis: redis.cloned(),
@@ -213,10 +230,16 @@ impl Remote {
         self.manifests.subscribe()
     }
 
-    /// Where it is told how far the key log was read, for the heartbeat.
+    /// Where keys of the key log are.
     #[must_use]
-    pub fn key_seq(&self) -> watch::Sender<u64> {
-        self.key_seq.clone()
+    pub fn key_store(&self) -> &Arc<KeyStore> {
+        &self.key_store
+    }
+
+    /// What follows the key log.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<KeyFollower> {
+        &self.keys
     }
 
     /// Whether this gateway may serve.
@@ -232,6 +255,7 @@ impl Remote {
     /// once, and a restart must find its seat; if it is not, the seat ends by itself.
     pub fn end(self, runtime: &Handle) -> Option<String> {
         self.guard.change(CrashGuard::clear);
+        self.keys.end();
         if self.drained.load(Ordering::Relaxed) {
             runtime.block_on(self.seats.free(FREED));
         }

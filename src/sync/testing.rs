@@ -450,6 +450,7 @@ impl Gateway {
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(10)),
             introspectors: crate::auth::Introspectors::offline(),
+            key_store: Some(Arc::clone(remote.key_store())),
             names: Names::Leave,
             rotations: Arc::new(Rotations::default()),
             sharing: Defaults::default(),

@@ -26,6 +26,9 @@ const ROUND_TRIP_BUCKETS: [f64; 13] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
 ];
 
+/// Upper bounds of the buckets of a revocation in seconds. Two seconds are the goal.
+const REVOCATION_BUCKETS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0];
+
 /// Upper bounds of the buckets of overshoot, as parts of the limit. The default of what is allowed is 5 %.
 const OVERSHOOT_BUCKETS: [f64; 9] = [0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
 
@@ -66,6 +69,7 @@ pub struct Metrics {
     jwks_failures: IntGaugeVec,
     store: StoreMetrics,
     sharing: SharingMetrics,
+    keys: KeyMetrics,
     control_plane: ControlPlaneMetrics,
     revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
@@ -92,6 +96,15 @@ pub struct SharingMetrics {
     pub instances: IntGauge,
     /// How far this host's clock is behind the store's, in seconds.
     pub clock_offset: Gauge,
+}
+
+/// What is shown of keys that come by the key log.
+#[derive(Clone)]
+pub struct KeyMetrics {
+    keys: IntGaugeVec,
+    seq: IntGauge,
+    lag_seconds: Gauge,
+    revocation_seconds: Histogram,
 }
 
 /// What is shown of the control plane.
@@ -276,6 +289,7 @@ impl Metrics {
             )?,
             store: StoreMetrics::new(&registry)?,
             sharing: SharingMetrics::new(&registry)?,
+            keys: KeyMetrics::new(&registry)?,
             control_plane: ControlPlaneMetrics::new(&registry)?,
             revision_seq: register(
                 &registry,
@@ -360,6 +374,12 @@ impl Metrics {
     #[must_use]
     pub fn sharing(&self) -> SharingMetrics {
         self.sharing.clone()
+    }
+
+    /// What is shown of keys that come by the key log.
+    #[must_use]
+    pub fn keys(&self) -> KeyMetrics {
+        self.keys.clone()
     }
 
     /// What is shown of the control plane.
@@ -603,6 +623,63 @@ impl SharingMetrics {
                 )?,
             )?,
         })
+    }
+}
+
+impl KeyMetrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            keys: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("tollgate_keys", "Keys of the key log that are known here"),
+                    &["mode"],
+                )?,
+            )?,
+            seq: register(
+                registry,
+                IntGauge::new(
+                    "tollgate_key_log_seq",
+                    "The last record of the key log that was applied",
+                )?,
+            )?,
+            lag_seconds: register(
+                registry,
+                Gauge::new(
+                    "tollgate_key_log_lag_seconds",
+                    "Time since the control plane last answered about the key log",
+                )?,
+            )?,
+            revocation_seconds: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "tollgate_key_revocation_seconds",
+                        "From the record of a revocation to its effect here, by both hosts' clocks",
+                    )
+                    .buckets(REVOCATION_BUCKETS.to_vec()),
+                )?,
+            )?,
+        })
+    }
+
+    /// Shows how keys are kept, how many, how far the log was read, and how long ago.
+    pub fn show(&self, mode: &str, keys: u64, seq: u64, age: Duration) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.keys.reset();
+        self.keys.with_label_values(&[mode]).set(gauge(keys));
+        self.seq.set(gauge(seq));
+        self.lag_seconds.set(age.as_secs_f64());
+    }
+
+    /// Counts a revocation that took effect so many milliseconds after it was written.
+    pub fn revoked(&self, after_ms: u64) {
+        self.revocation_seconds
+            .observe(Duration::from_millis(after_ms).as_secs_f64());
     }
 }
 
