@@ -10,13 +10,14 @@
 mod caller;
 pub mod credential;
 mod denial;
+pub mod introspection;
 pub mod jwks;
 pub mod jwt;
 pub mod key;
 pub mod keyring;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -26,11 +27,13 @@ use http::HeaderMap;
 
 pub use self::caller::{Caller, Identity, KeyRef};
 pub use self::denial::{Denial, Invalid};
+pub use self::introspection::Introspectors;
 pub use self::jwks::{KeySetStatus, KeySets};
 pub use self::jwt::{TokenCache, VerifiedToken};
 pub use self::key::{NewKey, new_key};
 
 use self::credential::Credential;
+use self::introspection::{Known, Service, Verdict};
 use self::jwt::{Obstacle, Presented, Verifier};
 use self::key::Shape;
 use self::keyring::{KeyRecord, Keyring};
@@ -42,6 +45,7 @@ pub struct Authenticator {
     keyring: Keyring,
     rules: Vec<Rule>,
     verifiers: Vec<Verifier>,
+    services: Vec<Arc<Service>>,
     environment: EnvironmentType,
     tokens: Arc<TokenCache>,
 }
@@ -53,6 +57,8 @@ struct Rule {
     accepted: Accepted,
     /// Indices into `Authenticator::verifiers`.
     issuers: Vec<usize>,
+    /// Indices into `Authenticator::services`.
+    introspectors: Vec<usize>,
 }
 
 /// The kinds of credential that an API accepts: for `WWW-Authenticate`. Neither means that anyone is let in.
@@ -81,8 +87,19 @@ impl Authenticator {
                 .iter()
                 .map(|issuer| Verifier::compile(issuer, key_sets))
                 .collect(),
+            services: Vec::new(),
             environment,
             tokens,
+        }
+    }
+
+    /// The same with the services that are asked about opaque tokens; without this, nobody is.
+    #[must_use]
+    pub fn with_introspectors(self, revision: &Revision, introspectors: &Introspectors) -> Self {
+        let services = revision.introspectors.iter();
+        Self {
+            services: services.map(|terms| introspectors.get(terms)).collect(),
+            ..self
         }
     }
 
@@ -100,14 +117,16 @@ impl Authenticator {
         query: Option<&str>,
         now_ms: u64,
     ) -> Result<Caller, Denial> {
-        let (verifier, kid) = match self.decide(api, scopes, headers, query, now_ms) {
+        match self.decide(api, scopes, headers, query, now_ms) {
             Ok(caller) => return Ok(caller),
             Err(Undecided::Denied(denial)) => return Err(denial),
-            Err(Undecided::KeyNeeded { verifier, kid }) => (verifier, kid),
-        };
-        verifier.keys().refresh_for(kid.as_deref(), now_ms).await;
-        self.decide(api, scopes, headers, query, now_ms)
-            .map_err(Undecided::settle)
+            Err(Undecided::KeyNeeded { verifier, kid }) => verifier.keys().refresh_for(kid.as_deref(), now_ms).await,
+            Err(Undecided::Unasked { rule, token }) => return self.ask(rule, api, scopes, token, now_ms).await,
+        }
+        match self.decide(api, scopes, headers, query, now_ms) {
+            Err(Undecided::Unasked { rule, token }) => self.ask(rule, api, scopes, token, now_ms).await,
+            decided => decided.map_err(Undecided::settle),
+        }
     }
 
     /// Says who would be calling, without fetching or waiting for anything: for explanations.
@@ -155,14 +174,14 @@ impl Authenticator {
         self.keyring.len()
     }
 
-    fn decide(
-        &self,
+    fn decide<'a>(
+        &'a self,
         api: usize,
         scopes: &[String],
-        headers: &HeaderMap,
-        query: Option<&str>,
+        headers: &'a HeaderMap,
+        query: Option<&'a str>,
         now_ms: u64,
-    ) -> Result<Caller, Undecided<'_>> {
+    ) -> Result<Caller, Undecided<'a>> {
         // An API that does not exist lets nobody in; the route table cannot name one.
         let rule = self.rules.get(api).ok_or(Denial::CredentialMissing)?;
         if rule.accepted == Accepted::default() {
@@ -204,7 +223,85 @@ impl Authenticator {
         Ok(Caller::with_key(record, plan))
     }
 
-    fn token(
+    /// issuers that sign → services that are asked
+    fn token<'a>(
+        &'a self,
+        rule: &'a Rule,
+        api: u32,
+        scopes: &[String],
+        token: &'a str,
+        now_ms: u64,
+    ) -> Result<Caller, Undecided<'a>> {
+        let unsigned = match self.signed_token(rule, api, scopes, token, now_ms) {
+            // Nobody whose signature is known here has made it.
+            Err(Undecided::Denied(Denial::CredentialInvalid(invalid @ (Invalid::Malformed | Invalid::Issuer)))) => {
+                invalid
+            }
+            decided => return decided,
+        };
+        if rule.introspectors.is_empty() {
+            return Err(Denial::CredentialInvalid(unsigned).into());
+        }
+        match self.known(rule, token, now_ms) {
+            Some((service, verdict)) => Ok(self.told_caller(service, api, scopes, verdict, now_ms)?),
+            None => Err(Undecided::Unasked { rule, token }),
+        }
+    }
+
+    /// What is known of a token without asking: the verdict of the first service that calls it active, or of the last
+    /// one if all have spoken.
+    fn known(&self, rule: &Rule, token: &str, now_ms: u64) -> Option<(&Service, Verdict)> {
+        let mut last = None;
+        for service in rule.introspectors.iter().filter_map(|index| self.services.get(*index)) {
+            match service.known(token, now_ms) {
+                Known::Verdict(Ok(verified)) => return Some((service, Ok(verified))),
+                Known::Verdict(refused) => last = Some((&**service, refused)),
+                Known::Nothing => return None,
+            }
+        }
+        last
+    }
+
+    /// Asks one service after the other until one calls the token active.
+    async fn ask(
+        &self,
+        rule: &Rule,
+        api: usize,
+        scopes: &[String],
+        token: &str,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        let api = u32::try_from(api).map_err(|_| Denial::SubscriptionMissing)?;
+        let mut refusal = Denial::CredentialInvalid(Invalid::Inactive);
+        for service in rule.introspectors.iter().filter_map(|index| self.services.get(*index)) {
+            match service.ask(token).await {
+                Ok(Ok(verified)) => return self.told_caller(service, api, scopes, Ok(verified), now_ms),
+                // Who could not be asked might have said yes.
+                Ok(Err(invalid)) if refusal != Denial::KeysUnavailable => refusal = Denial::CredentialInvalid(invalid),
+                Ok(Err(_)) => {}
+                Err(unavailable) => refusal = unavailable,
+            }
+        }
+        Err(refusal)
+    }
+
+    fn told_caller(
+        &self,
+        service: &Service,
+        api: u32,
+        scopes: &[String],
+        verdict: Verdict,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        let verified = verdict.map_err(Denial::CredentialInvalid)?;
+        verified.in_time(now_ms).map_err(|obstacle| match obstacle {
+            Obstacle::Denied(denial) => denial,
+            Obstacle::KeyNeeded { .. } => Denial::KeysUnavailable,
+        })?;
+        self.token_caller(service.binds_application(), api, scopes, verified)
+    }
+
+    fn signed_token(
         &self,
         rule: &Rule,
         api: u32,
@@ -216,7 +313,7 @@ impl Authenticator {
         let mut refusal = Undecided::Denied(Denial::CredentialInvalid(Invalid::Issuer));
         for verifier in rule.issuers.iter().filter_map(|index| self.verifiers.get(*index)) {
             match verifier.verify(&token, &self.tokens, now_ms) {
-                Ok(verified) => return Ok(self.token_caller(verifier, api, scopes, verified)?),
+                Ok(verified) => return Ok(self.token_caller(verifier.binds_application(), api, scopes, verified)?),
                 // Another issuer's token: no news, and never more interesting than what an earlier one said.
                 Err(Obstacle::Denied(Denial::CredentialInvalid(Invalid::Issuer))) => {}
                 // Of issuers with the same `iss`, the one that may still learn the key outweighs those that say no.
@@ -230,13 +327,18 @@ impl Authenticator {
 
     fn token_caller(
         &self,
-        verifier: &Verifier,
+        binds_application: bool,
         api: u32,
         scopes: &[String],
         verified: Arc<VerifiedToken>,
     ) -> Result<Caller, Denial> {
+        if let Some(key_type) = verified.key_type()
+            && !self.environment.admits(key_type)
+        {
+            return Err(Denial::KeyTypeMismatch);
+        }
         let (mut application, mut plan) = (None, None);
-        if verifier.binds_application() {
+        if binds_application {
             let name = verified.application().ok_or(Denial::SubscriptionMissing)?;
             let index = self.keyring.application(name).ok_or(Denial::SubscriptionMissing)?;
             plan = Some(self.keyring.plan(index, api).ok_or(Denial::SubscriptionMissing)?);
@@ -255,18 +357,27 @@ impl Rule {
             .auth
             .iter()
             .filter_map(|method| match method {
-                AuthMethod::ApiKey => None,
+                AuthMethod::ApiKey | AuthMethod::Introspection(_) => None,
                 AuthMethod::Jwt(issuer) => Some(*issuer),
+            })
+            .collect();
+        let introspectors: Vec<usize> = api
+            .auth
+            .iter()
+            .filter_map(|method| match method {
+                AuthMethod::ApiKey | AuthMethod::Jwt(_) => None,
+                AuthMethod::Introspection(introspector) => Some(*introspector),
             })
             .collect();
         let accepted = Accepted {
             key: api.auth.contains(&AuthMethod::ApiKey),
-            token: !issuers.is_empty(),
+            token: !issuers.is_empty() || !introspectors.is_empty(),
         };
         Self {
             places: api.credentials.clone(),
             accepted,
             issuers,
+            introspectors,
         }
     }
 }
@@ -279,13 +390,18 @@ enum Undecided<'a> {
         verifier: &'a Verifier,
         kid: Option<Box<str>>,
     },
+    /// A service of this rule has to be asked about the token.
+    Unasked {
+        rule: &'a Rule,
+        token: &'a str,
+    },
 }
 
 impl Undecided<'_> {
     /// Whether waiting may change it.
     fn is_open(&self, now_ms: u64) -> bool {
         match self {
-            Self::Denied(_) => false,
+            Self::Denied(_) | Self::Unasked { .. } => false,
             Self::KeyNeeded { verifier, kid } => verifier.keys().may_learn(kid.as_deref(), now_ms),
         }
     }
@@ -297,6 +413,7 @@ impl Undecided<'_> {
             // Keys that could not be asked for lately do not prove that a key does not exist.
             Self::KeyNeeded { verifier, .. } if verifier.keys().is_doubtful() => Denial::KeysUnavailable,
             Self::KeyNeeded { .. } => Denial::CredentialInvalid(Invalid::UnknownSigner),
+            Self::Unasked { .. } => Denial::NotAsked,
         }
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method};
 use prometheus::Histogram;
 use smallvec::SmallVec;
 
-use crate::auth::{Authenticator, Caller, KeySets, TokenCache, credential, jwt};
+use crate::auth::{Authenticator, Caller, Introspectors, KeySets, TokenCache, credential, jwt};
 use crate::document::{self, Mistakes, Severity};
 use crate::names::{ApiName, ApplicationName, IssuerName, PlanName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
@@ -148,6 +148,8 @@ pub struct Compiler {
     pub key_sets: KeySets,
     /// Verified tokens.
     pub tokens: Arc<TokenCache>,
+    /// Who is asked about opaque tokens.
+    pub introspectors: Introspectors,
     /// Whether host names of endpoints are looked up.
     pub names: Names,
     /// Where upstreams' rotations stand.
@@ -203,7 +205,8 @@ impl Compiler {
                 .map(|upstream| self.metrics.upstream_seconds(upstream.name.as_str()))
                 .collect(),
             upstreams,
-            authenticator: Authenticator::compile(revision, environment_type, &self.key_sets, Arc::clone(&self.tokens)),
+            authenticator: Authenticator::compile(revision, environment_type, &self.key_sets, Arc::clone(&self.tokens))
+                .with_introspectors(revision, &self.introspectors),
         };
         Ok((snapshot, loaded.warnings))
     }
@@ -570,7 +573,7 @@ pub fn subject_of_token(issuer: &str, subject: &str) -> Subject {
 impl Challenges {
     fn compile(api: &revision::Api) -> Self {
         let key = api.auth.contains(&AuthMethod::ApiKey);
-        let token = api.auth.iter().any(|method| matches!(method, AuthMethod::Jwt(_)));
+        let token = api.auth.iter().any(AuthMethod::is_token);
         let field = |error: &str| {
             let mut parts = Vec::new();
             if token {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use pingora::http::RequestHeader;
-use tollgate::auth::{KeySets, TokenCache};
+use tollgate::auth::{Introspectors, KeySets, TokenCache};
 use tollgate::document::Environment;
 use tollgate::gateway::forward::{self, Origin};
 use tollgate::gateway::journey::{Admission, Journey};
@@ -68,6 +68,7 @@ applications:
         labels: Vec::new(),
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
+        introspectors: Introspectors::offline(),
         names: Names::Leave,
         sharing: Defaults::default(),
         rotations: Arc::new(Rotations::default()),

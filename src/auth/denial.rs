@@ -20,8 +20,11 @@ pub enum Denial {
         /// All scopes that the route asks for.
         required: Box<[String]>,
     },
-    /// The issuer's keys are not to be had now: the token can be neither accepted nor refused.
+    /// The issuer's keys, or the service that knows the token, are not to be had now: it can be neither accepted nor
+    /// refused.
     KeysUnavailable,
+    /// Somebody would have to be asked about the token, and explanations ask nobody.
+    NotAsked,
 }
 
 /// What is wrong with an invalid credential. For logs and explanations, never for clients.
@@ -49,6 +52,8 @@ pub enum Invalid {
     Audience,
     /// It is not valid yet.
     NotYetValid,
+    /// The service that was asked about the token does not call it active.
+    Inactive,
     /// A claim is missing, doubled, of the wrong type or out of range.
     Claims,
 }
@@ -66,6 +71,7 @@ impl Denial {
             Self::SubscriptionMissing => "subscription",
             Self::ScopeInsufficient { .. } => "scope",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::NotAsked => "not_asked",
         }
     }
 
@@ -92,6 +98,7 @@ impl Invalid {
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::NotYetValid => "not_yet_valid",
+            Self::Inactive => "inactive",
             Self::Claims => "claims",
         }
     }

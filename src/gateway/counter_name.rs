@@ -361,7 +361,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::auth::{KeySets, TokenCache};
+    use crate::auth::{Introspectors, KeySets, TokenCache};
     use crate::document::Environment;
     use crate::revision::{self, EnvironmentType};
     use crate::snapshot::Compiler;
@@ -418,6 +418,7 @@ applications:
             labels: Vec::new(),
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(1)),
+            introspectors: Introspectors::offline(),
             names: Names::Leave,
             sharing: Defaults::default(),
             rotations: Arc::new(Rotations::default()),

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::super::Revisions;
 use super::super::remote::{OpenError, Remote};
 use super::until;
-use crate::auth::{KeySets, TokenCache};
+use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::config::{self, Config};
 use crate::document::Environment;
 use crate::gateway::drain::{self, Drain, Leave};
@@ -68,6 +68,7 @@ impl Gateway {
             labels: config.gateway.labels.clone(),
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(10)),
+            introspectors: Introspectors::offline(),
             names: Names::Leave,
             rotations: Arc::new(Rotations::default()),
             sharing: Defaults::default(),
