@@ -3,10 +3,11 @@
 //! The address that answered last is asked first. When it does not work, the next one is asked at once, once around.
 //! Nothing is read beyond the bound that the caller gives, whatever an answer says of its length.
 
+mod place;
+
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,10 +18,11 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY
 use reqwest::{Method, redirect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
 
 use crate::config::ControlPlane;
 use crate::distribution::{BlobRef, ContentHash};
+pub use place::segment;
+use place::{Place, read};
 
 /// Until a connection stands, TLS included: the next address is tried after it.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -54,13 +56,6 @@ struct Inner {
     authorization: Option<HeaderValue>,
     /// The place that is asked first.
     first: AtomicUsize,
-}
-
-/// Where a control plane is.
-enum Place {
-    /// The URL without a slash at the end.
-    Http(String),
-    Directory(PathBuf),
 }
 
 /// What was answered. Every status is an answer, except a 5xx that another address may not give.
@@ -321,95 +316,9 @@ impl Answer {
     }
 }
 
-impl Place {
-    fn of(url: &str) -> Self {
-        match url.strip_prefix("file://") {
-            Some(directory) => Self::Directory(PathBuf::from(decoded(directory))),
-            None => Self::Http(url.trim_end_matches('/').to_owned()),
-        }
-    }
-}
-
 /// A random factor from a range, so that gateways do not do the same at the same time.
 pub(super) fn jitter(range: Range<f64>) -> f64 {
     rand::rng().random_range(range)
-}
-
-/// A name as a segment of a path.
-#[must_use]
-pub fn segment(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
-}
-
-/// The text that [`segment`] was made of.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-        match (
-            first,
-            tail.split_at_checked(2).map(|(digits, after)| (hex(digits), after)),
-        ) {
-            (b'%', Some((Some(byte), after))) => {
-                bytes.push(byte);
-                rest = after;
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// What a directory answers. It has files where a control plane has paths.
-async fn read(directory: &Path, method: &Method, path: &str, most: u64) -> Result<Answer, ClientError> {
-    let answer = |status, body: Vec<u8>| Answer {
-        status,
-        body: body.into(),
-        retry_after: None,
-    };
-    let path = path.split('?').next().unwrap_or_default();
-    let mut file = directory.to_owned();
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        let part = decoded(part);
-        // One step down and nowhere else.
-        let mut steps = Path::new(&part).components();
-        match (steps.next(), steps.next()) {
-            (Some(Component::Normal(_)), None) => file.push(part),
-            _ => return Ok(answer(404, Vec::new())),
-        }
-    }
-    if method != Method::GET || !tokio::fs::metadata(&file).await.is_ok_and(|found| found.is_file()) {
-        return if tokio::fs::metadata(directory).await.is_ok_and(|found| found.is_dir()) {
-            Ok(answer(404, Vec::new()))
-        } else {
-            let message = format!("{}: there is no such directory", directory.display());
-            Err(ClientError::Unreachable(message))
-        };
-    }
-    let failed = |error: std::io::Error| ClientError::Unreachable(format!("{}: {error}", file.display()));
-    let mut body = Vec::new();
-    let opened = tokio::fs::File::open(&file).await.map_err(failed)?;
-    opened
-        .take(most.saturating_add(1))
-        .read_to_end(&mut body)
-        .await
-        .map_err(failed)?;
-    if body.len() as u64 > most {
-        return Err(ClientError::TooLarge { most });
-    }
-    Ok(answer(200, body))
 }
 
 /// A body, read no further than it may be long.
