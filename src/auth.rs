@@ -17,7 +17,7 @@ pub mod key;
 pub mod keyring;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

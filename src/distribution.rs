@@ -6,6 +6,7 @@
 
 pub mod content;
 pub mod hash;
+pub mod key_filter;
 pub mod key_log;
 pub mod manifest;
 pub mod protocol;
@@ -13,6 +14,7 @@ pub mod signature;
 
 pub use content::{Content, ContentError, Kind};
 pub use hash::ContentHash;
+pub use key_filter::{KeyFilter, decode_filter, encode_filter};
 pub use key_log::{KeyChange, KeyEntry, KeyHash, KeyPage, KeyRecord};
 pub use manifest::{BlobRef, KeysHead, Manifest, SCHEMA};
 pub use signature::{PublicKey, SignatureError, Signed, SigningKey, Topic};

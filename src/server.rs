@@ -6,7 +6,6 @@ pub mod connection;
 pub mod drain;
 pub mod panics;
 pub mod sharing;
-pub mod side_http;
 pub mod sockets;
 pub mod status;
 

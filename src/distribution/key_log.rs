@@ -89,6 +89,13 @@ impl KeyHash {
         head.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
         Self(head)
     }
+
+    /// The first 64 bits as a number: what a [`KeyFilter`](super::KeyFilter) knows keys by. Ordered like the hashes.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        // A hash has twice as many bytes.
+        self.0.first_chunk().map_or(0, |head| u64::from_be_bytes(*head))
+    }
 }
 
 impl KeyChange {

@@ -18,7 +18,7 @@ use crate::config;
 use crate::gateway::drain::Drain;
 use crate::gateway::explain::counter::health;
 use crate::redis::{self, Redis};
-use crate::server::side_http;
+use crate::side_http;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
 use crate::throttle::{Throttle, Time};

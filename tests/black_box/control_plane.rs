@@ -3,6 +3,7 @@
 mod access;
 mod integrity;
 mod keys;
+mod nodes;
 mod outages;
 mod pools;
 mod publishing;

@@ -9,6 +9,8 @@ mod load;
 mod oracle;
 mod origin;
 mod port;
+#[path = "../../src/control_plane/store/tests/postgres_server.rs"]
+mod postgres_server;
 mod redis;
 mod redis_cluster;
 mod revision;
@@ -31,6 +33,7 @@ pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
     echo, garbage, hangs, huge, resets_mid_body,
 };
+pub use postgres_server::PostgresServer;
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};

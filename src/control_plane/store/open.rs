@@ -36,7 +36,7 @@ pub async fn open(location: &Location) -> StoreResult<Arc<dyn Store>> {
 /// Brings the tables up to date. PostgreSQL has a lock for it: of nodes that start together one does it, and the others
 /// wait.
 pub(super) async fn migrate(migrations: &Migrator, connection: &mut AnyConnection) -> Result<(), String> {
-    migrations.run(connection).await.map_err(|error| match error {
+    migrations.run_direct(connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => {
             format!("its tables were made by a newer tollgate (step {version}); run that one, or restore a backup")
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions, Connection, Executor};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
@@ -21,7 +21,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/control_plane/store/migrations
 const CONNECTIONS: u32 = 8;
 
 /// How long connecting may take, and waiting for a free connection.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// What the server is told about a connection. A node that died in the middle of a transaction must not hold its locks
 /// for hours, which is what TCP takes to notice; nobody waits longer for a lock than for an answer.
@@ -96,7 +96,7 @@ fn read_url(url: &Secret) -> Result<(PgConnectOptions, AnyConnectOptions), Strin
     let options = PgConnectOptions::from_str(url);
     let any = AnyConnectOptions::from_str(url);
     match (options, any) {
-        (Ok(options), Ok(any)) => Ok((options, any)),
+        (Ok(options), Ok(any)) => Ok((options, any.disable_statement_logging())),
         _ => Err(format!(
             "the URL of the database can not be read; it has the form {FORM}, with %XX for characters like / and @ in \
              the password"

@@ -153,6 +153,14 @@ impl Store for SqlStore {
         .await
     }
 
+    async fn head_seqs(&self) -> StoreResult<Vec<(String, u64)>> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            revisions::head_seqs(&mut reader).await
+        })
+        .await
+    }
+
     async fn head(&self, environment: &str) -> StoreResult<Option<PublishedRevision>> {
         self.within(async {
             let mut reader = self.reader.acquire().await?;
@@ -227,6 +235,14 @@ impl Store for SqlStore {
         self.within(async {
             let mut reader = self.reader.acquire().await?;
             keys::by_hash(&mut reader, hash).await
+        })
+        .await
+    }
+
+    async fn key_revoked(&self, hash: &KeyHash) -> StoreResult<Option<u64>> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            keys::revoked(&mut reader, hash).await
         })
         .await
     }

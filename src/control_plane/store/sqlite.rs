@@ -38,7 +38,9 @@ pub(super) async fn open(path: &Path) -> StoreResult<SqlStore> {
         .map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(format!("{error}; give a file in a directory that this user may write")))?;
     let url = options.to_url_lossy();
-    let options = AnyConnectOptions::from_str(url.as_str()).map_err(|error| failed(error.to_string()))?;
+    let options = AnyConnectOptions::from_str(url.as_str())
+        .map_err(|error| failed(error.to_string()))?
+        .disable_statement_logging();
 
     let mut first = connect(&options).await.map_err(|error| {
         failed(format!(

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{ControlPlane, Origin, PostgresDatabase, Revision, answer, until};
+use crate::harness::{ControlPlane, Origin, PostgresServer, Revision, answer, until};
 
 fn open_at(origin: &Origin, path: &str) -> Revision {
     Revision::of(origin).api(&format!(
@@ -13,8 +13,7 @@ fn open_at(origin: &Origin, path: &str) -> Revision {
 #[test]
 fn what_is_published_at_one_node_is_pulled_from_the_other_and_gateways_fail_over() {
     let origin = Origin::start(answer(200, ""));
-    let database = PostgresDatabase::create();
-    let store = format!("postgres: \"{}\"", database.url());
+    let store = format!("postgres: \"{}\"", PostgresServer::shared().database());
     let first = ControlPlane::setup().store(&store).start();
     let second = ControlPlane::setup().store(&store).known_token(first.token()).start();
     let gateway = second.gateway_of(&[second.url(), first.url()], "").start();
@@ -44,8 +43,7 @@ fn what_is_published_at_one_node_is_pulled_from_the_other_and_gateways_fail_over
 #[test]
 fn twenty_publishers_at_two_nodes_make_twenty_revisions() {
     let origin = Origin::start(answer(200, ""));
-    let database = PostgresDatabase::create();
-    let store = format!("postgres: \"{}\"", database.url());
+    let store = format!("postgres: \"{}\"", PostgresServer::shared().database());
     let first = ControlPlane::setup().store(&store).start();
     let second = ControlPlane::setup().store(&store).known_token(first.token()).start();
     std::thread::scope(|scope| {

@@ -26,6 +26,16 @@ pub(super) async fn heads(connection: &mut AnyConnection) -> StoreResult<Vec<Pub
     found.iter().map(revision).collect()
 }
 
+/// The same, as numbers only.
+pub(super) async fn head_seqs(connection: &mut AnyConnection) -> StoreResult<Vec<(String, u64)>> {
+    let query = sqlx::query("SELECT environment, seq FROM environment_heads WHERE seq > 0 ORDER BY environment");
+    let found = query.fetch_all(connection).await?;
+    found
+        .iter()
+        .map(|row| Ok((row.text("environment")?, row.number("seq")?)))
+        .collect()
+}
+
 /// One revision.
 pub(super) async fn one(
     connection: &mut AnyConnection,
