@@ -2,6 +2,17 @@
 
 use super::*;
 
+/// Between nodes a change can be outrun as often as it is tried; the answer then says to try again.
+async fn persistent(node: &Node, path: &str, body: Value) -> Answered {
+    for _ in 0..100 {
+        let answered = node.post(path, body.clone()).await;
+        if answered.status != StatusCode::CONFLICT || !answered.text.contains("try again") {
+            return answered;
+        }
+    }
+    panic!("{path}: outrun a hundred times");
+}
+
 fn numbered(number: usize) -> String {
     format!(
         "version: 1
@@ -52,25 +63,16 @@ async fn nodes_that_publish_at_the_same_time_lose_nothing_of_each_other() {
     let first = Arc::new(Node::with(&["prod"]).await);
     let second = Arc::new(first.beside().await);
     let mut tasks = Vec::new();
-    for number in 0..6 {
+    for _ in 0..6 {
         for node in [&first, &second] {
             let node = Arc::clone(node);
             let name = format!("api{}", tasks.len());
             tasks.push(tokio::spawn(async move {
-                node.post("/v1/apis", json!({ "name": name })).await.is(201);
-                let document = STOCK.replace("stock", &name);
-                node.post(&format!("/v1/apis/{name}/revisions"), json!({ "document": document })).await.is(201);
+                persistent(&node, "/v1/apis", json!({ "name": name })).await.is(201);
+                let document = json!({ "document": STOCK.replace("stock", &name) });
+                persistent(&node, &format!("/v1/apis/{name}/revisions"), document).await.is(201);
                 let path = format!("/v1/apis/{name}/revisions/1/deploy");
-                let mut answered = node.post(&path, json!({ "environments": ["prod"] })).await;
-                // Five times in a row is possible between nodes; the answer says to try again.
-                for _ in 0..50 {
-                    if answered.status != StatusCode::CONFLICT {
-                        break;
-                    }
-                    answered = node.post(&path, json!({ "environments": ["prod"] })).await;
-                }
-                answered.is(200);
-                number
+                persistent(&node, &path, json!({ "environments": ["prod"] })).await.is(200);
             }));
         }
     }
