@@ -76,8 +76,8 @@ impl Plane {
             leaving: watch::Sender::new(false),
             store,
             signing,
-            authoring: authoring::Shared::default(),
             clock,
+            authoring: authoring::Shared::default(),
         })
     }
 

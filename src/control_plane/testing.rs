@@ -1,6 +1,6 @@
 //! A real control plane for tests: on a free port, with a store of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use reqwest::{Client, Response, StatusCode};
@@ -179,4 +179,42 @@ pub(super) fn verified<T: serde::de::DeserializeOwned>(bytes: &[u8], topic: Topi
 /// A client that goes nowhere but where it is sent.
 pub(super) fn client() -> Client {
     Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
+}
+
+/// What this process logs from now on, as far as the operator's log would show it: everything of ours, and of others what
+/// is not below `info`. Other tests log too; that does not harm.
+pub(super) struct Log;
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Log {
+    /// Listens, from the first call on.
+    pub(super) fn listen() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            log::set_logger(&Self).unwrap();
+            log::set_max_level(log::LevelFilter::Trace);
+        });
+        Self
+    }
+
+    /// Every line until now.
+    pub(super) fn lines(&self) -> Vec<String> {
+        LINES.lock().unwrap().clone()
+    }
+}
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Info || metadata.target().starts_with("tollgate")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut lines = LINES.lock().unwrap();
+        if self.enabled(record.metadata()) && lines.len() < 100_000 {
+            lines.push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
 }

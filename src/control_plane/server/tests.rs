@@ -3,7 +3,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::super::testing::{Node, PATIENCE, TOKEN, client};
+use super::super::testing::{Log, Node, PATIENCE, TOKEN, client};
 use super::*;
 use crate::document::Environment;
 
@@ -216,29 +216,9 @@ async fn leaving_answers_who_waits_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
-/// Keeps what the operator's log would hold: everything of ours, and of others what is not below `info`.
-struct Lines(std::sync::Mutex<Vec<String>>);
-
-static LINES: Lines = Lines(std::sync::Mutex::new(Vec::new()));
-
-impl log::Log for Lines {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Info || metadata.target().starts_with("tollgate")
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().unwrap().push(record.args().to_string());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
 #[tokio::test]
 async fn no_token_and_no_key_is_in_any_line_of_the_log() {
-    log::set_logger(&LINES).expect("no other test has a logger");
-    log::set_max_level(log::LevelFilter::Trace);
+    let log = Log::listen();
     let directory = tempfile::tempdir().unwrap();
     let seed = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     let node = Node::start(&sqlite(&directory), &format!("signing_key: {seed}")).await;
@@ -270,7 +250,7 @@ async fn no_token_and_no_key_is_in_any_line_of_the_log() {
         StatusCode::INTERNAL_SERVER_ERROR
     );
     node.stop().await;
-    let lines = LINES.0.lock().unwrap();
+    let lines = log.lines();
     assert!(
         lines.iter().any(|line| line.contains("control plane on http://")),
         "{lines:?}"
