@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::authoring::application::Application;
 use super::authoring::plan::Plan;
+use super::secrets::{self, HIDDEN};
 use crate::distribution::{Content, ContentError, Kind};
 use crate::document::{Environment, Mistake, Mistakes, Severity, is_credential, quote};
 use crate::revision::{self, Loaded};
@@ -218,7 +219,7 @@ impl Composed {
     fn secrets_in_clear(&self) -> impl Iterator<Item = String> {
         self.content.iter().filter_map(|(kind, name, value)| {
             let mut value: Value = serde_json::from_str(value).ok()?;
-            let place = super::secrets::hide(&mut value).into_iter().next()?;
+            let place = secrets::hide(&mut value).into_iter().next()?;
             Some(format!(
                 "{} {}: the secret in {place} is stored and sent to gateways in clear; write ${{cred:name}} and give each \
                  gateway the credential",
@@ -310,6 +311,10 @@ pub fn check_document(text: &str, name: &str) -> Result<Value, Vec<String>> {
     let told = |mistakes: Mistakes| errors(&mistakes).map(ToString::to_string).collect::<Vec<_>>();
     parsed(text, name).map_err(told)?;
     let value = revision::plain(text, name, &publishing()).map_err(told)?;
+    let shown = taken_from_an_answer(&value, name);
+    if !shown.is_empty() {
+        return Err(shown);
+    }
     Content::of_document(&value).map_err(|error| vec![unusual(name, &error)])?;
     Ok(value)
 }
@@ -323,6 +328,7 @@ pub fn check_fragment(text: &str, name: &str, api: &str) -> Result<Value, Vec<St
     let told = |mistakes: &Mistakes| errors(mistakes).map(ToString::to_string).collect::<Vec<_>>();
     let value = revision::plain(text, name, &publishing()).map_err(|mistakes| told(&mistakes))?;
     let mut mistakes = misshapen(&value, name, api);
+    mistakes.extend(taken_from_an_answer(&value, name));
     let (complete, missing) = with_what_is_elsewhere(&value);
     match parsed(text, name) {
         Ok(_) => {}
@@ -347,6 +353,14 @@ pub fn check_fragment(text: &str, name: &str, api: &str) -> Result<Value, Vec<St
     } else {
         Err(mistakes)
     }
+}
+
+/// Answers hide secrets. What they show instead must not become the secret.
+fn taken_from_an_answer(value: &Value, name: &str) -> Vec<String> {
+    let told = |path| {
+        format!("{name}: {path} is only shown as \"{HIDDEN}\"; write the secret itself or, better, ${{cred:name}}")
+    };
+    secrets::stand_ins(value).into_iter().map(told).collect()
 }
 
 fn misshapen(value: &Value, name: &str, api: &str) -> Vec<String> {
@@ -405,16 +419,24 @@ fn with_what_is_elsewhere(value: &Value) -> (Value, Vec<String>) {
             let stand_in = json!({ "name": name, "endpoints": [{ "address": "elsewhere.invalid:1" }] });
             bring("upstreams", "upstream", name, stand_in);
         }
-        let ways = api.get("auth").and_then(Value::as_array).into_iter().flatten();
-        for name in ways.filter_map(|way| way.get("jwt").and_then(Value::as_str)) {
-            let stand_in = json!({
-                "name": name,
+        for way in api.get("auth").and_then(Value::as_array).into_iter().flatten() {
+            let named = |way_in: &str| way.get(way_in).and_then(Value::as_str);
+            let tokens = json!({
+                "name": named("jwt"),
                 "issuer": "https://elsewhere.invalid",
                 "audience": ["elsewhere"],
                 "algorithms": ["ES256"],
                 "jwks": { "url": "https://elsewhere.invalid/jwks.json" },
             });
-            bring("issuers", "issuer", name, stand_in);
+            let opaque = json!({
+                "name": named("introspection"),
+                "introspection": { "url": "https://elsewhere.invalid/", "token": "elsewhere" },
+            });
+            for (way_in, stand_in) in [("jwt", tokens), ("introspection", opaque)] {
+                if let Some(name) = named(way_in) {
+                    bring("issuers", "issuer", name, stand_in);
+                }
+            }
         }
     }
     (complete, missing)

@@ -262,8 +262,8 @@ fn differing(old: Option<&Value>, new: Option<&Value>, path: &str, paths: &mut V
 fn auth(value: Option<&Value>) -> String {
     match value {
         Some(Value::Array(ways)) => {
-            let way = |way: &Value| match way.get("jwt") {
-                Some(issuer) => format!("jwt {}", text(Some(issuer))),
+            let way = |way: &Value| match way.as_object().and_then(|way| way.iter().next()) {
+                Some((kind, issuer)) => format!("{kind} {}", text(Some(issuer))),
                 None => text(Some(way)),
             };
             ways.iter().map(way).collect::<Vec<_>>().join(", ")

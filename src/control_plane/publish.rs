@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -30,6 +31,9 @@ pub const KEPT: usize = 1000;
 
 /// How often a change is tried that others get in the way of. On one node it never is.
 const ATTEMPTS: u32 = 5;
+
+/// How many revisions of APIs are read from the store at the same time.
+const AT_ONCE: usize = 8;
 
 /// How long a change waits for those before it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -310,15 +314,18 @@ impl Draft {
 /// # Errors
 /// When the store fails.
 pub async fn fragments(plane: &Plane, wanted: impl IntoIterator<Item = (String, u32)>) -> Result<Fragments, Problem> {
-    let mut fragments = Fragments::new();
-    for (api, number) in wanted {
+    let fragment = async |(api, number): (String, u32)| -> Result<_, Problem> {
         let name = super::authoring::api::revision_name(&api, number);
-        if let Some(object) = plane.store.object(ObjectKind::ApiRevision, &name).await? {
-            let revision: super::authoring::api::StoredRevision = stored(&object)?;
-            fragments.insert((api, number), revision.document);
-        }
-    }
-    Ok(fragments)
+        let Some(object) = plane.store.object(ObjectKind::ApiRevision, &name).await? else {
+            return Ok(None);
+        };
+        let revision: super::authoring::api::StoredRevision = stored(&object)?;
+        Ok(Some(((api, number), revision.document)))
+    };
+    let wanted: Vec<_> = wanted.into_iter().collect();
+    let found = stream::iter(wanted.into_iter().map(fragment)).buffer_unordered(AT_ONCE);
+    let found: Vec<Option<_>> = found.try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 async fn contents(plane: &Plane, draft: &Draft) -> Result<BTreeMap<String, Content>, Problem> {

@@ -7,6 +7,14 @@ use crate::document::is_credential;
 /// What is shown in the place of a secret.
 pub const HIDDEN: &str = "(hidden)";
 
+/// The JSON paths at which a document has the stand-in of a secret: somebody has taken it from an answer.
+#[must_use]
+pub fn stand_ins(value: &Value) -> Vec<String> {
+    let (mut shown, mut found) = (value.clone(), Vec::new());
+    walk(&mut shown, "", &mut found, &|text| text == HIDDEN);
+    found
+}
+
 /// Members that hold a secret wherever they are.
 const SECRET: [&str; 4] = ["client_secret", "password", "secret", "token"];
 
@@ -14,15 +22,15 @@ const SECRET: [&str; 4] = ["client_secret", "password", "secret", "token"];
 /// credentials are no secrets.
 pub fn hide(value: &mut Value) -> Vec<String> {
     let mut found = Vec::new();
-    walk(value, "", &mut found);
+    walk(value, "", &mut found, &|text| !is_credential(text));
     found
 }
 
-fn walk(value: &mut Value, path: &str, found: &mut Vec<String>) {
+fn walk(value: &mut Value, path: &str, found: &mut Vec<String>, wanted: &dyn Fn(&str) -> bool) {
     match value {
         Value::Array(items) => {
             for (position, item) in items.iter_mut().enumerate() {
-                walk(item, &format!("{path}[{position}]"), found);
+                walk(item, &format!("{path}[{position}]"), found, wanted);
             }
         }
         Value::Object(members) => {
@@ -37,12 +45,12 @@ fn walk(value: &mut Value, path: &str, found: &mut Vec<String>) {
                 let secret = SECRET.contains(&name.as_str()) || key && name == "k";
                 match member {
                     Value::String(text) if secret => {
-                        if !is_credential(text) {
+                        if wanted(text) {
                             HIDDEN.clone_into(text);
                             found.push(path);
                         }
                     }
-                    member => walk(member, &path, found),
+                    member => walk(member, &path, found, wanted),
                 }
             }
         }
@@ -70,6 +78,9 @@ mod tests {
         let mut found = hide(&mut document);
         found.sort();
         assert_eq!(found, expected);
+        let mut again = stand_ins(&document);
+        again.sort();
+        assert_eq!(again, expected, "and are known when they come back");
         assert_eq!(document["issuers"][0]["jwks"]["keys"][0]["k"], HIDDEN);
         assert_eq!(document["issuers"][0]["jwks"]["keys"][1]["k"], "${cred:shared}");
         assert_eq!(document["issuers"][0]["introspection"]["client_secret"], HIDDEN);

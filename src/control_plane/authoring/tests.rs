@@ -18,6 +18,7 @@ use tower::ServiceExt;
 
 use crate::control_plane::access::{Scope, TokenRecord};
 use crate::control_plane::plane::Plane;
+use crate::control_plane::store::tests::postgres_server::PostgresServer;
 use crate::control_plane::store::{Location, open};
 use crate::distribution::SigningKey;
 
@@ -45,7 +46,8 @@ apis: [{ name: stock, base_path: /stock, auth: [api_key], upstream: stock }]
 struct Node {
     plane: Arc<Plane>,
     token: String,
-    _directory: Arc<TempDir>,
+    location: Location,
+    _directory: Option<Arc<TempDir>>,
 }
 
 /// What was answered.
@@ -60,24 +62,30 @@ struct Answered {
 impl Node {
     async fn start() -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        Self::on(&directory).await
+        let location = Location::Sqlite(directory.path().join("store.db"));
+        Self::on(location, Some(directory)).await
+    }
+
+    async fn on_postgres() -> Self {
+        let url = tokio::task::spawn_blocking(|| PostgresServer::shared().database())
+            .await
+            .unwrap();
+        Self::on(Location::Postgres(url.into()), None).await
     }
 
     /// Another node on the same store.
     async fn beside(&self) -> Self {
-        Self::on(&self._directory).await
+        Self::on(self.location.clone(), self._directory.clone()).await
     }
 
-    async fn on(directory: &Arc<TempDir>) -> Self {
-        let store = open(&Location::Sqlite(directory.path().join("store.db")))
-            .await
-            .unwrap();
+    async fn on(location: Location, directory: Option<Arc<TempDir>>) -> Self {
+        let store = open(&location).await.unwrap();
         let (signing, _) = SigningKey::generate().unwrap();
-        let plane = Plane::new(store, Arc::new(signing));
         let mut node = Self {
-            plane,
+            plane: Plane::new(store, Arc::new(signing)),
             token: String::new(),
-            _directory: Arc::clone(directory),
+            location,
+            _directory: directory,
         };
         node.token = node.token_of(&[Scope::Admin]).await;
         node
@@ -144,11 +152,14 @@ impl Node {
 
     /// With environments of these names.
     async fn with(environments: &[&str]) -> Self {
-        let node = Self::start().await;
+        Self::start().await.having(environments).await
+    }
+
+    async fn having(self, environments: &[&str]) -> Self {
         for name in environments {
-            node.post("/v1/environments", json!({ "name": name })).await.is(201);
+            self.post("/v1/environments", json!({ "name": name })).await.is(201);
         }
-        node
+        self
     }
 
     async fn publish(&self, environments: &[&str], document: &str) -> Answered {

@@ -253,6 +253,43 @@ async fn what_a_revision_does_not_bring_along_may_come_from_elsewhere_when_it_is
 }
 
 #[tokio::test]
+async fn issuers_of_both_kinds_may_come_from_elsewhere_too() {
+    let node = Node::with(&["prod"]).await;
+    node.post("/v1/apis", json!({ "name": "stock" })).await.is(201);
+    let document = "
+upstreams: [{ name: stock, endpoints: [{ address: 'stock.internal:80' }] }]
+apis: [{ name: stock, base_path: /stock, auth: [{ jwt: corp }, { introspection: other }], upstream: stock }]";
+    node.post("/v1/apis/stock/revisions", json!({ "document": document }))
+        .await
+        .is(201);
+    let refused = node
+        .deploy(1, &["prod"])
+        .await
+        .refused(422, "refused", "issuer \"corp\" does not exist");
+    assert_eq!(refused.body["mistakes"].as_array().unwrap().len(), 2, "{refused:?}");
+    let issuers = "
+version: 1
+issuers:
+  - { name: corp, issuer: 'https://corp', audience: [a], algorithms: [ES256], jwks: { url: 'https://corp/jwks' } }
+  - { name: other, introspection: { url: 'https://other/introspect', client_id: me, client_secret: '${cred:other}' } }
+";
+    node.publish(&["prod"], issuers).await.is(200);
+    let deployed = node.deploy(1, &["prod"]).await.is(200);
+    let details = &deployed.published()[0]["diff"][1]["details"];
+    assert!(
+        details.to_string().contains("auth: jwt corp, introspection other"),
+        "{deployed:?}"
+    );
+    // What an answer shows can not be published by mistake.
+    let taken = issuers.replace("${cred:other}", "(hidden)");
+    node.publish(&["prod"], &taken).await.refused(
+        422,
+        "refused",
+        "issuers[1].introspection.client_secret is only shown",
+    );
+}
+
+#[tokio::test]
 async fn deploying_and_undeploying_publishes_and_a_deployed_api_stays() {
     let node = Node::with(&["prod", "test"]).await;
     node.stock().await;

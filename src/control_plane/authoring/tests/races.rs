@@ -2,6 +2,43 @@
 
 use super::*;
 
+/// Makes two tests of each story: the stores settle races in different ways.
+macro_rules! told_of_both_stores {
+    ($($story:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $story() {
+                super::$story(super::Node::start().await).await;
+            })+
+        }
+
+        mod on_postgresql {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $story() {
+                super::$story(super::Node::on_postgres().await).await;
+            })+
+        }
+    };
+}
+
+told_of_both_stores! {
+    of_two_that_change_the_same_version_one_wins,
+    twenty_publishes_at_once_all_get_a_number_of_their_own,
+    nodes_that_publish_at_the_same_time_lose_nothing_of_each_other,
+    the_same_revision_of_an_api_made_many_times_at_once_is_one,
+}
+
+/// Between nodes a change can be outrun as often as it is tried; the answer then says to try again.
+async fn persistent(node: &Node, path: &str, body: Value) -> Answered {
+    for _ in 0..100 {
+        let answered = node.post(path, body.clone()).await;
+        if answered.status != StatusCode::CONFLICT || !answered.text.contains("try again") {
+            return answered;
+        }
+    }
+    panic!("{path}: outrun a hundred times");
+}
+
 fn numbered(number: usize) -> String {
     format!(
         "version: 1
@@ -11,9 +48,8 @@ apis: [{{ name: a, base_path: /{number}, auth: none, upstream: u }}]
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_two_that_change_the_same_version_one_wins() {
-    let node = Arc::new(Node::start().await);
+async fn of_two_that_change_the_same_version_one_wins(node: Node) {
+    let node = Arc::new(node);
     node.put("/v1/plans/gold", json!({ "limits": [] })).await.is(201);
     for round in 0..5 {
         let tag = node.get("/v1/plans/gold").await.etag();
@@ -29,9 +65,8 @@ async fn of_two_that_change_the_same_version_one_wins() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn twenty_publishes_at_once_all_get_a_number_of_their_own() {
-    let node = Arc::new(Node::with(&["prod"]).await);
+async fn twenty_publishes_at_once_all_get_a_number_of_their_own(node: Node) {
+    let node = Arc::new(node.having(&["prod"]).await);
     let publishes = (0..20).map(|number| {
         let node = Arc::clone(&node);
         tokio::spawn(async move { node.publish(&["prod"], &numbered(number)).await.is(200).published()[0].clone() })
@@ -50,32 +85,24 @@ async fn twenty_publishes_at_once_all_get_a_number_of_their_own() {
     assert_eq!(node.document("prod").await["apis"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nodes_that_publish_at_the_same_time_lose_nothing_of_each_other() {
-    let first = Arc::new(Node::with(&["prod"]).await);
+async fn nodes_that_publish_at_the_same_time_lose_nothing_of_each_other(node: Node) {
+    let first = Arc::new(node.having(&["prod"]).await);
     let second = Arc::new(first.beside().await);
     let mut tasks = Vec::new();
-    for number in 0..6 {
+    for _ in 0..6 {
         for node in [&first, &second] {
             let node = Arc::clone(node);
             let name = format!("api{}", tasks.len());
             tasks.push(tokio::spawn(async move {
-                node.post("/v1/apis", json!({ "name": name })).await.is(201);
-                let document = STOCK.replace("stock", &name);
-                node.post(&format!("/v1/apis/{name}/revisions"), json!({ "document": document }))
+                persistent(&node, "/v1/apis", json!({ "name": name })).await.is(201);
+                let document = json!({ "document": STOCK.replace("stock", &name) });
+                persistent(&node, &format!("/v1/apis/{name}/revisions"), document)
                     .await
                     .is(201);
                 let path = format!("/v1/apis/{name}/revisions/1/deploy");
-                let mut answered = node.post(&path, json!({ "environments": ["prod"] })).await;
-                // Five times in a row is possible between nodes; the answer says to try again.
-                for _ in 0..50 {
-                    if answered.status != StatusCode::CONFLICT {
-                        break;
-                    }
-                    answered = node.post(&path, json!({ "environments": ["prod"] })).await;
-                }
-                answered.is(200);
-                number
+                persistent(&node, &path, json!({ "environments": ["prod"] }))
+                    .await
+                    .is(200);
             }));
         }
     }
@@ -88,9 +115,8 @@ async fn nodes_that_publish_at_the_same_time_lose_nothing_of_each_other() {
     assert_eq!(head.seq, count as u64);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_same_revision_of_an_api_made_many_times_at_once_is_one() {
-    let node = Arc::new(Node::start().await);
+async fn the_same_revision_of_an_api_made_many_times_at_once_is_one(node: Node) {
+    let node = Arc::new(node);
     node.post("/v1/apis", json!({ "name": "stock" })).await.is(201);
     let makers = (0..8).map(|_| {
         let node = Arc::clone(&node);
