@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::access::Tokens;
+use super::authoring;
 use super::delivery::{self, Delivery};
 use super::heads::Heads;
 use super::key_manager::{self, KeyManager};
@@ -26,6 +27,8 @@ pub struct Plane {
     pub heads: Heads,
     /// Who may do what.
     pub tokens: Tokens,
+    /// What authoring keeps in memory.
+    pub(super) authoring: authoring::Shared,
     /// What gateways fetch.
     pub delivery: Delivery,
     /// Which gateways there are, and how they are doing.
@@ -67,6 +70,7 @@ impl Plane {
         Arc::new(Self {
             heads: Heads::new(),
             tokens: Tokens::new(Arc::clone(&store)),
+            authoring: authoring::Shared::default(),
             delivery: Delivery::new(settings.delivery),
             pools: Pools::new(settings.pools, clock()),
             key_manager: KeyManager::new(settings.key_manager),

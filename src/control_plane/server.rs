@@ -24,7 +24,7 @@ use super::listen::{Acceptor, Certificate};
 use super::plane::{Plane, Settings};
 use super::problem::Problem;
 use super::store::{self, ObjectKind, Store, StoreError};
-use super::{background, delivery, key_manager, metrics, pools};
+use super::{authoring, background, delivery, key_manager, metrics, openapi, pools};
 use crate::distribution::SigningKey;
 use crate::document::Secret;
 use crate::server::sockets::{self, BindError};
@@ -86,6 +86,7 @@ impl From<StoreError> for StartError {
 /// Every route of the control plane. This is the one place where they come together: a module of routes is one line here.
 fn routes() -> OpenApiRouter<Arc<Plane>> {
     OpenApiRouter::new()
+        .merge(authoring::router())
         .merge(delivery::router())
         .merge(pools::router())
         .merge(key_manager::router())
@@ -295,10 +296,8 @@ fn admin(note: &str) -> impl FnOnce(String) -> TokenRecord {
 
 /// All routes with their description, and what every service has beside them.
 fn router(plane: Arc<Plane>) -> Router {
-    let (router, mut description) = routes().split_for_parts();
-    description.info.title = "tollgate control plane".to_owned();
-    description.info.version = env!("CARGO_PKG_VERSION").to_owned();
-    let description = match description.to_json() {
+    let (router, description) = routes().split_for_parts();
+    let description = match openapi::document(description).to_json() {
         Ok(text) => Bytes::from(text),
         Err(error) => {
             log::error!("openapi.json: {error}");

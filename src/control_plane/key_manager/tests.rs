@@ -1,6 +1,6 @@
 //! Keys and tokens, told through the routes on a real store; and a gateway's own code that takes the tokens.
 
-use std::sync::{Arc, Mutex, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,6 +18,7 @@ use crate::auth::{Denial, KeySets};
 use crate::control_plane::access::Scope;
 use crate::control_plane::pools::testing::{Answer, House, NOW};
 use crate::control_plane::store::{Changes, Expected, KeyWrite, ObjectChange, ObjectKind};
+use crate::control_plane::testing::Log;
 use crate::distribution::KeyEntry;
 use crate::document::Secret;
 use crate::revision::{AuthMethod, JwksSource, KeyType, Revision};
