@@ -29,19 +29,34 @@ pub fn document(mut routes: OpenApi) -> OpenApi {
         .description(Some("A token of this control plane; what it may do, its scopes say."))
         .build();
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
-    for item in routes.paths.paths.values_mut() {
+    for (path, item) in &mut routes.paths.paths {
         let operations = [
-            &mut item.get,
-            &mut item.put,
-            &mut item.post,
-            &mut item.delete,
-            &mut item.patch,
-            &mut item.head,
-            &mut item.options,
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("delete", &mut item.delete),
+            ("patch", &mut item.patch),
+            ("head", &mut item.head),
+            ("options", &mut item.options),
         ];
-        operations.into_iter().flatten().for_each(complete);
+        for (method, operation) in operations {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
+                complete(operation);
+            }
+        }
     }
     routes
+}
+
+/// A name for generated clients: `get /v1/plans/{name}` is `get_plans_name`. Those of the functions behind it are not
+/// unique.
+fn operation_id(method: &str, path: &str) -> String {
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let words = path
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
+    words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
 }
 
 fn complete(operation: &mut Operation) {

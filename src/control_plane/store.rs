@@ -371,6 +371,9 @@ pub trait Store: Send + Sync + 'static {
     /// The key with this hash.
     async fn key_by_hash(&self, hash: &KeyHash) -> StoreResult<Option<StoredKey>>;
 
+    /// When the key with this hash was revoked, stored or not, in Unix milliseconds; none if it was not.
+    async fn key_revoked(&self, hash: &KeyHash) -> StoreResult<Option<u64>>;
+
     /// The key with this id.
     async fn key_by_id(&self, id: &str) -> StoreResult<Option<StoredKey>>;
 

@@ -262,13 +262,13 @@ pub(super) async fn get(node: Node, caller: Caller, Named(id): Named<String>) ->
     let Some((_, first)) = found.first() else {
         return Err(missing(&id));
     };
-    let stored = node.store.key_by_hash(&first.hash).await?;
+    let revoked = node.store.key_revoked(&first.hash).await?;
     let record = KeyRecord {
         application: first.application.clone(),
         r#type: first.key_type,
         expires: first.expires.clone(),
         created: None,
-        revoked: stored.and_then(|stored| stored.revoked_ms).map(instant),
+        revoked: revoked.map(instant),
         environments: found.iter().map(|(environment, _)| environment.clone()).collect(),
         id,
     };

@@ -239,6 +239,14 @@ impl Store for SqlStore {
         .await
     }
 
+    async fn key_revoked(&self, hash: &KeyHash) -> StoreResult<Option<u64>> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            keys::revoked(&mut reader, hash).await
+        })
+        .await
+    }
+
     async fn key_by_id(&self, id: &str) -> StoreResult<Option<StoredKey>> {
         self.within(async {
             let mut reader = self.reader.acquire().await?;

@@ -216,7 +216,7 @@ async fn revisions_of_an_api_are_numbered_never_change_and_are_checked_by_themse
             "apis: [{ name: stock, base_path: /stock, auth: [{ jwt: corp }], upstream: u, routes: [] }]",
             "routes",
         ),
-        ("apis: [", "fragment.yaml:1:"),
+        ("apis: [", "not valid YAML"),
     ] {
         let body = json!({ "document": document, "name": "fragment.yaml" });
         let refused = node

@@ -192,6 +192,13 @@ pub(super) async fn by_hash(connection: &mut AnyConnection, hash: &KeyHash) -> S
     row.as_ref().map(stored_key).transpose()
 }
 
+/// When the key with this hash was revoked, stored or not.
+pub(super) async fn revoked(connection: &mut AnyConnection, hash: &KeyHash) -> StoreResult<Option<u64>> {
+    let query = "SELECT revoked_ms FROM keys WHERE hash = $1";
+    let row = sqlx::query(query).bind(&hash.0[..]).fetch_optional(connection).await?;
+    row.map_or(Ok(None), |row| row.optional_number("revoked_ms"))
+}
+
 /// The key with this id.
 pub(super) async fn by_id(connection: &mut AnyConnection, id: &str) -> StoreResult<Option<StoredKey>> {
     let query = format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = $1");
