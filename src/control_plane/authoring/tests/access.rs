@@ -298,11 +298,7 @@ async fn the_last_administrator_stays_also_if_two_revoke_each_other() {
             node.ask(Method::DELETE, &path(whom), &[("authorization", &by)], None)
                 .await
         };
-        let (own, other) = ([("authorization", own.as_str())], [("authorization", other.as_str())]);
-        let (one, two) = tokio::join!(
-            node.ask(Method::DELETE, &both[0], &own, None),
-            node.ask(Method::DELETE, &both[1], &other, None),
-        );
+        let (one, two) = tokio::join!(delete(&node.token, &other), delete(&other, &node.token));
         let gone = [&one, &two]
             .into_iter()
             .filter(|answered| answered.status == StatusCode::NO_CONTENT)
