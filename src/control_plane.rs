@@ -25,5 +25,6 @@ pub mod publish;
 pub mod secrets;
 pub mod server;
 pub mod store;
+
 #[cfg(test)]
 mod testing;

@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 
 use super::plane::Plane;
 
+pub use environment::make_first as make_first_environment;
 pub use exchange::{List, Written};
 
 /// How many documents are read and checked at the same time: each may be 64 MiB, and take several times that.

@@ -25,6 +25,7 @@ use super::plane::{Plane, Settings};
 use super::problem::Problem;
 use super::store::{self, ObjectKind, Store, StoreError};
 use super::{authoring, background, delivery, key_manager, metrics, openapi, pools};
+use crate::clock::unix_ms;
 use crate::distribution::SigningKey;
 use crate::document::Secret;
 use crate::server::sockets::{self, BindError};
@@ -205,6 +206,7 @@ impl ControlPlane {
 /// Opens the store, and finds in it or makes what a node needs.
 async fn open(config: &Config, address: SocketAddr) -> Result<(Arc<Plane>, Option<Secret>), StartError> {
     let store = store::open(&config.store).await?;
+    authoring::make_first_environment(store.as_ref(), unix_ms()).await?;
     let signing = signing_key(store.as_ref(), config.signing_key.as_ref()).await?;
     let plane = Plane::configured(store, Arc::new(signing), settings(config, address));
     background::refresh(&plane).await?;

@@ -13,11 +13,13 @@ use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::problem::Problem;
 use crate::control_plane::publish::{self, Draft, stored};
-use crate::control_plane::store::ObjectKind;
+use crate::control_plane::store::{Changes, Expected, ObjectChange, ObjectKind, Store, StoreError, StoreResult};
 use crate::distribution::protocol::Register;
 use crate::document::{Grammar, Name, quote};
 use crate::revision::EnvironmentType;
 
+/// The environment of gateways that do not say another one.
+const FIRST: &str = "Default";
 /// How many environments there may be: what is known of each is kept in memory.
 const MOST: usize = 1000;
 /// How many labels or roles an environment may have.
@@ -242,6 +244,42 @@ pub(super) async fn put(
         preconditions.check(version, &what)
     })
     .await
+}
+
+/// Makes the environment that gateways are of unless they say another one, in a store in which nothing was ever authored.
+///
+/// # Errors
+/// When the store fails.
+pub async fn make_first(store: &dyn Store, now_ms: u64) -> StoreResult<()> {
+    if store.generation().await? > 0 {
+        return Ok(());
+    }
+    let environment = Environment {
+        name: FIRST.to_owned(),
+        r#type: EnvironmentType::Hybrid,
+        description: String::new(),
+        endpoints: Endpoints::default(),
+        labels: Vec::new(),
+        visibility: Visibility::default(),
+        in_catalogue: true,
+        token_endpoint_shown: true,
+        revision: None,
+    };
+    let value = serde_json::to_string(&environment).map_err(|error| StoreError::Failed(error.to_string()))?;
+    let changes = Changes {
+        objects: vec![ObjectChange {
+            kind: ObjectKind::Environment,
+            name: FIRST.to_owned(),
+            expected: Expected::Absent,
+            value: Some(value),
+        }],
+        ..Changes::default()
+    };
+    match store.commit(&changes, now_ms).await {
+        // Another node, which has started at the same time, was first.
+        Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn write(

@@ -25,6 +25,7 @@ const LONGEST: usize = 16 << 10;
 /// The question.
 #[derive(Debug, Deserialize, ToSchema)]
 #[expect(dead_code, reason = "it describes the form; `Parameters` reads it")]
+#[schema(as = IntrospectionRequest)]
 pub(super) struct Question {
     /// A key or token.
     token: String,
@@ -34,6 +35,7 @@ pub(super) struct Question {
 
 /// The answer. Of what is not active nothing else is told.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = IntrospectionAnswer)]
 pub(super) struct Worth {
     /// Whether it lets in.
     active: bool,

@@ -61,16 +61,18 @@ impl Memory {
         // What is looked up from now on is at least as new as this record.
         let seq = self.followed.load(Ordering::SeqCst);
         let key = plane.store.key_by_hash(hash).await?;
-        let known = Known {
-            at: Instant::now(),
-            key: key.clone(),
-        };
-        self.keys.insert(*hash, known);
+        self.keep(hash, key.clone(), seq);
+        Ok(key)
+    }
+
+    /// Remembers what was looked up after the log was followed up to `seq`.
+    fn keep(&self, hash: &KeyHash, key: Option<StoredKey>, seq: u64) {
+        let at = Instant::now();
+        self.keys.insert(*hash, Known { at, key });
         if self.followed.load(Ordering::SeqCst) != seq {
             // The log went on meanwhile, maybe about this very key: a lookup under way must not bring it back.
             self.keys.remove(hash);
         }
-        Ok(key)
     }
 
     /// Forgets what the key log has changed. Costs one comparison when there is nothing new.
@@ -103,6 +105,17 @@ impl Memory {
             self.keys.clear();
         }
         Ok(())
+    }
+
+    /// Ends a lookup that was under way since the log was followed up to `seq`, with what it had found.
+    #[cfg(test)]
+    pub(super) fn land(&self, hash: &KeyHash, key: Option<StoredKey>, seq: u64) {
+        self.keep(hash, key, seq);
+    }
+
+    #[cfg(test)]
+    pub(super) fn followed(&self) -> u64 {
+        self.followed.load(Ordering::SeqCst)
     }
 
     #[cfg(test)]

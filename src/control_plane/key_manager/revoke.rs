@@ -21,6 +21,7 @@ use super::problem::{OAuthError, OAuthProblem, no_store};
 /// The request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[expect(dead_code, reason = "it describes the form; `Parameters` reads it")]
+#[schema(as = RevocationRequest)]
 pub(super) struct Revocation {
     /// A key.
     token: String,

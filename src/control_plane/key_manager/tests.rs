@@ -1,5 +1,6 @@
 //! Keys and tokens, told through the routes on a real store; and a gateway's own code that takes the tokens.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +11,20 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::client::hash_of;
 use crate::auth::key::KeyText;
 use crate::auth::testing::{api, application, bearer, compile, issuer};
-use crate::auth::{Denial, KeySets};
+use crate::auth::{Denial, Introspectors, KeySets};
+use crate::config::{KeyCache, KeyCacheLocation};
 use crate::control_plane::access::Scope;
 use crate::control_plane::pools::testing::{Answer, House, NOW};
 use crate::control_plane::store::{Changes, Expected, KeyWrite, ObjectChange, ObjectKind};
 use crate::control_plane::testing::Log;
 use crate::distribution::KeyEntry;
 use crate::document::Secret;
-use crate::revision::{AuthMethod, JwksSource, KeyType, Revision};
+use crate::revision::{AuthMethod, IntrospectionCredential, Introspector, JwksSource, KeyType, Revision};
 
 const ISSUER: &str = "https://cp.example.com";
 
@@ -103,6 +106,84 @@ async fn a_long_change_of_the_key_log_forgets_everything_instead_of_reading_it()
 }
 
 #[tokio::test]
+async fn what_a_slow_lookup_has_found_is_not_kept_when_the_log_went_on() {
+    let desk = Desk::new().await;
+    let plane = &desk.house.plane;
+    let memory = &plane.key_manager.memory;
+    let text = desk.key("mobile", "mobile-1", None).await;
+    let hash = hash_of(&text);
+    desk.introspect("another").await;
+    let seq = memory.followed();
+    let found = plane.store.key_by_hash(&hash).await.unwrap();
+    desk.write(KeyWrite::RevokeId("mobile-1".to_owned())).await;
+    desk.introspect("another").await;
+    memory.land(&hash, found.clone(), seq);
+    assert!(found.is_some() && !memory.remembers(&hash));
+    assert_eq!(desk.introspect(&text).await.json()["active"], false);
+    memory.land(&hash, None, memory.followed());
+    assert!(memory.remembers(&hash));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_under_way_does_not_bring_a_revoked_key_back() {
+    let desk = Arc::new(Desk::new().await);
+    for round in 0..20 {
+        let id = format!("mobile-{round}");
+        let text = desk.key("mobile", &id, None).await;
+        let (stop, stopped) = watch::channel(false);
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let (desk, text, stopped) = (Arc::clone(&desk), text.clone(), stopped.clone());
+            asking.spawn(async move {
+                while !*stopped.borrow() {
+                    desk.introspect_afresh(&text).await;
+                    desk.introspect(&text).await;
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        desk.write(KeyWrite::RevokeId(id)).await;
+        assert_eq!(desk.introspect(&text).await.json()["active"], false);
+        stop.send_replace(true);
+        asking.join_all().await;
+        assert_eq!(desk.introspect(&text).await.json()["active"], false, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_asks_about_a_key_understands_the_answer() {
+    let desk = Desk::new().await;
+    let (address, server) = desk.serve().await;
+    let revision = Revision {
+        introspectors: vec![Introspector {
+            name: "keys".into(),
+            url: format!("http://{address}/oauth2/introspect"),
+            credential: IntrospectionCredential::Bearer(desk.house.gateway.clone()),
+            issuer: Some(ISSUER.to_owned()),
+            audience: vec![ISSUER.to_owned()],
+            application_claim: Some("client_id".to_owned()),
+        }],
+        apis: vec![api("orders", vec![AuthMethod::Introspection(0)])],
+        applications: vec![application("mobile", &[0], Vec::new())],
+        ..Revision::default()
+    };
+    let settings = KeyCache {
+        location: KeyCacheLocation::KeyManager,
+        ..KeyCache::default()
+    };
+    let gateway =
+        compile(&revision, &KeySets::offline()).with_introspectors(&revision, &Introspectors::new(&settings).unwrap());
+
+    let key = desk.key("mobile", "mobile-1", None).await;
+    let caller = gateway.identify(0, &[], &bearer(&key), None, NOW).await.unwrap();
+    assert_eq!(caller.application(), Some(0));
+    desk.write(KeyWrite::RevokeId("mobile-1".to_owned())).await;
+    let refused = gateway.identify(0, &[], &bearer(&key), None, NOW).await;
+    assert!(refused.is_err(), "asked again, because the gateway remembers nothing");
+    server.abort();
+}
+
+#[tokio::test]
 async fn introspection_is_for_who_has_the_right_to_it() {
     let desk = Desk::new().await;
     for scope in Scope::ALL {
@@ -163,7 +244,10 @@ async fn an_application_gets_a_token_that_introspection_knows_until_it_or_its_ke
         assert_eq!(worth[name], value, "{name}");
     }
 
-    let forged = format!("{}A", &token[..token.len() - 1]);
+    let signature = token.rfind('.').unwrap() + 1;
+    let mut forged = token.to_owned();
+    let other = if &token[signature..=signature] == "A" { "B" } else { "A" };
+    forged.replace_range(signature..=signature, other);
     assert_eq!(desk.introspect(&forged).await.json(), json!({ "active": false }));
     desk.house.wait(599_999);
     assert_eq!(desk.introspect(token).await.json()["active"], true);
@@ -183,13 +267,7 @@ async fn an_application_gets_a_token_that_introspection_knows_until_it_or_its_ke
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_accepts_the_token_by_the_published_key_set() {
     let desk = Desk::new().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let routes = super::router()
-        .split_for_parts()
-        .0
-        .with_state(Arc::clone(&desk.house.plane));
-    let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+    let (address, server) = desk.serve().await;
 
     let mut trusted = issuer(JwksSource::Url(format!("http://{address}/oauth2/jwks.json")));
     trusted.issuer = ISSUER.to_owned();
@@ -578,6 +656,16 @@ impl Desk {
         let house = House::new().await;
         let caller = house.token(&[Scope::Introspect], &[]).await;
         Self { house, caller }
+    }
+
+    /// Answers on a free port, until the task is aborted.
+    async fn serve(&self) -> (SocketAddr, JoinHandle<()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (routes, _) = super::router().split_for_parts();
+        let routes = routes.with_state(Arc::clone(&self.house.plane));
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        (address, server)
     }
 
     /// Makes a key, and gives its text.

@@ -25,6 +25,7 @@ const LONGEST: usize = 1024;
 /// The request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[expect(dead_code, reason = "it describes the form; `Parameters` reads it")]
+#[schema(as = AccessTokenRequest)]
 pub(super) struct Grant {
     /// `client_credentials`.
     grant_type: String,
@@ -42,6 +43,7 @@ pub(super) struct Grant {
 
 /// The answer (RFC 6749 §5.1).
 #[derive(Serialize, ToSchema)]
+#[schema(as = AccessTokenAnswer)]
 pub(super) struct Granted {
     /// A JWT.
     access_token: String,

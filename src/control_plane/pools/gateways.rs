@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,6 +14,7 @@ use super::super::plane::Plane;
 use super::super::problem::{Problem, ProblemDocument};
 use super::super::store::StoreResult;
 use super::pool::PAGE;
+use super::request::Asked;
 use super::roster::{Member, unreadable};
 use crate::distribution::protocol::{Applied, Heartbeat, Nack};
 
@@ -41,7 +42,7 @@ pub(super) struct Gateway {
     /// The newest revision of its environment.
     latest_seq: u64,
     /// How the two compare.
-    drift: Drift,
+    drift: Standing,
     /// The newest revision that it refused, and why. Its text comes from the gateway.
     refused: Option<Nack>,
     /// Requests per second.
@@ -67,6 +68,7 @@ pub(super) struct Gateway {
 /// Whether a gateway is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GatewayState)]
 pub(super) enum Presence {
     /// It is.
     Alive,
@@ -79,7 +81,8 @@ pub(super) enum Presence {
 /// How what a gateway serves compares with what it should serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Drift {
+#[schema(as = GatewayDrift)]
+pub(super) enum Standing {
     /// The newest revision.
     InSync,
     /// An older one, or none yet.
@@ -102,6 +105,7 @@ pub(super) struct Gateways {
 
 /// Which gateways.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Of this pool only.
     pool: Option<String>,
@@ -121,7 +125,7 @@ pub(super) struct Filter {
 pub(super) async fn list(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
-    Query(filter): Query<Filter>,
+    Asked(filter): Asked<Filter>,
 ) -> Result<Json<Gateways>, Problem> {
     caller.need(Scope::Read)?;
     let now_ms = plane.now_ms();
@@ -184,6 +188,7 @@ pub(super) async fn drain(
     let member = find(&plane, &id, now_ms).await?;
     let id = member.instance.id.as_str();
     let roster = &plane.pools.roster;
+    log::info!("the gateway {id} is told to leave, by token {}", caller.id);
     let there = roster
         .change(async {
             let there = plane.store.set_drain(id, true).await?;
@@ -209,6 +214,11 @@ pub(super) async fn forget(
     caller.need(Scope::Gateways)?;
     let now_ms = plane.now_ms();
     let member = find(&plane, &id, now_ms).await?;
+    log::info!(
+        "the gateway {} is forgotten, by token {}",
+        member.instance.id,
+        caller.id
+    );
     plane
         .pools
         .roster
@@ -328,7 +338,7 @@ async fn view(plane: &Plane, member: &Member, heads: &mut Heads, now_ms: u64) ->
     })
 }
 
-async fn drift(plane: &Plane, environment: &str, beat: &Heartbeat, latest_seq: u64) -> StoreResult<Drift> {
+async fn drift(plane: &Plane, environment: &str, beat: &Heartbeat, latest_seq: u64) -> StoreResult<Standing> {
     let applied_seq = beat.applied.as_ref().map_or(0, |applied| applied.seq);
     if let Some(applied) = &beat.applied {
         let published = root(plane, environment, applied.seq).await?;
@@ -338,14 +348,16 @@ async fn drift(plane: &Plane, environment: &str, beat: &Heartbeat, latest_seq: u
             None => applied.seq < latest_seq,
         };
         if !is_published {
-            return Ok(Drift::Drift);
+            return Ok(Standing::Drift);
         }
     }
     Ok(match &beat.refused {
         // A gateway that can not say which one it refused has the number 0 for it.
-        Some(refused) if refused.seq > applied_seq || (refused.seq == 0 && applied_seq < latest_seq) => Drift::Refused,
-        _ if applied_seq < latest_seq => Drift::Behind,
-        _ => Drift::InSync,
+        Some(refused) if refused.seq > applied_seq || (refused.seq == 0 && applied_seq < latest_seq) => {
+            Standing::Refused
+        }
+        _ if applied_seq < latest_seq => Standing::Behind,
+        _ => Standing::InSync,
     })
 }
 

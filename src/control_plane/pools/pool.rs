@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::super::access::{Caller, Scope};
 use super::super::plane::Plane;
 use super::super::problem::{Problem, ProblemDocument};
 use super::super::store::{Changes, Expected, Object, ObjectChange, ObjectKind, StoreError, StoreResult};
-use super::request::{self, Body};
+use super::request::{self, Asked, Body};
 use super::roster::unreadable;
 
 /// Items of a list without `limit`, and at most.
@@ -74,6 +74,7 @@ pub(super) struct Pools {
 
 /// Which part of a list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Page {
     /// Beginning after this one.
     pub(super) after: Option<String>,
@@ -95,7 +96,7 @@ struct Stored {
 pub(super) async fn list(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
-    Query(page): Query<Page>,
+    Asked(page): Asked<Page>,
 ) -> Result<Json<Pools>, Problem> {
     caller.need(Scope::Read)?;
     let now_ms = plane.now_ms();
@@ -197,6 +198,7 @@ pub(super) async fn replace(
         )));
     }
     let condition = request::expected(&headers)?;
+    let is_new = plane.store.object(ObjectKind::Pool, &name).await?.is_none();
     let stored = write(
         &plane,
         &name,
@@ -205,10 +207,7 @@ pub(super) async fn replace(
     )
     .await
     .map_err(|error| refused(error, condition, &name))?;
-    let created = stored
-        .as_ref()
-        .is_some_and(|object| object.created_ms == object.updated_ms && object.version == 1);
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     answer(&plane, status, name, stored).await
 }
 
@@ -298,8 +297,7 @@ fn refused(error: StoreError, condition: Option<Expected>, name: &str) -> Proble
         (_, Some(_)) => Problem::PreconditionFailed(format!(
             "the pool \"{name}\" is not the one that the precondition names; read it again and repeat the change"
         )),
-        (StoreError::NotFound(_), None) => no_such(name),
-        (StoreError::Conflict(_), None) => no_such(name),
+        (StoreError::NotFound(_) | StoreError::Conflict(_), None) => no_such(name),
     }
 }
 

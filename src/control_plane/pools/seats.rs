@@ -37,6 +37,7 @@ const SEAT: &str = "x-tollgate-seat";
 
 /// What a gateway that leaves may send instead of the header.
 #[derive(serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = SeatToken)]
 pub(super) struct Leaving {
     /// Its seat token.
     seat: String,
@@ -122,6 +123,7 @@ pub(super) async fn register(
     let live = match answer {
         SeatAnswer::Seated { live } => live,
         SeatAnswer::Full { live, oldest_seen_ms } => {
+            log::info!("the gateway {id} finds no seat in the pool {pool}: {live} are alive");
             let free_ms = oldest_seen_ms
                 .saturating_add(ttl_ms)
                 .max(pools.still_learning_ms(now_ms, ttl_ms));

@@ -18,21 +18,13 @@ async fn the_third_gateway_finds_a_pool_for_two_full_and_is_told_what_can_be_don
     house.register("a").await.seat();
     house.wait(1000);
     let second = house.register("b").await;
-    second.seat();
+    let seat = second.seat();
+    let of_another = house.beat("a", &seat).await;
+    assert_eq!(of_another.problem(), (404, "seat_unknown".to_owned()));
     assert_eq!((&second.json()["live"], &second.json()["max"]), (&json!(2), &json!(2)));
     assert_eq!(second.json()["ttl_s"], 30);
 
-    house.wait(TTL);
-    let seat = house.register("b").await.seat();
-    let first = house.beat("a", &seat).await;
-    assert_eq!(first.problem(), (404, "seat_unknown".to_owned()), "the seat of another");
-
-    let house = House::new().await;
-    house.limit(Some(2)).await;
-    house.register("a").await.seat();
-    house.wait(10_000);
-    house.register("b").await.seat();
-    house.wait(5000);
+    house.wait(14_000);
     let third = house.register("c").await;
     assert_eq!(third.problem(), (409, "pool_full".to_owned()));
     let detail = third.json()["detail"].as_str().unwrap().to_owned();
@@ -263,6 +255,49 @@ async fn a_store_that_was_wiped_learns_the_seats_again_from_their_tokens() {
     house.register("c").await.seat();
     let old = house.register_with("a", json!({ "seat": seats[0].1 })).await;
     assert_eq!(old.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn a_store_from_a_backup_believes_the_tokens_of_seats_that_it_lost() {
+    let house = House::new().await;
+    house.limit(Some(1)).await;
+    let early = house.register("a").await.seat();
+    house.wait(1000);
+    house.limit(None).await;
+    let late = house.register("b").await.seat();
+    house.limit(Some(1)).await;
+    // The backup was made between the two.
+    house.plane.store.remove_instance("b").await.unwrap();
+    let house = house.restarted(1000).await;
+    assert_eq!(house.beat("a", &early).await.status, StatusCode::OK);
+    assert_eq!(
+        house.register("b").await.status,
+        StatusCode::CONFLICT,
+        "without a token"
+    );
+    house.register_with("b", json!({ "seat": late })).await.seat();
+}
+
+#[tokio::test]
+async fn gateways_that_never_come_back_are_forgotten_after_a_week() {
+    let house = House::new().await;
+    house.register("a").await.seat();
+    let week = 7 * 24 * 3_600_000;
+    house.wait(week);
+    let sweep = || async {
+        let plane = &house.plane;
+        plane
+            .pools
+            .roster
+            .refresh(plane.store.as_ref(), plane.now_ms())
+            .await
+            .unwrap();
+        plane.pools.sweep(plane).await.unwrap();
+        plane.store.instance("a").await.unwrap().is_some()
+    };
+    assert!(sweep().await, "still listed");
+    house.wait(1);
+    assert!(!sweep().await);
 }
 
 #[tokio::test]
@@ -539,6 +574,49 @@ async fn a_registration_that_can_not_be_kept_is_refused_with_its_field() {
         );
     }
     assert_eq!(house.plane.store.instances(None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_question_that_is_not_understood_is_a_problem_document() {
+    let house = House::new().await;
+    for path in [
+        "/v1/gateways?limit=many",
+        "/v1/gateways?enviroment=prod",
+        "/v1/pools?limit=-1",
+        "/v1/pools?name=x",
+    ] {
+        assert_eq!(
+            house.get(path).await.problem(),
+            (400, "bad_request".to_owned()),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn everything_that_the_description_refers_to_is_in_it() {
+    let (_, description) = super::router()
+        .merge(crate::control_plane::key_manager::router())
+        .split_for_parts();
+    let description = serde_json::to_value(&description).unwrap();
+    let mut references = Vec::new();
+    collect_references(&description, &mut references);
+    assert!(references.len() > 20, "{references:?}");
+    for reference in references {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(description.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+fn collect_references(value: &Value, references: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            references.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            members.values().for_each(|value| collect_references(value, references));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_references(item, references)),
+        _ => {}
+    }
 }
 
 /// Publishes a revision, and gives its root.

@@ -14,9 +14,10 @@ mod revisions;
 mod row;
 mod settings;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{Any, AnyConnection, AnyPool, Transaction};
-use std::time::Duration;
 
 use super::postgres::Wakes;
 use super::{
@@ -71,11 +72,11 @@ impl Dialect {
 
 impl SqlStore {
     async fn begin_write(&self) -> StoreResult<Transaction<'static, Any>> {
-        Ok(self.writer.begin_with(self.dialect.begin_write()).await?)
+        begin(self.writer.clone(), self.dialect.begin_write()).await
     }
 
     async fn begin_read(&self) -> StoreResult<Transaction<'static, Any>> {
-        Ok(self.reader.begin_with(self.dialect.begin_read()).await?)
+        begin(self.reader.clone(), self.dialect.begin_read()).await
     }
 
     /// Bounds a method in time, and says in its errors which database it was. A transaction that is cut off here is
@@ -135,7 +136,7 @@ impl Store for SqlStore {
                 objects::check_generation(&mut transaction, changes).await?;
                 let revisions = revisions::publish(&mut transaction, &changes.revisions, now_ms).await?;
                 let objects = objects::change(&mut transaction, &changes.objects, now_ms).await?;
-                transaction.commit().await?;
+                commit(transaction).await?;
                 Ok(Committed { objects, revisions })
             })
             .await?;
@@ -202,7 +203,7 @@ impl Store for SqlStore {
         self.within(async {
             let mut transaction = self.begin_write().await?;
             revisions::put_blob(&mut transaction, hash, bytes).await?;
-            Ok(transaction.commit().await?)
+            commit(transaction).await
         })
         .await
     }
@@ -211,7 +212,7 @@ impl Store for SqlStore {
         self.within(async {
             let mut transaction = self.begin_write().await?;
             revisions::prune(&mut transaction, self.dialect, environment, keep, also_used).await?;
-            Ok(transaction.commit().await?)
+            commit(transaction).await
         })
         .await
     }
@@ -221,7 +222,7 @@ impl Store for SqlStore {
             .within(async {
                 let mut transaction = self.begin_write().await?;
                 let written = keys::write(&mut transaction, writes, now_ms).await?;
-                transaction.commit().await?;
+                commit(transaction).await?;
                 Ok(written)
             })
             .await?;
@@ -268,7 +269,7 @@ impl Store for SqlStore {
             let mut transaction = self.begin_read().await?;
             let head = keys::head(&mut transaction).await?;
             let entries = keys::resolve(&mut transaction, hashes).await?;
-            transaction.commit().await?;
+            commit(transaction).await?;
             Ok((head.seq, entries))
         })
         .await
@@ -302,7 +303,7 @@ impl Store for SqlStore {
         self.within(async {
             let mut transaction = self.begin_write().await?;
             keys::trim(&mut transaction, upto).await?;
-            Ok(transaction.commit().await?)
+            commit(transaction).await
         })
         .await
     }
@@ -311,7 +312,7 @@ impl Store for SqlStore {
         self.within(async {
             let mut transaction = self.begin_write().await?;
             let answer = instances::take_seat(&mut transaction, self.dialect, request).await?;
-            transaction.commit().await?;
+            commit(transaction).await?;
             Ok(answer)
         })
         .await
@@ -321,7 +322,7 @@ impl Store for SqlStore {
         self.within(async {
             let mut transaction = self.begin_write().await?;
             instances::signs_of_life(&mut transaction, self.dialect, signs).await?;
-            Ok(transaction.commit().await?)
+            commit(transaction).await
         })
         .await
     }
@@ -393,6 +394,24 @@ impl Store for SqlStore {
     fn name(&self) -> String {
         self.name.clone()
     }
+}
+
+/// Begins a transaction, in a task of its own: whoever asks may give up at any moment (a client hangs up), and sqlx
+/// 0.8.6 leaves SQLite's connection in a transaction that nobody ends if beginning it is given up half way.
+async fn begin(pool: AnyPool, statement: &'static str) -> StoreResult<Transaction<'static, Any>> {
+    to_the_end(async move { pool.begin_with(statement).await }).await
+}
+
+/// Ends a transaction. Once that has begun it is done, whether somebody waits for it or not.
+async fn commit(transaction: Transaction<'static, Any>) -> StoreResult<()> {
+    to_the_end(transaction.commit()).await
+}
+
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
+) -> StoreResult<T> {
+    let done = tokio::spawn(work).await;
+    Ok(done.map_err(|error| StoreError::Failed(error.to_string()))??)
 }
 
 /// What every new store has to have beside its tables: a key log with a number of its own.

@@ -96,7 +96,6 @@ async fn check(store: &Arc<dyn Store>, (done, done_keys): (u64, u64), kills: u64
 
     let head = store.head("prod").await.unwrap().unwrap();
     assert!(head.seq >= done, "{done} was done, and {} is there", head.seq);
-    assert!(head.seq <= done + 2, "nobody writes any more");
     let source = store.object(ObjectKind::Source, "prod").await.unwrap().unwrap();
     assert_eq!(source.value, head.seq.to_string());
     assert_eq!(source.version, head.seq);

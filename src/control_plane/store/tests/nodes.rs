@@ -208,6 +208,10 @@ async fn a_change_that_is_given_up_half_way_leaves_nothing_and_blocks_nobody() {
             // Dropped wherever it is, as when a client hangs up.
             let _ = timeout(Duration::from_micros(micros), place.store.write_keys(&many, 1)).await;
         }
+        for micros in 0..500 {
+            // Short ones are given up while they begin and while they end, too.
+            let _ = timeout(Duration::from_micros(micros), place.store.write_keys(&[], 1)).await;
+        }
         let head = place.store.key_head().await.unwrap();
         assert_eq!(head.seq % 20_000, 0, "all or nothing");
         let next = place.store.write_keys(&[create(1_000_000)], 1).await.unwrap();

@@ -22,9 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// PostgreSQL refuses to run as root; then it runs as this user.
 const NOBODY: u32 = 65_534;
 
-/// Runs the server, and watches its own input: a word stops the server; the end of the input, which comes when whoever
-/// holds the other end dies, also removes the directory.
+/// Makes and runs the server, and then watches its own input: a word stops the server; the end of the input, which comes
+/// when whoever holds the other end dies, also removes the directory.
 const WATCH: &str = r#"
+[ -d "$2/data" ] || "$1/initdb" --no-sync --encoding=UTF8 --no-locale --username=tollgate --auth=scram-sha-256 \
+    --pwfile="$2/password" "$2/data" || echo "FATAL: no initdb"
 "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
     -c full_page_writes=off -c max_connections=500 -c shared_buffers=32MB &
 read -r word
@@ -57,25 +59,7 @@ impl PostgresServer {
         if is_root() {
             chown(&directory, Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let password = directory.join("password");
-        fs::write(&password, PASSWORD).unwrap();
-        let output = unprivileged(&binaries().join("initdb"))
-            .args([
-                "--no-sync",
-                "--encoding=UTF8",
-                "--no-locale",
-                "--username=tollgate",
-                "--auth=scram-sha-256",
-            ])
-            .arg(format!("--pwfile={}", password.display()))
-            .arg(directory.join("data"))
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "initdb: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        fs::write(directory.join("password"), PASSWORD).unwrap();
         let mut server = Self {
             directory,
             port: 0,
