@@ -70,6 +70,7 @@ impl Plane {
         Arc::new(Self {
             heads: Heads::new(),
             tokens: Tokens::new(Arc::clone(&store)),
+            authoring: authoring::Shared::default(),
             delivery: Delivery::new(settings.delivery),
             pools: Pools::new(settings.pools, clock()),
             key_manager: KeyManager::new(settings.key_manager),
@@ -77,7 +78,6 @@ impl Plane {
             store,
             signing,
             clock,
-            authoring: authoring::Shared::default(),
         })
     }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cache::Ready;
 use super::poll::{self, Wait};
@@ -27,6 +28,9 @@ const ROOM: u64 = 32 << 20;
 
 /// The longest list of hashes.
 const RESOLVE_BYTES: usize = 64 * 1024;
+
+/// How long it may take to come.
+const RESOLVE_TIME: Duration = Duration::from_secs(10);
 
 /// A client that is ahead of the log is not answered sooner: it would ask again at once.
 const AHEAD: Duration = Duration::from_secs(1);
@@ -135,18 +139,16 @@ async fn make(plane: &Plane, page: &Page) -> Result<Bytes, Problem> {
         (status = OK, description = "Those of them that let in, and the end of the key log", body = Object),
         (status = BAD_REQUEST, description = "Not a list of hashes", body = ProblemDocument),
         (status = PAYLOAD_TOO_LARGE, description = "More than 1,000 hashes", body = ProblemDocument)))]
-pub(super) async fn resolve(
-    State(plane): State<Arc<Plane>>,
-    caller: Caller,
-    asked: Result<Json<Resolve>, JsonRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn resolve(State(plane): State<Arc<Plane>>, caller: Caller, body: Body) -> Result<Response, Problem> {
     caller.need(Scope::Gateway)?;
-    let Json(Resolve { h: hashes }) = asked.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::TooLarge(format!("a body is at most {RESOLVE_BYTES} bytes here"))
-        } else {
-            Problem::BadRequest(rejection.body_text())
-        }
+    let read = timeout(RESOLVE_TIME, to_bytes(body, RESOLVE_BYTES)).await;
+    let bytes = read
+        .map_err(|_| Problem::BadRequest("the body did not come in time".to_owned()))?
+        .map_err(|_| Problem::TooLarge(format!("a body is at most {RESOLVE_BYTES} bytes here")))?;
+    let Resolve { h: hashes } = serde_json::from_slice(&bytes).map_err(|error| {
+        Problem::BadRequest(format!(
+            "this is not a list of hashes, {{\"h\": [\"32 hex digits\"]}}: {error}"
+        ))
     })?;
     if hashes.len() > RESOLVE_MOST {
         return Err(Problem::TooLarge(format!(
@@ -157,9 +159,4 @@ pub(super) async fn resolve(
     let (seq, keys) = plane.store.resolve_keys(&hashes).await?;
     let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((headers, Json(Resolved { seq, keys })).into_response())
-}
-
-/// What a list of hashes may take.
-pub(super) fn resolve_limit() -> DefaultBodyLimit {
-    DefaultBodyLimit::max(RESOLVE_BYTES)
 }
