@@ -138,6 +138,11 @@ impl Server {
 }
 
 impl Remote {
+    /// Where it is.
+    pub fn server(&self) -> &str {
+        shown(&self.base)
+    }
+
     /// Reads an object.
     pub fn get(&self, path: Path<'_>, query: &[(&str, &str)]) -> Result<Answer, Failure> {
         self.ask(&Method::GET, path, query, None, None)
