@@ -104,6 +104,7 @@ export GATEWAY_TOKEN
 
 echo "# 3. Two gateways"
 start production "$tollgate" run --config "$here/production.yaml" --port-offset $((offset + 1))
+production_gateway=${pids[1]}
 start sandbox "$tollgate" run --config "$here/sandbox.yaml" --port-offset $((offset + 2))
 
 echo "# 4. An API, and an application that may call it"
@@ -156,5 +157,9 @@ kill "$control_plane"
 wait "$control_plane" || true
 until_it "Production serves on" answers 200 "$production_key" "$production/orders/7"
 until_it "what was revoked stays revoked" answers 401 "$sandbox_key" "$sandbox/orders/7"
+kill "$production_gateway"
+wait "$production_gateway" || true
+start production-again "$tollgate" run --config "$here/production.yaml" --port-offset $((offset + 1))
+until_it "Production serves after a restart too" answers 200 "$production_key" "$production/orders/7"
 
 echo "ok: everything"
