@@ -53,7 +53,9 @@ pub fn document(mut routes: OpenApi) -> OpenApi {
 /// unique.
 fn operation_id(method: &str, path: &str) -> String {
     let path = path.strip_prefix("/v1").unwrap_or(path);
-    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let words = path
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
     words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::exchange::{Answer, Asked, List, Named, Node, Page, Preconditions, Sent, Written};
-use super::exchange::{answer, bounded, created, encoded, name, or_empty, object, order, same_name};
+use super::exchange::{answer, bounded, created, encoded, name, object, or_empty, order, same_name};
 use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::problem::Problem;

@@ -69,7 +69,9 @@ impl Node {
     }
 
     async fn on(directory: &Arc<TempDir>) -> Self {
-        let store = open(&Location::Sqlite(directory.path().join("store.db"))).await.unwrap();
+        let store = open(&Location::Sqlite(directory.path().join("store.db")))
+            .await
+            .unwrap();
         let (signing, _) = SigningKey::generate().unwrap();
         let plane = Plane::new(store, Arc::new(signing));
         let mut node = Self {
@@ -108,7 +110,11 @@ impl Node {
         }
         let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
         let (router, _) = super::router().split_for_parts();
-        let answer = router.with_state(Arc::clone(&self.plane)).oneshot(request.body(body).unwrap()).await.unwrap();
+        let answer = router
+            .with_state(Arc::clone(&self.plane))
+            .oneshot(request.body(body).unwrap())
+            .await
+            .unwrap();
         let (status, headers) = (answer.status(), answer.headers().clone());
         let text = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
@@ -153,7 +159,9 @@ impl Node {
     /// Creates the API `stock` with a first revision.
     async fn stock(&self) {
         self.post("/v1/apis", json!({ "name": "stock" })).await.is(201);
-        self.post("/v1/apis/stock/revisions", json!({ "document": STOCK })).await.is(201);
+        self.post("/v1/apis/stock/revisions", json!({ "document": STOCK }))
+            .await
+            .is(201);
     }
 
     async fn deploy(&self, revision: u32, environments: &[&str]) -> Answered {
@@ -182,7 +190,11 @@ impl Answered {
         let answered = self.is(status);
         assert_eq!(answered.headers[header::CONTENT_TYPE], "application/problem+json");
         assert_eq!(answered.body["code"], code, "{}", answered.text);
-        assert!(answered.body.to_string().replace("\\\"", "\"").contains(says), "{says}: {}", answered.text);
+        assert!(
+            answered.body.to_string().replace("\\\"", "\"").contains(says),
+            "{says}: {}",
+            answered.text
+        );
         answered
     }
 
@@ -197,5 +209,9 @@ impl Answered {
 
 /// The names of a list.
 fn names(list: &Value) -> Vec<&str> {
-    list.as_array().into_iter().flatten().filter_map(|item| item["name"].as_str()).collect()
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item["name"].as_str())
+        .collect()
 }

@@ -32,7 +32,10 @@ fn every_operation_is_described_and_every_reference_leads_somewhere() {
     for (path, item) in description["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let named = format!("{method} {path}");
-            assert!(operation["summary"].as_str().is_some_and(|summary| summary.len() > 10), "{named}");
+            assert!(
+                operation["summary"].as_str().is_some_and(|summary| summary.len() > 10),
+                "{named}"
+            );
             assert_eq!(operation["security"], json!([{ "token": [] }]), "{named}");
             assert_eq!(
                 operation["responses"]["default"]["content"]["application/problem+json"]["schema"]["$ref"],
@@ -48,7 +51,11 @@ fn every_operation_is_described_and_every_reference_leads_somewhere() {
             ids.insert(operation["operationId"].as_str().unwrap().to_owned());
         }
     }
-    let operations: usize =
-        description["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum();
+    let operations: usize = description["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|item| item.as_object().unwrap().len())
+        .sum();
     assert_eq!(ids.len(), operations, "generated clients need one name for each");
 }

@@ -19,7 +19,10 @@ async fn of_two_that_change_the_same_version_one_wins() {
         let tag = node.get("/v1/plans/gold").await.etag();
         let put = async |name: &str| {
             let body = json!({ "limits": [{ "name": format!("{name}{round}"), "rate": "5/m" }] });
-            node.ask(Method::PUT, "/v1/plans/gold", &[("if-match", &tag)], Some(&body)).await.status.as_u16()
+            node.ask(Method::PUT, "/v1/plans/gold", &[("if-match", &tag)], Some(&body))
+                .await
+                .status
+                .as_u16()
         };
         let (one, other) = tokio::join!(put("a"), put("b"));
         assert_eq!([one.min(other), one.max(other)], [200, 412]);
@@ -59,7 +62,9 @@ async fn nodes_that_publish_at_the_same_time_lose_nothing_of_each_other() {
             tasks.push(tokio::spawn(async move {
                 node.post("/v1/apis", json!({ "name": name })).await.is(201);
                 let document = STOCK.replace("stock", &name);
-                node.post(&format!("/v1/apis/{name}/revisions"), json!({ "document": document })).await.is(201);
+                node.post(&format!("/v1/apis/{name}/revisions"), json!({ "document": document }))
+                    .await
+                    .is(201);
                 let path = format!("/v1/apis/{name}/revisions/1/deploy");
                 let mut answered = node.post(&path, json!({ "environments": ["prod"] })).await;
                 // Five times in a row is possible between nodes; the answer says to try again.
@@ -89,7 +94,10 @@ async fn the_same_revision_of_an_api_made_many_times_at_once_is_one() {
     node.post("/v1/apis", json!({ "name": "stock" })).await.is(201);
     let makers = (0..8).map(|_| {
         let node = Arc::clone(&node);
-        tokio::spawn(async move { node.post("/v1/apis/stock/revisions", json!({ "document": STOCK })).await })
+        tokio::spawn(async move {
+            node.post("/v1/apis/stock/revisions", json!({ "document": STOCK }))
+                .await
+        })
     });
     let mut created = 0;
     for maker in makers.collect::<Vec<_>>() {
