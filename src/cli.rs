@@ -63,7 +63,7 @@ enum Verb {
     Run(run::Args),
     /// Run the control plane.
     ControlPlane(control_plane::Args),
-    /// Try it: a gateway and two sample upstreams in one process, with a key and curl lines to use.
+    /// Try it: a control plane, a gateway and two sample upstreams in one process, with a key and lines to use.
     Demo(demo::Args),
     /// Report every mistake in the configuration at once.
     Check(check::Args),

@@ -21,17 +21,20 @@ pub fn run(args: &Args, output: Output) -> u8 {
 }
 
 fn done(args: &Args, output: Output) -> Result<u8, Failure> {
-    let list = args.server.remote()?.list(&["catalog"], &[], &args.part)?;
+    let remote = args.server.remote()?;
+    let list = remote.list(&["catalog"], &[], &args.part)?;
     Ok(show(output, &list, |list| {
         for api in items(list) {
-            lines(api).iter().for_each(|line| print_line(&plain(line)));
+            lines(api, remote.server())
+                .iter()
+                .for_each(|line| print_line(&plain(line)));
         }
         hint_at_more(list);
     }))
 }
 
 /// The API, then each environment with its URLs.
-fn lines(api: &Value) -> Vec<String> {
+fn lines(api: &Value, control_plane: &str) -> Vec<String> {
     let list = |value: &'_ Value, name: &str| -> Vec<Value> {
         value.get(name).and_then(Value::as_array).cloned().unwrap_or_default()
     };
@@ -51,8 +54,34 @@ fn lines(api: &Value) -> Vec<String> {
         ));
         lines.extend(urls.iter().filter_map(Value::as_str).map(|url| format!("    {url}")));
         if let Some(endpoint) = environment.get("token_endpoint").and_then(Value::as_str) {
-            lines.push(format!("    tokens: {endpoint}"));
+            let host = if endpoint.starts_with('/') { control_plane } else { "" };
+            lines.push(format!("    tokens: {host}{endpoint}"));
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_api_is_shown_with_where_to_call_it() {
+        let api = json!({ "name": "orders", "description": "what was ordered", "plans": ["gold", "tin"], "environments": [
+            { "name": "Sandbox", "type": "sandbox", "urls": ["https://sandbox.example/orders"], "token_endpoint": "/oauth2/token" },
+            { "name": "Production", "type": "production", "urls": [] },
+        ] });
+        assert_eq!(
+            lines(&api, "https://cp:9443"),
+            [
+                "orders  what was ordered",
+                "  plans: gold,tin",
+                "  Sandbox (sandbox)",
+                "    https://sandbox.example/orders",
+                "    tokens: https://cp:9443/oauth2/token",
+                "  Production (production)",
+            ]
+        );
+    }
 }

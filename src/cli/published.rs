@@ -9,10 +9,7 @@ use super::table::{cell, fact, plain, short};
 pub fn print_published(answer: &Value) {
     lines(answer).iter().for_each(|line| print_line(&plain(line)));
     for warning in list(answer, "warnings") {
-        match warning.as_str() {
-            Some(text) => eprintln!("tollgate: {}", plain(text)),
-            None => eprintln!("tollgate: {warning}"),
-        }
+        eprintln!("tollgate: warning: {}", plain(warning.as_str().unwrap_or_default()));
     }
 }
 

@@ -95,6 +95,15 @@ pub enum Failure {
 pub type Path<'a> = &'a [&'a str];
 
 impl Server {
+    /// The one at this address, for who knows it.
+    pub fn at(url: &str, token: &Secret) -> Self {
+        Self {
+            server: Some(url.to_owned()),
+            token: Some(token.clone()),
+            ca: None,
+        }
+    }
+
     /// Whether a flag or the environment names one.
     pub fn is_named(&self) -> bool {
         self.server.as_ref().is_some_and(|server| !server.is_empty())
@@ -138,6 +147,11 @@ impl Server {
 }
 
 impl Remote {
+    /// Where it is.
+    pub fn server(&self) -> &str {
+        shown(&self.base)
+    }
+
     /// Reads an object.
     pub fn get(&self, path: Path<'_>, query: &[(&str, &str)]) -> Result<Answer, Failure> {
         self.ask(&Method::GET, path, query, None, None)

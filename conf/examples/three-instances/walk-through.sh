@@ -104,9 +104,16 @@ export GATEWAY_TOKEN
 
 echo "# 3. Two gateways"
 start production "$tollgate" run --config "$here/production.yaml" --port-offset $((offset + 1))
+production_gateway=${pids[1]}
 start sandbox "$tollgate" run --config "$here/sandbox.yaml" --port-offset $((offset + 2))
 
-echo "# 4. An API in both environments"
+echo "# 4. An API, and an application that may call it"
+"$tollgate" api create orders --description "what was ordered"
+echo '{ name: gold, limits: [{ name: minute, rate: 6000/m }] }' | "$tollgate" plan apply -f -
+"$tollgate" application create mobile
+"$tollgate" application subscribe mobile --api orders --plan gold
+
+echo "# 5. A revision of the API in both environments, and a key for each"
 if [ -z "${ORDERS_ADDRESS:-}" ]; then
     mkdir -p "$DIR/upstream/orders"
     echo '{"order": 7}' >"$DIR/upstream/orders/7"
@@ -115,13 +122,7 @@ if [ -z "${ORDERS_ADDRESS:-}" ]; then
     until_it "the upstream is up" curl -fsS -m 5 "http://$ORDERS_ADDRESS/orders/7"
 fi
 sed "s/127\.0\.0\.1:9001/$ORDERS_ADDRESS/" "$here/orders.yaml" >"$DIR/orders.yaml"
-"$tollgate" api create orders --description "what was ordered"
 "$tollgate" api publish orders -f "$DIR/orders.yaml" --deploy Production,Sandbox --note "first"
-
-echo "# 5. An application, and a key for each environment"
-echo '{ name: gold, limits: [{ name: minute, rate: 6000/m }] }' | "$tollgate" plan apply -f -
-"$tollgate" application create mobile
-"$tollgate" application subscribe mobile --api orders --plan gold
 production_key=$("$tollgate" --output json key new --application mobile --id mobile-production | member key)
 sandbox_key=$("$tollgate" --output json key new --application mobile --type sandbox --id mobile-sandbox | member key)
 
@@ -156,5 +157,9 @@ kill "$control_plane"
 wait "$control_plane" || true
 until_it "Production serves on" answers 200 "$production_key" "$production/orders/7"
 until_it "what was revoked stays revoked" answers 401 "$sandbox_key" "$sandbox/orders/7"
+kill "$production_gateway"
+wait "$production_gateway" || true
+start production-again "$tollgate" run --config "$here/production.yaml" --port-offset $((offset + 1))
+until_it "Production serves after a restart too" answers 200 "$production_key" "$production/orders/7"
 
 echo "ok: everything"

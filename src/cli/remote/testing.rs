@@ -31,11 +31,7 @@ impl Double {
     }
 
     pub(in crate::cli) fn remote(&self, path: &str) -> Remote {
-        let server = Server {
-            server: Some(format!("http://{}{path}", self.address)),
-            token: Some(Secret::from("hush")),
-            ca: None,
-        };
+        let server = Server::at(&format!("http://{}{path}", self.address), &Secret::from("hush"));
         server.remote().unwrap()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::harness::*;
 
-/// An offset with which the demo's two ports are free.
+/// An offset with which the demo's three ports are free.
 fn free_offset() -> String {
     // Below the ports that the kernel gives to others, different for every call.
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -13,9 +13,12 @@ fn free_offset() -> String {
     let offset = (0..100)
         .map(|_| start + NEXT.fetch_add(1, Ordering::Relaxed) % 200)
         .find(|offset| {
-            [8280, 7085].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok()) == [true, true]
+            [8280, 7085, 9443]
+                .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok())
+                .iter()
+                .all(|free| *free)
         });
-    offset.expect("two free ports").to_string()
+    offset.expect("three free ports").to_string()
 }
 
 /// The demo, once it has printed its lines.
@@ -82,12 +85,40 @@ fn both_sample_upstreams_of_the_demo_answer() {
 }
 
 #[test]
+fn a_publish_and_a_rollback_of_the_demo_take_effect() {
+    let (_demo, lines) = demo();
+    assert!(try_line(&lines, "not there yet").starts_with("HTTP/1.1 404 "));
+    assert!(try_line(&lines, "publish it").contains("+ api news"));
+    until("the new API is there", || {
+        try_line(&lines, "now it is").starts_with("HTTP/1.1 200 ")
+    });
+    assert!(try_line(&lines, "roll back").starts_with("Default: revision 3"));
+    until("the new API is gone", || {
+        try_line(&lines, "now it is").starts_with("HTTP/1.1 404 ")
+    });
+    assert!(try_line(&lines, "allowed").starts_with("HTTP/1.1 200 "));
+    until("the control plane has heard of it", || {
+        try_line(&lines, "who serves what").contains(" in_sync ")
+    });
+}
+
+#[test]
 fn the_revision_of_the_demo_can_be_edited() {
     let (_demo, lines) = demo();
     let (_, line) = lines.iter().find(|(label, _)| label == "the revision").unwrap();
     let file = line.split(" (").next().unwrap();
+    let (_, publish) = lines.iter().find(|(label, _)| label == "publish it").unwrap();
+    let publish = publish.replace("next.yaml", "revision.yaml");
     let text = std::fs::read_to_string(file).unwrap();
+
+    std::fs::write(file, text.replace("base_path: /hello", "base_path: hello")).unwrap();
+    let refused = shell(&publish);
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stdout.contains("revision.yaml:"), "{refused:?}");
+
     std::fs::write(file, text.replace("base_path: /hello", "base_path: /goodbye")).unwrap();
+    let published = shell(&publish);
+    assert_eq!(published.code, Some(0), "{published:?}");
     until("the change is live", || {
         try_line(&lines, "allowed").starts_with("HTTP/1.1 404 ")
     });
