@@ -27,8 +27,6 @@ pub struct Meters {
     pub sent: [Sent; Kind::ALL.len()],
     /// Times that somebody was told to fetch later.
     pub deferred: AtomicU64,
-    /// Bodies that were cut because nobody took them.
-    pub cut: AtomicU64,
 }
 
 /// What was sent of one kind.
@@ -153,13 +151,6 @@ fn delivery(plane: &Plane, registry: &Registry) -> prometheus::Result<()> {
         "Bytes of these bodies.",
         "kind",
         sent().map(|(kind, sent)| (kind.as_str(), load(&sent.bytes))),
-    )?;
-    counters(
-        registry,
-        "tollgate_cp_cut_total",
-        "Bodies that were cut because they were not taken in time.",
-        "kind",
-        [("blob", load(&meters.cut))],
     )?;
     let revisions = IntGaugeVec::new(
         Opts::new("tollgate_cp_revision", "The newest revision of each environment."),
