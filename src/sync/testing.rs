@@ -72,7 +72,7 @@ pub struct Author(SigningKey);
 
 impl Author {
     /// Somebody with a key of his own.
-    pub fn new() -> Self {
+    pub fn somebody() -> Self {
         Self(SigningKey::generate().unwrap().0)
     }
 
@@ -181,7 +181,7 @@ impl Plane {
             .build()
             .unwrap();
         let shared = Arc::new(Shared {
-            author: Author::new(),
+            author: Author::somebody(),
             knows: Mutex::new(Knows {
                 reply: HeartbeatReply {
                     ttl_s: 30,
