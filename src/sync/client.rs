@@ -58,6 +58,14 @@ struct Inner {
     first: AtomicUsize,
 }
 
+/// What goes with a question.
+#[derive(Clone, Copy)]
+enum Sent<'a> {
+    Nothing,
+    Header(&'a (&'static str, HeaderValue)),
+    Body(&'a Bytes),
+}
+
 /// What was answered. Every status is an answer, except a 5xx that another address may not give.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -130,7 +138,7 @@ impl Client {
     /// # Errors
     /// When no address gives an answer, or one that is too large.
     pub async fn get(&self, path: &str, most: u64, patience: Duration) -> Result<Answer, ClientError> {
-        let ask = |place| self.ask(place, Method::GET, path, None, (most, patience));
+        let ask = |place| self.ask(place, (Method::GET, path), Sent::Nothing, (most, patience));
         self.around(ask, |answer| !answer.is_failure()).await
     }
 
@@ -146,16 +154,32 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Malformed(error.to_string()))?;
         let body = Bytes::from(body);
-        let ask = |place| self.ask(place, Method::POST, path, Some(body.clone()), (ANSWER_MOST, patience));
+        let ask = |place| self.ask(place, (Method::POST, path), Sent::Body(&body), (ANSWER_MOST, patience));
         self.around(ask, Answer::is_of_control_plane).await
     }
 
-    /// Removes something.
+    /// Removes something, with a header that proves the right to it.
     ///
     /// # Errors
     /// When no address gives an answer.
-    pub async fn delete(&self, path: &str, patience: Duration) -> Result<Answer, ClientError> {
-        let ask = |place| self.ask(place, Method::DELETE, path, None, (ANSWER_MOST, patience));
+    pub async fn delete(
+        &self,
+        path: &str,
+        (name, proof): (&'static str, &str),
+        patience: Duration,
+    ) -> Result<Answer, ClientError> {
+        let mut proof = HeaderValue::from_str(proof)
+            .map_err(|_| ClientError::Malformed(format!("the header {name} can not be sent")))?;
+        proof.set_sensitive(true);
+        let extra = (name, proof);
+        let ask = |place| {
+            self.ask(
+                place,
+                (Method::DELETE, path),
+                Sent::Header(&extra),
+                (ANSWER_MOST, patience),
+            )
+        };
         self.around(ask, Answer::is_of_control_plane).await
     }
 
@@ -249,9 +273,8 @@ impl Client {
     async fn ask(
         &self,
         place: &Place,
-        method: Method,
-        path: &str,
-        body: Option<Bytes>,
+        (method, path): (Method, &str),
+        sent: Sent<'_>,
         (most, patience): (u64, Duration),
     ) -> Result<Answer, ClientError> {
         let base = match place {
@@ -263,9 +286,11 @@ impl Client {
             if let Some(token) = &self.0.authorization {
                 request = request.header(AUTHORIZATION, token.clone());
             }
-            if let Some(body) = body {
-                request = request.header(CONTENT_TYPE, "application/json").body(body);
-            }
+            request = match sent {
+                Sent::Nothing => request,
+                Sent::Header((name, value)) => request.header(*name, value.clone()),
+                Sent::Body(body) => request.header(CONTENT_TYPE, "application/json").body(body.clone()),
+            };
             let response = request.send().await.map_err(|error| unreachable(base, &error))?;
             let status = response.status().as_u16();
             let retry_after = retry_after(response.headers());

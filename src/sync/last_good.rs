@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn three_are_kept_the_current_one_first_and_their_contents_are_found_by_root() {
         let directory = tempfile::tempdir().unwrap();
-        let (author, last_good) = (Author::new(), open(directory.path()));
+        let (author, last_good) = (Author::somebody(), open(directory.path()));
         assert!(kept(&last_good, &author).is_empty());
         for seq in 8..=12 {
             last_good.keep(&revision(&author, seq)).unwrap();
@@ -231,13 +231,16 @@ mod tests {
             [11, 12, 10],
             "the current one is the one that ran"
         );
-        assert!(kept(&last_good, &Author::new()).is_empty(), "signed by somebody else");
+        assert!(
+            kept(&last_good, &Author::somebody()).is_empty(),
+            "signed by somebody else"
+        );
     }
 
     #[test]
     fn what_is_damaged_or_unfinished_is_left_out_and_the_one_before_is_found() {
         let directory = tempfile::tempdir().unwrap();
-        let (author, last_good) = (Author::new(), open(directory.path()));
+        let (author, last_good) = (Author::somebody(), open(directory.path()));
         for seq in 1..=3 {
             last_good.keep(&revision(&author, seq)).unwrap();
         }

@@ -17,6 +17,9 @@ use crate::telemetry::metrics::ControlPlaneMetrics;
 
 const FILE: &str = "seat";
 
+/// What proves that a seat is one's own, for giving it up.
+const PROOF: &str = "x-tollgate-seat";
+
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -254,7 +257,7 @@ impl Seats {
     /// Frees the seat for another gateway.
     pub async fn free(&self, patience: Duration) {
         let path = format!("/v1/instances/{}", segment(self.instance_id()));
-        match self.client.delete(&path, patience).await {
+        match self.client.delete(&path, (PROOF, &self.token()), patience).await {
             Ok(answer) if matches!(answer.status, 200 | 202 | 204 | 404) => {
                 log::info!("pool \"{}\": the seat is free", self.pool);
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -293,11 +296,12 @@ impl Seats {
             },
             409 if problem().is_some_and(|problem| problem.code == "pool_full") => {
                 let detail = problem().map(|problem| problem.detail).unwrap_or_default();
+                let why = match detail.is_empty() {
+                    true => format!("the pool \"{}\" is full", self.pool),
+                    false => detail,
+                };
                 let message = format!(
-                    "the pool \"{}\" is full, this gateway has no seat in it{}{detail}; raise its max_instances, stop \
-                     another gateway, or write control_plane: {{ on_pool_full: wait }}",
-                    self.pool,
-                    if detail.is_empty() { "" } else { ": " },
+                    "this gateway has no seat: {why} (with control_plane: {{ on_pool_full: wait }} it waits for one)"
                 );
                 Verdict::Full(message, answer.retry_after.unwrap_or(FULL).clamp(BACKOFF, FULL_MOST))
             }

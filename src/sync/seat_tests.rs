@@ -47,7 +47,7 @@ fn a_full_pool_refuses_a_new_gateway_and_a_restarted_one_keeps_its_seat() {
     let OpenError::PoolFull(message) = error else {
         panic!("{error}")
     };
-    assert!(message.contains("the pool \"default\" is full") && message.contains("1 of 1 are taken"));
+    assert!(message.contains("this gateway has no seat: the pool is full: 1 of 1 are taken"));
 
     let waiting = Gateway::with(&config("on_pool_full: wait")).unwrap();
     assert_eq!((waiting.seq(), standing(&waiting)), (None, Standing::Full));
@@ -80,7 +80,7 @@ fn a_gateway_that_lost_its_seat_to_others_meanwhile_ends_when_it_is_told() {
     }
     plane.publish(2, &document(&["a", "b"]));
     until("it leaves", || gateway.drain.is_begun());
-    assert!(gateway.stop().unwrap().contains("is full"));
+    assert!(gateway.stop().unwrap().contains("the pool is full"));
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub struct Author(SigningKey);
 
 impl Author {
     /// Somebody with a key of his own.
-    pub fn new() -> Self {
+    pub fn somebody() -> Self {
         Self(SigningKey::generate().unwrap().0)
     }
 
@@ -181,7 +181,7 @@ impl Plane {
             .build()
             .unwrap();
         let shared = Arc::new(Shared {
-            author: Author::new(),
+            author: Author::somebody(),
             knows: Mutex::new(Knows {
                 reply: HeartbeatReply {
                     ttl_s: 30,
@@ -352,7 +352,11 @@ async fn blob(State(shared): State<Arc<Shared>>, Segments(name): Segments<String
 }
 
 fn problem(status: StatusCode, code: &str) -> Response {
-    (status, Json(json!({ "code": code, "detail": "1 of 1 are taken" }))).into_response()
+    (
+        status,
+        Json(json!({ "code": code, "detail": "the pool is full: 1 of 1 are taken" })),
+    )
+        .into_response()
 }
 
 async fn register(
@@ -399,7 +403,13 @@ async fn heartbeat(
     Json(knows.reply.clone()).into_response()
 }
 
-async fn leave(State(shared): State<Arc<Shared>>, Segments(id): Segments<String>) -> StatusCode {
+async fn leave(State(shared): State<Arc<Shared>>, Segments(id): Segments<String>, headers: HeaderMap) -> StatusCode {
+    if headers
+        .get("x-tollgate-seat")
+        .is_none_or(|seat| seat != format!("seat of {id}").as_str())
+    {
+        return StatusCode::FORBIDDEN;
+    }
     shared.knows.lock().unwrap().seated.remove(&id);
     StatusCode::NO_CONTENT
 }

@@ -122,7 +122,7 @@ fn what_is_refused_is_told_by_its_code_and_what_served_serves_on_until_something
     plane.publish(9, &other);
     refused(9, "replayed");
     let (manifest, _) = Author::manifest(20, &other);
-    plane.publish_signed(20, Author::new().sign(&manifest));
+    plane.publish_signed(20, Author::somebody().sign(&manifest));
     refused(0, "unknown_signer");
     let mut forged = plane.author().sign(&manifest);
     forged.signed = forged.signed.replace("prod", "prod ");
