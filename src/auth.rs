@@ -1,11 +1,13 @@
 //! Stage 2: request + route → caller.
 //!
-//! A key is hashed and looked up in the [`keyring`](keyring::Keyring); a token is verified against the keys of its
-//! issuer and remembered. Neither waits for anything, with one exception: a token whose signing key is not known yet
-//! may wait, for two seconds at most, while the issuer's key set is fetched once for all that wait.
+//! A key is hashed and looked up in the [`KeyStore`], which follows the key log, and then in the
+//! [`keyring`](keyring::Keyring) of the revision; a token is verified against the keys of its issuer and remembered.
+//! Neither waits for anything, with two exceptions of two seconds at most: a token whose signing key is not known yet,
+//! while the issuer's key set is fetched once for all that wait; and a key that this gateway does not keep and that may
+//! exist, while the control plane is asked for it.
 //!
-//! What lives how long: [`KeySets`] and [`TokenCache`] as long as the process, [`Authenticator`] as long as the
-//! snapshot, [`Caller`] as long as the request.
+//! What lives how long: [`KeyStore`], [`KeySets`] and [`TokenCache`] as long as the process, [`Authenticator`] as long as
+//! the snapshot, [`Caller`] as long as the request.
 
 mod caller;
 pub mod credential;
@@ -14,6 +16,7 @@ pub mod introspection;
 pub mod jwks;
 pub mod jwt;
 pub mod key;
+pub mod key_store;
 pub mod keyring;
 
 #[cfg(test)]
@@ -31,13 +34,16 @@ pub use self::introspection::Introspectors;
 pub use self::jwks::{KeySetStatus, KeySets};
 pub use self::jwt::{TokenCache, VerifiedToken};
 pub use self::key::{NewKey, new_key};
+pub use self::key_store::KeyStore;
 
 use self::credential::Credential;
 use self::introspection::{Known, Service, Verdict};
 use self::jwt::{Obstacle, Presented, Verifier};
 use self::key::Shape;
+use self::key_store::{Answer, Found, KeyView};
 use self::keyring::{KeyRecord, Keyring};
-use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, Revision};
+use crate::distribution::KeyHash;
+use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, KeyType, Revision};
 
 /// Everything that decides who calls, compiled from one revision.
 #[derive(Debug)]
@@ -48,6 +54,7 @@ pub struct Authenticator {
     services: Vec<Arc<Service>>,
     environment: EnvironmentType,
     tokens: Arc<TokenCache>,
+    store: Option<Arc<KeyStore>>,
 }
 
 /// How an API lets in.
@@ -90,6 +97,7 @@ impl Authenticator {
             services: Vec::new(),
             environment,
             tokens,
+            store: None,
         }
     }
 
@@ -103,9 +111,16 @@ impl Authenticator {
         }
     }
 
+    /// The same, with the keys of this store before its own.
+    #[must_use]
+    pub fn with_store(self, store: Option<Arc<KeyStore>>) -> Self {
+        Self { store, ..self }
+    }
+
     /// Says who calls. `api` is an index into [`Revision::apis`]; `scopes` is what the route asks of a token.
     ///
-    /// Waits only for the signing key of a token that is not known yet, for two seconds at most.
+    /// Waits only for what is not known here yet, for two seconds at most: the signing key of a token, or a key that the
+    /// control plane may know.
     ///
     /// # Errors
     /// The fact that keeps the request out.
@@ -117,13 +132,18 @@ impl Authenticator {
         query: Option<&str>,
         now_ms: u64,
     ) -> Result<Caller, Denial> {
-        match self.decide(api, scopes, headers, query, now_ms) {
-            Ok(caller) => return Ok(caller),
-            Err(Undecided::Denied(denial)) => return Err(denial),
-            Err(Undecided::KeyNeeded { verifier, kid }) => verifier.keys().refresh_for(kid.as_deref(), now_ms).await,
-            Err(Undecided::Unasked { rule, token }) => return self.ask(rule, api, scopes, token, now_ms).await,
-        }
-        match self.decide(api, scopes, headers, query, now_ms) {
+        let decided = match self.decide(api, scopes, headers, query, now_ms, None) {
+            Err(Undecided::KeyNeeded { verifier, kid }) => {
+                verifier.keys().refresh_for(kid.as_deref(), now_ms).await;
+                self.decide(api, scopes, headers, query, now_ms, None)
+            }
+            Err(Undecided::Unresolved { store, hash }) => {
+                let answer = store.resolve(hash, now_ms).await;
+                self.decide(api, scopes, headers, query, now_ms, Some(&answer))
+            }
+            decided => decided,
+        };
+        match decided {
             Err(Undecided::Unasked { rule, token }) => self.ask(rule, api, scopes, token, now_ms).await,
             decided => decided.map_err(Undecided::settle),
         }
@@ -141,7 +161,7 @@ impl Authenticator {
         query: Option<&str>,
         now_ms: u64,
     ) -> Result<Caller, Denial> {
-        self.decide(api, scopes, headers, query, now_ms)
+        self.decide(api, scopes, headers, query, now_ms, None)
             .map_err(Undecided::settle)
     }
 
@@ -174,6 +194,7 @@ impl Authenticator {
         self.keyring.len()
     }
 
+    /// `answer` is what the control plane said of the key.
     fn decide<'a>(
         &'a self,
         api: usize,
@@ -181,6 +202,7 @@ impl Authenticator {
         headers: &'a HeaderMap,
         query: Option<&'a str>,
         now_ms: u64,
+        answer: Option<&Answer>,
     ) -> Result<Caller, Undecided<'a>> {
         // An API that does not exist lets nobody in; the route table cannot name one.
         let rule = self.rules.get(api).ok_or(Denial::CredentialMissing)?;
@@ -189,7 +211,7 @@ impl Authenticator {
         }
         let api = u32::try_from(api).map_err(|_| Denial::SubscriptionMissing)?;
         match credential::extract(&rule.places, headers, query)? {
-            Some(Credential::Key(text)) if rule.accepted.key => Ok(self.key(api, scopes, &text, now_ms)?),
+            Some(Credential::Key(text)) if rule.accepted.key => self.key(api, scopes, &text, now_ms, answer),
             Some(Credential::Token(token)) if rule.accepted.token => self.token(rule, api, scopes, token, now_ms),
             // Of a kind that this API does not take: the answer has to name the kind that it takes.
             Some(_) | None => Err(Denial::CredentialMissing.into()),
@@ -197,30 +219,77 @@ impl Authenticator {
     }
 
     /// presented → shape → lookup → expiry → environment type → subscription → scopes
-    fn key(&self, api: u32, scopes: &[String], text: &str, now_ms: u64) -> Result<Caller, Denial> {
+    fn key(
+        &self,
+        api: u32,
+        scopes: &[String],
+        text: &str,
+        now_ms: u64,
+        answer: Option<&Answer>,
+    ) -> Result<Caller, Undecided<'_>> {
         match key::inspect(text) {
             Shape::Ours | Shape::Foreign => {}
-            Shape::Mistyped => return Err(Denial::CredentialInvalid(Invalid::Mistyped)),
-            Shape::Malformed => return Err(Denial::CredentialInvalid(Invalid::Malformed)),
+            Shape::Mistyped => return Err(Denial::CredentialInvalid(Invalid::Mistyped).into()),
+            Shape::Malformed => return Err(Denial::CredentialInvalid(Invalid::Malformed).into()),
         }
-        let record = self
-            .keyring
-            .find(&key::digest(text))
-            .ok_or(Denial::CredentialInvalid(Invalid::UnknownKey))?;
-        if now_ms >= record.expires_ms {
+        let unknown = Denial::CredentialInvalid(Invalid::UnknownKey);
+        let digest = key::digest(text);
+        let mut unresolved = None;
+        if let Some(store) = &self.store {
+            let hash = KeyHash::of_digest(&digest.0);
+            let let_in = |key: KeyView<'_>| self.stored_key(api, scopes, &key, now_ms);
+            match store.find(&hash, now_ms, let_in) {
+                Found::Key(verdict) => return Ok(verdict?),
+                // Also a key of the revision can be revoked.
+                Found::Revoked => return Err(unknown.into()),
+                Found::Unknown => {}
+                Found::Unresolved => unresolved = Some((store, hash)),
+            }
+        }
+        match (self.keyring.find(&digest), unresolved, answer) {
+            (Some(record), _, _) => Ok(self.key_of_revision(api, scopes, record, now_ms)?),
+            (None, None, _) | (None, Some(_), Some(Answer::Unknown)) => Err(unknown.into()),
+            (None, Some((store, _)), Some(Answer::Known { key, generation })) if store.is_of_now(*generation) => {
+                Ok(self.stored_key(api, scopes, &key.view(), now_ms)?)
+            }
+            (None, Some((store, hash)), _) => Err(Undecided::Unresolved { store, hash }),
+        }
+    }
+
+    fn key_of_revision(&self, api: u32, scopes: &[String], key: &KeyRecord, now_ms: u64) -> Result<Caller, Denial> {
+        let is_expired = now_ms >= key.expires_ms;
+        let plan = self.plan_for(is_expired, key.key_type, Some(key.application), (api, scopes))?;
+        Ok(Caller::with_key(key, plan))
+    }
+
+    fn stored_key(&self, api: u32, scopes: &[String], key: &KeyView<'_>, now_ms: u64) -> Result<Caller, Denial> {
+        // Revisions and keys travel apart: an application that this revision does not know yet has no subscription yet.
+        let application = self.keyring.application(key.application.as_str());
+        let plan = self.plan_for(key.is_expired(now_ms), key.key_type, application, (api, scopes))?;
+        let application = application.ok_or(Denial::SubscriptionMissing)?;
+        Ok(Caller::with_stored_key(key, application, plan))
+    }
+
+    fn plan_for(
+        &self,
+        is_expired: bool,
+        key_type: KeyType,
+        application: Option<u32>,
+        (api, scopes): (u32, &[String]),
+    ) -> Result<u32, Denial> {
+        if is_expired {
             return Err(Denial::CredentialExpired);
         }
-        if !self.environment.admits(record.key_type) {
+        if !self.environment.admits(key_type) {
             return Err(Denial::KeyTypeMismatch);
         }
-        let plan = self
-            .keyring
-            .plan(record.application, api)
+        let plan = application
+            .and_then(|application| self.keyring.plan(application, api))
             .ok_or(Denial::SubscriptionMissing)?;
         if !scopes.is_empty() {
             return Err(Denial::scopes(scopes));
         }
-        Ok(Caller::with_key(record, plan))
+        Ok(plan)
     }
 
     /// issuers that sign → services that are asked
@@ -395,13 +464,18 @@ enum Undecided<'a> {
         rule: &'a Rule,
         token: &'a str,
     },
+    /// The control plane may know the key.
+    Unresolved {
+        store: &'a KeyStore,
+        hash: KeyHash,
+    },
 }
 
 impl Undecided<'_> {
     /// Whether waiting may change it.
     fn is_open(&self, now_ms: u64) -> bool {
         match self {
-            Self::Denied(_) | Self::Unasked { .. } => false,
+            Self::Denied(_) | Self::Unasked { .. } | Self::Unresolved { .. } => false,
             Self::KeyNeeded { verifier, kid } => verifier.keys().may_learn(kid.as_deref(), now_ms),
         }
     }
@@ -412,6 +486,7 @@ impl Undecided<'_> {
             Self::Denied(denial) => denial,
             // Keys that could not be asked for lately do not prove that a key does not exist.
             Self::KeyNeeded { verifier, .. } if verifier.keys().is_doubtful() => Denial::KeysUnavailable,
+            Self::Unresolved { .. } => Denial::KeysUnavailable,
             Self::KeyNeeded { .. } => Denial::CredentialInvalid(Invalid::UnknownSigner),
             Self::Unasked { .. } => Denial::NotAsked,
         }

@@ -33,6 +33,8 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// Called wrongly; what clap exits with.
 const USAGE: u8 = 2;
+/// The pool has no seat for this gateway (`EX_TEMPFAIL`: later there may be one).
+const POOL_FULL: u8 = 75;
 /// A configuration was refused (`EX_CONFIG` of sysexits.h).
 const REFUSED: u8 = 78;
 

@@ -27,8 +27,9 @@ use crate::config::{Config, LogTarget};
 use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
-use crate::sync::Revisions;
 use crate::sync::file::Watch;
+use crate::sync::remote::{OpenError, Remote};
+use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::Time;
@@ -72,7 +73,8 @@ pub struct Server {
     revisions: Arc<Revisions>,
     key_sets: KeySets,
     sharing: Sharing,
-    watch: Watch,
+    watch: Option<Watch>,
+    remote: Option<Remote>,
     leave: Arc<Leave>,
     drain: Drain,
 }
@@ -84,6 +86,8 @@ pub enum StartError {
     Socket(BindError),
     /// The revision has mistakes.
     Revision(Vec<String>),
+    /// The pool has no seat for this gateway.
+    PoolFull(String),
     /// Something of the machine: threads, files, metrics.
     Machine(String),
 }
@@ -93,16 +97,26 @@ impl fmt::Display for StartError {
         match self {
             Self::Socket(error) => error.fmt(f),
             Self::Revision(mistakes) => f.write_str(&mistakes.join("\n")),
-            Self::Machine(error) => f.write_str(error),
+            Self::Machine(error) | Self::PoolFull(error) => f.write_str(error),
         }
     }
 }
 
 impl std::error::Error for StartError {}
 
+/// Why a gateway ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// A signal or the control plane wanted it.
+    Asked,
+    /// The pool has no seat for it; says so for people.
+    PoolFull(String),
+}
+
 impl Server {
     /// Binds the sockets and applies the first revision. No client ever gets 404 from a gateway that has just started:
-    /// connections wait in the backlog until [`Self::run`].
+    /// connections wait in the backlog until [`Self::run`]. With a control plane the first revision is the last good one
+    /// on disk; a gateway that has none starts without, and is not ready.
     ///
     /// # Errors
     /// When something that is needed from the start can not be had.
@@ -114,6 +128,15 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|error| machine("metrics")(&error))?);
         panics::count(&metrics.panics);
         sockets::raise_file_limit();
+        // One thread for everything that is not a request, so that neither starves the other.
+        let side = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("side")
+            .enable_all()
+            .build()
+            .map_err(|error| machine("side runtime")(&error))?;
+        // Before it listens: a gateway for which there is no seat never looks as if it were there.
+        let remote = remote(&config, &metrics, &side)?;
         let sockets =
             Sockets::bind(config.listeners.iter().map(|listener| listener.address)).map_err(StartError::Socket)?;
         let status_listener = sockets::listen(config.status.address).map_err(StartError::Socket)?;
@@ -126,31 +149,22 @@ impl Server {
         };
         let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
 
-        // One thread for everything that is not a request, so that neither starves the other.
-        let side = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("side")
-            .enable_all()
-            .build()
-            .map_err(|error| machine("side runtime")(&error))?;
         let sharing = Sharing::start(&config, &metrics, side.handle()).map_err(|error| machine("redis")(&error))?;
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let compiler = Compiler {
-            environment_type: config.gateway.environment_type,
+            environment_type: config.gateway.environment_type.unwrap_or_default(),
+            labels: config.gateway.labels.clone(),
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp,
             sharing: sharing::defaults(&config),
             rotations: Arc::new(Rotations::default()),
             metrics: Arc::clone(&metrics),
         };
-        let revisions = Arc::new(Revisions::new(compiler, Arc::clone(&metrics)));
-        let watch = Watch::new(config.revision.file.clone());
-        revisions
-            .apply_first(&config.revision.file, unix_ms())
-            .map_err(|refused| StartError::Revision(refused.mistakes))?;
+        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_ref())?;
 
         Ok(Self {
             config,
@@ -166,6 +180,7 @@ impl Server {
             key_sets,
             sharing,
             watch,
+            remote,
             leave: Arc::new(leave),
             drain,
         })
@@ -182,8 +197,9 @@ impl Server {
         self.status_address
     }
 
-    /// Serves until a signal ends it, and returns when nothing is in flight and every log line is written.
-    pub fn run(mut self) {
+    /// Serves until a signal or the control plane ends it, and returns when nothing is in flight and every log line is
+    /// written.
+    pub fn run(mut self) -> Ending {
         let census = Arc::new(Census::new(
             self.config.server.limits.connections,
             self.config.server.limits.connections_per_address,
@@ -201,7 +217,7 @@ impl Server {
         log::info!("status on {}", self.status_address);
         engine.run(RunArgs {
             shutdown_signal: Box::new(Signals::new(
-                Arc::clone(&self.leave),
+                (Arc::clone(&self.leave), self.drain.clone()),
                 Arc::clone(&census),
                 self.config.server.timeouts.drain,
             )),
@@ -209,8 +225,10 @@ impl Server {
         self.leave.begin();
         wait_until_empty(&census);
         self.sharing.settle(self.side.handle());
+        let full = self.remote.and_then(|remote| remote.end(self.side.handle()));
         self.side.shutdown_timeout(Duration::from_secs(1));
         drop(self.log_writer);
+        full.map_or(Ending::Asked, Ending::PoolFull)
     }
 
     fn proxy_service(&self, engine: &Engine, census: &Arc<Census>) -> Service<Connections> {
@@ -247,6 +265,8 @@ impl Server {
                 key_sets: self.key_sets.clone(),
                 throttle: Arc::clone(&self.sharing.throttle),
                 redis: self.sharing.redis().cloned(),
+                standing: self.remote.as_ref().map(Remote::standing),
+                keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
                 metrics: Arc::clone(&self.metrics),
                 drain: self.drain.clone(),
             });
@@ -283,12 +303,58 @@ impl Server {
             }
         });
 
-        let watch = std::mem::replace(&mut self.watch, Watch::new(std::path::PathBuf::new()));
-        let revisions = Arc::clone(&self.revisions);
-        let drain = self.drain.clone();
-        self.side
-            .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
+        if let Some(remote) = &self.remote {
+            remote.start(
+                self.side.handle(),
+                (&self.leave, &self.drain),
+                (&self.sharing.throttle, self.sharing.redis()),
+                &self.metrics,
+            );
+        }
+
+        if let Some(watch) = self.watch.take() {
+            let revisions = Arc::clone(&self.revisions);
+            let drain = self.drain.clone();
+            self.side
+                .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
+        }
     }
+}
+
+/// The control plane, if there is one.
+fn remote(config: &Config, metrics: &Metrics, side: &tokio::runtime::Runtime) -> Result<Option<Remote>, StartError> {
+    let Some(settings) = &config.revision.control_plane else {
+        return Ok(None);
+    };
+    match Remote::open(config, settings, metrics, side.handle()) {
+        Ok(remote) => Ok(Some(remote)),
+        Err(OpenError::PoolFull(message)) => Err(StartError::PoolFull(message)),
+        Err(OpenError::Machine(message)) => Err(StartError::Machine(format!("control plane: {message}"))),
+    }
+}
+
+/// Applies the first revision. A file is watched from before it is read, so that no change is missed.
+fn first_revision(
+    config: &Config,
+    compiler: Compiler,
+    metrics: &Arc<Metrics>,
+    remote: Option<&Remote>,
+) -> Result<(Arc<Revisions>, Option<Watch>), StartError> {
+    let refused = |refused: Refused| StartError::Revision(refused.mistakes);
+    let watch = config.revision.file.clone().map(Watch::new);
+    let revisions = Revisions::new(compiler, Arc::clone(metrics));
+    let Some(remote) = remote else {
+        if let Some(file) = &config.revision.file {
+            revisions.apply_first(file, unix_ms()).map_err(refused)?;
+        }
+        return Ok((Arc::new(revisions), watch));
+    };
+    let revisions = Arc::new(revisions.beside_control_plane(config.revision.skip_list.clone()));
+    if let Some(file) = &config.revision.file {
+        revisions.read_local(file, unix_ms()).map_err(refused)?;
+    }
+    remote.boot(&revisions, metrics);
+    Ok((revisions, watch))
 }
 
 /// The engine ends its threads without waiting for the connections that it cuts, and each of them reports its request

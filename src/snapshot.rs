@@ -12,7 +12,7 @@ use http::{HeaderValue, Method};
 use prometheus::Histogram;
 use smallvec::SmallVec;
 
-use crate::auth::{Authenticator, Caller, Introspectors, KeySets, TokenCache, credential, jwt};
+use crate::auth::{Authenticator, Caller, Introspectors, KeySets, KeyStore, TokenCache, credential, jwt};
 use crate::document::{self, Mistakes, Severity};
 use crate::names::{ApiName, ApplicationName, IssuerName, PlanName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
@@ -140,14 +140,18 @@ impl Api {
 
 /// What snapshots are compiled with: everything of the process that outlives them.
 pub struct Compiler {
-    /// Which key types are let in.
+    /// Which key types are let in, where nothing else says it.
     pub environment_type: EnvironmentType,
+    /// The labels of the APIs that are taken, beside those without any.
+    pub labels: Vec<String>,
     /// Issuers' keys.
     pub key_sets: KeySets,
     /// Verified tokens.
     pub tokens: Arc<TokenCache>,
     /// Who is asked about opaque tokens.
     pub introspectors: Introspectors,
+    /// Keys that come by the key log; none without a control plane.
+    pub key_store: Option<Arc<KeyStore>>,
     /// Whether host names of endpoints are looked up.
     pub names: Names,
     /// Where upstreams' rotations stand.
@@ -164,6 +168,19 @@ impl Compiler {
     /// # Errors
     /// What is wrong beyond the document itself: routes that collide, endpoints that do not resolve.
     pub fn compile(&self, loaded: Loaded) -> Result<(Snapshot, Mistakes), Mistakes> {
+        self.compile_as(loaded, self.environment_type)
+    }
+
+    /// The same for an environment of this type.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn compile_as(
+        &self,
+        loaded: Loaded,
+        environment_type: EnvironmentType,
+    ) -> Result<(Snapshot, Mistakes), Mistakes> {
+        let loaded = loaded.for_labels(&self.labels);
         let (table, conflicts) = route_table(&loaded);
         let (upstreams, unresolved) = self.upstreams(&loaded.revision);
         let loaded = loaded.with(conflicts.into_iter().chain(unresolved))?;
@@ -190,13 +207,9 @@ impl Compiler {
                 .map(|upstream| self.metrics.upstream_seconds(upstream.name.as_str()))
                 .collect(),
             upstreams,
-            authenticator: Authenticator::compile(
-                revision,
-                self.environment_type,
-                &self.key_sets,
-                Arc::clone(&self.tokens),
-            )
-            .with_introspectors(revision, &self.introspectors),
+            authenticator: Authenticator::compile(revision, environment_type, &self.key_sets, Arc::clone(&self.tokens))
+                .with_introspectors(revision, &self.introspectors)
+                .with_store(self.key_store.clone()),
         };
         Ok((snapshot, loaded.warnings))
     }

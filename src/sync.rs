@@ -2,20 +2,43 @@
 //!
 //! `load → compile → swap`, all off the request threads. Whatever goes wrong changes nothing: the last good revision
 //! serves on, and why the new one was refused is logged, counted and shown by `/status/ready`.
+//!
+//! Revisions come from a file, from a control plane, or from both: then the file holds objects of this gateway alone.
 
+pub mod client;
+pub mod crash_guard;
+pub mod fetch;
 pub mod file;
+pub mod heartbeat;
+pub mod keys;
+pub mod last_good;
+pub mod local;
+pub mod pull;
+pub mod remote;
+pub mod seat;
+pub mod state_dir;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+pub mod trust;
+pub mod verify;
 
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
-use crate::document::Environment;
+use crate::clock::unix_ms;
+use crate::config::SkipList;
+use crate::distribution::{Content, Manifest, Signed};
+use crate::document::{Environment, Mistakes};
 use crate::revision;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::telemetry::Metrics;
+use verify::Refusal;
 
 /// The running snapshot and how it came to be. One per process.
 pub struct Revisions {
@@ -23,17 +46,63 @@ pub struct Revisions {
     compiler: Compiler,
     metrics: Arc<Metrics>,
     status: Mutex<Status>,
+    /// What the running snapshot was made of.
+    sources: Mutex<Sources>,
+    /// Held while another one is made, so that the file and the control plane do not overwrite each other's.
+    building: Mutex<()>,
+    /// None: what is in the file is all there is.
+    beside: Option<SkipList>,
     /// Replaced snapshots, kept until no request holds them, so that no request thread frees a large table.
     replaced: Mutex<Vec<Arc<Snapshot>>>,
+}
+
+/// What a snapshot is made of.
+#[derive(Clone, Default)]
+struct Sources {
+    /// The objects of this gateway, and where their file is. Beside a control plane only.
+    local: Option<(Arc<Content>, PathBuf)>,
+    published: Option<Arc<Published>>,
+}
+
+/// A revision of a control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// What is said of it, by somebody who is trusted.
+    pub manifest: Manifest,
+    /// What it says: its root is the manifest's.
+    pub content: Content,
+}
+
+/// A revision, with what it takes to believe it again.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    /// The manifest as it was signed.
+    pub signed: Signed,
+    /// The snapshot as it was sent, if it was.
+    pub snapshot: Option<Vec<u8>>,
+    /// Both, read.
+    pub published: Arc<Published>,
 }
 
 /// What operators see of revisions.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Status {
-    /// SHA-256 of the applied revision.
+    /// SHA-256 of the applied revision; of a control plane's, its root.
     pub digest: Option<String>,
+    /// `file` or `control plane`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'static str>,
+    /// The number of the control plane's revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment_seq: Option<u64>,
+    /// Its root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
     /// Unix milliseconds of its application.
     pub applied_at_ms: Option<u64>,
+    /// Seconds since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
     /// Routes in it.
     pub routes: usize,
     /// Keys in it.
@@ -44,18 +113,29 @@ pub struct Status {
 }
 
 /// A revision that was not applied.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// Unix milliseconds.
     pub at_ms: u64,
-    /// `invalid` or `panicked`: the label of the metric.
+    /// `invalid`, `panicked`, or for a control plane's revision another code of a NACK: the label of the metric.
     pub reason: &'static str,
+    /// The number of the control plane's revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment_seq: Option<u64>,
     /// Every mistake with its place.
     pub mistakes: Vec<String>,
 }
 
+impl Remembered {
+    /// What is said of it.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.published.manifest
+    }
+}
+
 impl Revisions {
-    /// Nothing applied yet.
+    /// Nothing applied yet; revisions come from a file alone.
     #[must_use]
     pub fn new(compiler: Compiler, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -63,7 +143,19 @@ impl Revisions {
             compiler,
             metrics,
             status: Mutex::default(),
+            sources: Mutex::default(),
+            building: Mutex::default(),
+            beside: None,
             replaced: Mutex::default(),
+        }
+    }
+
+    /// The same beside a control plane, from which these names are not taken: a file holds what is local.
+    #[must_use]
+    pub fn beside_control_plane(self, skipped: SkipList) -> Self {
+        Self {
+            beside: Some(skipped),
+            ..self
         }
     }
 
@@ -76,7 +168,24 @@ impl Revisions {
     /// What operators see.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let age = |at_ms| unix_ms().saturating_sub(at_ms) / 1000;
+        status.age_seconds = status.applied_at_ms.map(age);
+        status
+    }
+
+    /// The objects that are this gateway's own, beside a control plane: `api/orders`.
+    #[must_use]
+    pub fn local(&self) -> Vec<String> {
+        let sources = self.sources();
+        let local = sources.local.as_ref();
+        local.map(|(content, _)| local::names(content)).unwrap_or_default()
+    }
+
+    /// The control plane's revision that is running.
+    #[must_use]
+    pub fn published(&self) -> Option<Arc<Published>> {
+        self.sources().published
     }
 
     /// Reads a revision file and applies it. Blocks: not for a request thread.
@@ -100,15 +209,176 @@ impl Revisions {
     /// # Errors
     /// As for [`Self::apply_file`].
     pub fn apply_file_again(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
-        self.try_file(path, now_ms).inspect_err(|refused| {
-            let known = self
-                .status()
-                .refused
-                .is_some_and(|before| before.mistakes == refused.mistakes);
-            if !known {
-                self.note(refused);
+        self.try_file(path, now_ms)
+            .inspect_err(|refused| self.note_once(refused))
+    }
+
+    /// Beside a control plane: reads this gateway's own objects and applies nothing yet.
+    ///
+    /// # Errors
+    /// The mistakes.
+    pub fn read_local(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
+        let local = read_local(path).map_err(|mistakes| Refused::invalid(&mistakes, now_ms))?;
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = Sources {
+            local: Some(local),
+            ..self.sources()
+        };
+        self.set_sources(sources);
+        Ok(())
+    }
+
+    /// Applies a control plane's revision. `before_swap` is called when it is certain that another snapshot will run.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The mistakes, when it is refused; it is not noted yet (see [`Self::refuse`]).
+    pub fn apply_published(
+        &self,
+        published: &Arc<Published>,
+        now_ms: u64,
+        before_swap: &dyn Fn(),
+    ) -> Result<(), Refused> {
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.sources();
+        let manifest = &published.manifest;
+        let is_the_same = |running: &Arc<Published>| {
+            running.manifest.root == manifest.root && running.manifest.environment_type == manifest.environment_type
+        };
+        let fresh = Sources {
+            published: Some(Arc::clone(published)),
+            ..before.clone()
+        };
+        if before.published.as_ref().is_some_and(is_the_same) && self.current().is_some() {
+            self.set_sources(fresh);
+            self.renumber(manifest);
+            return Ok(());
+        }
+        let built = self.build(&fresh, now_ms)?;
+        before_swap();
+        self.set_sources(fresh);
+        self.swap(built, Some(manifest), now_ms);
+        Ok(())
+    }
+
+    /// Beside a control plane: applies this gateway's own objects alone, for want of anything published.
+    ///
+    /// # Errors
+    /// The mistakes, when they do not fit together.
+    pub fn apply_local(&self, now_ms: u64) -> Result<(), Refused> {
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = self.build(&self.sources(), now_ms)?;
+        self.swap(built, None, now_ms);
+        Ok(())
+    }
+
+    /// Notes that a control plane's revision is not taken: once for each number and reason.
+    pub fn refuse(&self, refusal: &Refusal, now_ms: u64) {
+        self.note_once(&Refused {
+            at_ms: now_ms,
+            reason: refusal.code,
+            environment_seq: Some(refusal.seq),
+            mistakes: refusal.message.lines().map(str::to_owned).collect(),
+        });
+    }
+
+    fn try_file(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.beside.is_some() {
+            let fresh = Sources {
+                local: Some(read_local(path).map_err(|mistakes| Refused::invalid(&mistakes, now_ms))?),
+                ..self.sources()
+            };
+            // Whether anything may be served yet is not decided here.
+            if self.current().is_none() {
+                self.set_sources(fresh);
+                return Ok(());
+            }
+            let built = self.build(&fresh, now_ms)?;
+            self.set_sources(fresh.clone());
+            self.swap(
+                built,
+                fresh.published.as_ref().map(|published| &published.manifest),
+                now_ms,
+            );
+            return Ok(());
+        }
+        let name = path.display().to_string();
+        let built = self.guarded(&name, now_ms, || {
+            let loaded = revision::load(path, &Environment::of_process())?;
+            self.compiler.compile(loaded)
+        })?;
+        self.swap(built, None, now_ms);
+        Ok(())
+    }
+
+    fn sources(&self) -> Sources {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_sources(&self, sources: Sources) {
+        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// A snapshot of what is published and what is local.
+    fn build(&self, sources: &Sources, now_ms: u64) -> Result<Snapshot, Refused> {
+        let manifest = sources.published.as_ref().map(|published| &published.manifest);
+        let name = match (manifest, &sources.local) {
+            (Some(manifest), _) => format!("environment {} revision {}", manifest.environment, manifest.seq),
+            (None, Some((_, path))) => path.display().to_string(),
+            (None, None) => "no revision".to_owned(),
+        };
+        self.guarded(&name, now_ms, || {
+            let nothing = Content::default();
+            let published = sources
+                .published
+                .as_ref()
+                .map_or(&nothing, |published| &published.content);
+            let own = sources.local.as_ref().map(|(content, _)| content.as_ref());
+            let skipped = self.beside.clone().unwrap_or_default();
+            let text = local::merged(published, own, &skipped).to_document();
+            // What a local object refers to by a relative path is relative to its file.
+            let directory = sources.local.as_ref().and_then(|(_, path)| path.parent());
+            let environment = Environment::of_process().of_published();
+            let mut loaded = revision::parse(&text, &name, directory.unwrap_or(Path::new("/")), &environment)?;
+            match manifest {
+                Some(manifest) => {
+                    loaded.revision.digest = manifest.root.to_string();
+                    self.compiler.compile_as(loaded, manifest.environment_type)
+                }
+                None => self.compiler.compile(loaded),
             }
         })
+    }
+
+    /// A fault of ours in a compiler must not take down a gateway that serves.
+    fn guarded(
+        &self,
+        name: &str,
+        now_ms: u64,
+        build: impl FnOnce() -> Result<(Snapshot, Mistakes), Mistakes>,
+    ) -> Result<Snapshot, Refused> {
+        match std::panic::catch_unwind(AssertUnwindSafe(build)) {
+            Ok(Ok((snapshot, warnings))) => {
+                for warning in &warnings {
+                    log::warn!("{warning}");
+                }
+                Ok(snapshot)
+            }
+            Ok(Err(mistakes)) => Err(Refused::invalid(&mistakes, now_ms)),
+            Err(_) => Err(Refused {
+                at_ms: now_ms,
+                reason: "panicked",
+                environment_seq: None,
+                mistakes: vec![format!("{name}: the compiler panicked; this is a bug of tollgate")],
+            }),
+        }
+    }
+
+    /// Frees replaced snapshots that no request holds any more. Called now and then from a background thread.
+    pub fn bury(&self) {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     /// Logs, counts and shows a refusal.
@@ -120,52 +390,34 @@ impl Revisions {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(refused.clone());
     }
 
-    fn try_file(&self, path: &Path, now_ms: u64) -> Result<(), Refused> {
-        // A fault of ours in a compiler must not take down a gateway that serves.
-        let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let loaded = revision::load(path, &Environment::of_process())?;
-            self.compiler.compile(loaded)
-        }));
-        match built {
-            Ok(Ok((snapshot, warnings))) => {
-                for warning in &warnings {
-                    log::warn!("{warning}");
-                }
-                self.swap(snapshot, now_ms);
-                Ok(())
-            }
-            Ok(Err(mistakes)) => {
-                let mistakes = mistakes.iter().map(ToString::to_string).collect();
-                Err(Refused {
-                    at_ms: now_ms,
-                    reason: "invalid",
-                    mistakes,
-                })
-            }
-            Err(_) => {
-                let mistakes = vec![format!(
-                    "{}: the compiler panicked; this is a bug of tollgate",
-                    path.display()
-                )];
-                Err(Refused {
-                    at_ms: now_ms,
-                    reason: "panicked",
-                    mistakes,
-                })
-            }
+    fn note_once(&self, refused: &Refused) {
+        let known = self.status().refused.is_some_and(|before| {
+            (before.mistakes == refused.mistakes || refused.environment_seq.is_some())
+                && before.reason == refused.reason
+                && before.environment_seq == refused.environment_seq
+        });
+        if !known {
+            self.note(refused);
         }
     }
 
-    /// Frees replaced snapshots that no request holds any more. Called now and then from a background thread.
-    pub fn bury(&self) {
-        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
-        replaced.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    /// The running snapshot has another number now, and nothing else is new.
+    fn renumber(&self, manifest: &Manifest) {
+        log::info!("revision {} is what runs already", manifest.seq);
+        self.metrics.revision_seq(manifest.seq);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.environment_seq = Some(manifest.seq);
+        status.refused = None;
     }
 
-    fn swap(&self, snapshot: Snapshot, now_ms: u64) {
+    fn swap(&self, snapshot: Snapshot, manifest: Option<&Manifest>, now_ms: u64) {
         let fresh = Status {
             digest: Some(snapshot.digest().to_owned()),
+            source: Some(if manifest.is_some() { "control plane" } else { "file" }),
+            environment_seq: manifest.map(|manifest| manifest.seq),
+            root: manifest.map(|manifest| manifest.root.to_string()),
             applied_at_ms: Some(now_ms),
+            age_seconds: None,
             routes: snapshot.route_count(),
             keys: snapshot.key_count(),
             refused: None,
@@ -177,11 +429,28 @@ impl Revisions {
             fresh.keys
         );
         self.metrics.revision_applied(snapshot.digest(), now_ms);
+        self.metrics.revision_seq(fresh.environment_seq.unwrap_or(0));
         let old = self.current.swap(Some(Arc::new(snapshot)));
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         if let Some(old) = old {
             self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(old);
         }
         self.bury();
+    }
+}
+
+fn read_local(path: &Path) -> Result<(Arc<Content>, PathBuf), Mistakes> {
+    let content = local::read(path, &Environment::of_process())?;
+    Ok((Arc::new(content), path.to_owned()))
+}
+
+impl Refused {
+    fn invalid(mistakes: &Mistakes, now_ms: u64) -> Self {
+        Self {
+            at_ms: now_ms,
+            reason: "invalid",
+            environment_seq: None,
+            mistakes: mistakes.iter().map(ToString::to_string).collect(),
+        }
     }
 }

@@ -65,9 +65,11 @@ applications:
     let loaded = revision::parse(&text, "revision", Path::new(""), &Environment::of_process()).unwrap();
     let compiler = Compiler {
         environment_type: EnvironmentType::Hybrid,
+        labels: Vec::new(),
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
         introspectors: Introspectors::offline(),
+        key_store: None,
         names: Names::Leave,
         sharing: Defaults::default(),
         rotations: Arc::new(Rotations::default()),

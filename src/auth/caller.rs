@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::jwt::VerifiedToken;
+use crate::auth::key_store::{KeyName, KeyView};
 use crate::auth::keyring::KeyRecord;
 use crate::names::KeyId;
 use crate::revision::KeyType;
@@ -29,10 +30,20 @@ pub enum Identity {
 /// The public side of a key that was presented.
 #[derive(Debug, Clone)]
 pub struct KeyRef {
-    id: KeyId,
+    id: KeptId,
     key_type: KeyType,
     stable_hash: u64,
 }
+
+/// The id of a key, so that it can be kept without taking memory: keys of a store have theirs among a million others.
+#[derive(Debug, Clone)]
+enum KeptId {
+    Shared(KeyId),
+    Short { length: u8, bytes: [u8; SHORT] },
+}
+
+/// Longer ids are copied to a place of their own.
+const SHORT: usize = 30;
 
 impl Caller {
     /// Somebody whom nobody asked for a credential.
@@ -48,12 +59,26 @@ impl Caller {
     /// Who presented the key of this record, let in under this plan.
     pub(super) fn with_key(record: &KeyRecord, plan: u32) -> Self {
         let key = KeyRef {
-            id: record.id.clone(),
+            id: KeptId::Shared(record.id.clone()),
             key_type: record.key_type,
             stable_hash: record.stable_hash,
         };
         Self {
             application: Some(record.application),
+            plan: Some(plan),
+            identity: Identity::Key(key),
+        }
+    }
+
+    /// Who presented this key of the store, whose application is the one at this index.
+    pub(super) fn with_stored_key(stored: &KeyView<'_>, application: u32, plan: u32) -> Self {
+        let key = KeyRef {
+            id: KeptId::of(&stored.id),
+            key_type: stored.key_type,
+            stable_hash: stored.stable_hash,
+        };
+        Self {
+            application: Some(application),
             plan: Some(plan),
             identity: Identity::Key(key),
         }
@@ -88,9 +113,9 @@ impl Caller {
 
     /// The public name of the key, if one was used.
     #[must_use]
-    pub fn key_id(&self) -> Option<&KeyId> {
+    pub fn key_id(&self) -> Option<&str> {
         match &self.identity {
-            Identity::Key(key) => Some(&key.id),
+            Identity::Key(key) => Some(key.id.as_str()),
             Identity::Anonymous | Identity::Token(_) => None,
         }
     }
@@ -133,5 +158,32 @@ impl Caller {
     #[must_use]
     pub fn subject_hash(&self) -> Option<u64> {
         self.token().and_then(VerifiedToken::subject_hash)
+    }
+}
+
+impl KeptId {
+    fn of(id: &KeyName<'_>) -> Self {
+        let text = match id {
+            KeyName::Shared(id) => return Self::Shared((*id).clone()),
+            KeyName::Text(text) => text,
+        };
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(text.as_bytes());
+                Self::Short { length, bytes }
+            }
+            _ => Self::Shared(KeyId::from(*text)),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Shared(id) => id.as_str(),
+            Self::Short { length, bytes } => bytes
+                .get(..usize::from(*length))
+                .and_then(|text| std::str::from_utf8(text).ok())
+                .unwrap_or_default(),
+        }
     }
 }

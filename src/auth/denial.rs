@@ -20,8 +20,8 @@ pub enum Denial {
         /// All scopes that the route asks for.
         required: Box<[String]>,
     },
-    /// The issuer's keys, or the service that knows the token, are not to be had now: it can be neither accepted nor
-    /// refused.
+    /// Who could tell is not to be had now, the token's issuer, the service that knows it, or the control plane for a key:
+    /// the credential can be neither accepted nor refused.
     KeysUnavailable,
     /// Somebody would have to be asked about the token, and explanations ask nobody.
     NotAsked,
@@ -32,7 +32,7 @@ pub enum Denial {
 pub enum Invalid {
     /// It looks like one of our keys, but its checksum is wrong.
     Mistyped,
-    /// No key of this revision has this hash.
+    /// No key of this revision or of the key log has this hash, or it was revoked.
     UnknownKey,
     /// It is not a key or token at all: size, characters, parts, encoding, JSON.
     Malformed,

@@ -23,7 +23,7 @@ fn a_key_of_a_subscribed_application_is_let_in_and_known() {
     let caller = house.with_key(ORDERS, &house.live).unwrap();
     assert_eq!(caller.application(), Some(0));
     assert_eq!(caller.plan(), Some(10));
-    assert_eq!(caller.key_id().unwrap().as_str(), "mobile-live");
+    assert_eq!(caller.key_id().unwrap(), "mobile-live");
     assert_eq!(caller.key_type(), Some(KeyType::Production));
     assert_eq!(caller.key_hash(), Some(keyring::stable_hash("key", "mobile-live")));
     assert_eq!(caller.subject(), None);
@@ -57,8 +57,7 @@ fn a_key_of_somebody_elses_making_works_by_its_hash() {
             .with_key(ORDERS, "legacy-key-of-another-gateway")
             .unwrap()
             .key_id()
-            .unwrap()
-            .as_str(),
+            .unwrap(),
         "legacy"
     );
 }

@@ -55,7 +55,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
         mistakes.extend(wrong);
     }
     let named = match &config {
-        Some(config) => Some(config.revision.file.clone()),
+        Some(config) => config.revision.file.clone(),
         None => config::revision_file(&args.config, &environment),
     };
     let file = args.revision.clone().or(named);

@@ -75,13 +75,22 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     let config = config::load(&args.config, &environment, None)
         .map_err(|mistakes| (REFUSED, mistakes.to_string()))?
         .config;
-    let file = args.revision.as_ref().unwrap_or(&config.revision.file);
+    let file = args
+        .revision
+        .as_ref()
+        .or(config.revision.file.as_ref())
+        .ok_or_else(|| {
+            let file = args.config.display();
+            usage(format!("{file} names no revision file; write --revision FILE"))
+        })?;
     let metrics = Arc::new(Metrics::new().map_err(|error| (FAILED, error.to_string()))?);
     let compiler = Compiler {
-        environment_type: config.gateway.environment_type,
+        environment_type: config.gateway.environment_type.unwrap_or_default(),
+        labels: config.gateway.labels.clone(),
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(1)),
         introspectors: Introspectors::offline(),
+        key_store: None,
         names: Names::Leave,
         sharing: crate::server::sharing::defaults(&config),
         rotations: Arc::new(Rotations::default()),

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{DONE, FAILED, REFUSED};
+use super::{DONE, FAILED, POOL_FULL, REFUSED};
 use crate::config;
 use crate::document::Environment;
-use crate::server::{Server, StartError};
+use crate::server::{Ending, Server, StartError};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -33,16 +33,19 @@ pub fn run(args: &Args) -> u8 {
         }
     };
     match Server::prepare(config) {
-        Ok(server) => {
-            server.run();
-            DONE
-        }
+        Ok(server) => match server.run() {
+            Ending::Asked => DONE,
+            Ending::PoolFull(message) => {
+                eprintln!("{message}");
+                POOL_FULL
+            }
+        },
         Err(error) => {
             eprintln!("{error}");
-            if matches!(error, StartError::Revision(_)) {
-                REFUSED
-            } else {
-                FAILED
+            match error {
+                StartError::Revision(_) => REFUSED,
+                StartError::PoolFull(_) => POOL_FULL,
+                StartError::Socket(_) | StartError::Machine(_) => FAILED,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use super::{KeysMode, OnPoolFull};
 use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
 use crate::revision::WithoutStore;
 use crate::units::Ratio;
@@ -57,7 +59,8 @@ pub(super) struct RawGateway {
     pub(super) id: Option<At<Text<Name>>>,
     /// The environment it serves. Default `Default`.
     pub(super) environment: Option<At<Text<Name>>>,
-    /// Which key types are let in. Default `hybrid`.
+    /// Which key types are let in. Default: what the control plane says of the environment, without one `hybrid`. A
+    /// revision of another type is refused.
     pub(super) environment_type: Option<RawEnvironmentType>,
     /// Which APIs are deployed to it. Default `[Default]`.
     pub(super) labels: Option<Vec<At<Text<Name>>>>,
@@ -177,7 +180,7 @@ pub(super) struct RawRedis {
     /// `redis://host:6379`, `rediss://host:6379` for TLS, or `unix:///path` for a socket; a database number may follow, as
     /// in `redis://host:6379/3`. Several are the seed nodes of one Redis Cluster.
     #[schemars(required)]
-    pub(super) urls: Option<At<RawUrls>>,
+    pub(super) urls: Option<At<RawUrls<RedisUrls>>>,
     /// As whom to log in (Redis ACL). Default: Redis' default user.
     #[schemars(length(min = 1))]
     pub(super) username: Option<At<String>>,
@@ -195,7 +198,31 @@ pub(super) struct RawRedis {
 }
 
 /// A list of URLs. They may hold passwords, so this has no `Debug` and is in no message.
-pub(super) struct RawUrls(pub(super) Vec<At<String>>);
+pub(super) struct RawUrls<E>(pub(super) Vec<At<String>>, PhantomData<E>);
+
+/// What such a list looks like.
+pub(super) trait UrlExamples {
+    /// One URL.
+    const ONE: &'static str;
+    /// Two.
+    const TWO: [&'static str; 2];
+}
+
+/// URLs of Redis.
+pub(super) struct RedisUrls;
+
+impl UrlExamples for RedisUrls {
+    const ONE: &'static str = "redis://127.0.0.1:6379";
+    const TWO: [&'static str; 2] = ["rediss://redis-1:6379", "rediss://redis-2:6379"];
+}
+
+/// URLs of a control plane.
+pub(super) struct ControlPlaneUrls;
+
+impl UrlExamples for ControlPlaneUrls {
+    const ONE: &'static str = "https://127.0.0.1:9443";
+    const TWO: [&'static str; 2] = ["https://control-1:9443", "https://control-2:9443"];
+}
 
 /// How limits are shared between gateways, where a limit does not say it itself.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -258,17 +285,76 @@ pub(super) enum RawKeyCacheLocation {
     None,
 }
 
-/// Where the revision comes from.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// Where the revision comes from: a file, a control plane, or both.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRevisionSource {
     /// A file, watched and applied within a second of a change. A relative path is relative to the directory in
-    /// which the process was started, not to this file.
-    #[schemars(required, length(min = 1))]
+    /// which the process was started, not to this file. Beside a control plane: what stands in it wins over what the
+    /// control plane publishes under the same name.
+    #[schemars(length(min = 1))]
     pub(super) file: Option<At<String>>,
-    /// A control plane. Not available in this build.
+    /// A control plane, or a directory that `tollgate revision export` has made.
+    pub(super) control_plane: Option<At<RawControlPlane>>,
+    /// Names that are never taken from the control plane.
+    pub(super) skip_list: Option<At<RawSkipList>>,
+}
+
+/// A control plane, and how far it is followed.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawControlPlane {
+    /// `https://host:9443`, `http://host:9443`, or `file:///directory`. Several are asked one after the other.
+    #[schemars(required)]
+    pub(super) urls: Option<At<RawUrls<ControlPlaneUrls>>>,
+    /// The gateways' token; take it from elsewhere, with `${cred:name}` or `${file:/path}`. A directory needs none.
+    pub(super) token: Option<At<Secret>>,
+    /// A directory of this gateway alone, made if it is not there: its identity, its seat in the pool and the last
+    /// good revisions, from which it starts while the control plane is away.
+    #[schemars(required, length(min = 1))]
+    pub(super) state_dir: Option<At<String>>,
+    /// A file of certificates (PEM) that are trusted instead of the well-known ones; with `https:` only.
+    #[schemars(length(min = 1))]
+    pub(super) ca: Option<At<String>>,
+    /// Who may sign revisions: the public keys that `tollgate control-plane` shows. Absent: those that are shown at
+    /// first contact, kept in `state_dir`.
     #[serde(default)]
-    pub(super) control_plane: NotAvailable,
+    pub(super) public_keys: Vec<At<String>>,
+    /// What happens if the pool has no seat for this gateway: it ends with exit code 75, or waits. Default `exit`.
+    pub(super) on_pool_full: Option<OnPoolFull>,
+    /// How old a seat may be that lets the gateway start while the control plane is away; at most 365d. Default 7d.
+    pub(super) offline_grace: Option<At<Text<Duration>>>,
+    /// Whether a gateway that never had a seat may start while the control plane is away. Default false.
+    #[serde(default)]
+    pub(super) allow_offline_join: bool,
+    /// The largest revision that is taken, unpacked; 1MiB to 4096MiB. Default 256MiB.
+    pub(super) max_bytes: Option<At<Text<Size>>>,
+    /// The most routes that are taken. Default 200000.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub(super) max_routes: Option<At<u32>>,
+    /// How keys are kept: all of them, or a filter and those that are used. Default `auto`, which goes by their number.
+    pub(super) keys: Option<KeysMode>,
+}
+
+/// Names that are never taken from the control plane, because they belong to this gateway.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSkipList {
+    /// Of upstreams.
+    #[serde(default)]
+    pub(super) upstreams: Vec<At<String>>,
+    /// Of issuers.
+    #[serde(default)]
+    pub(super) issuers: Vec<At<String>>,
+    /// Of plans.
+    #[serde(default)]
+    pub(super) plans: Vec<At<String>>,
+    /// Of APIs.
+    #[serde(default)]
+    pub(super) apis: Vec<At<String>>,
+    /// Of applications.
+    #[serde(default)]
+    pub(super) applications: Vec<At<String>>,
 }
 
 /// What is written down about requests.
@@ -307,41 +393,42 @@ pub(super) enum RawLogFormat {
 }
 
 // A list all the same; but the usual mistake, a single URL without brackets, must not be answered by showing it.
-impl<'de> Deserialize<'de> for RawUrls {
+impl<'de, X: UrlExamples> Deserialize<'de> for RawUrls<X> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UrlsVisitor;
+        struct UrlsVisitor<X>(PhantomData<X>);
 
-        impl<'de> Visitor<'de> for UrlsVisitor {
-            type Value = RawUrls;
+        impl<'de, X: UrlExamples> Visitor<'de> for UrlsVisitor<X> {
+            type Value = RawUrls<X>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of URLs such as [redis://127.0.0.1:6379]")
+                write!(f, "a list of URLs such as [{}]", X::ONE)
             }
 
-            fn visit_str<E: Error>(self, _: &str) -> Result<RawUrls, E> {
-                Err(E::custom(
-                    "\"urls\" is a list, also of one; write it in brackets: urls: [redis://127.0.0.1:6379]",
-                ))
+            fn visit_str<E: Error>(self, _: &str) -> Result<RawUrls<X>, E> {
+                Err(E::custom(format_args!(
+                    "\"urls\" is a list, also of one; write it in brackets: urls: [{}]",
+                    X::ONE
+                )))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<RawUrls, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<RawUrls<X>, A::Error> {
                 let mut urls: Vec<At<String>> = Vec::new();
                 while let Some(url) = access.next_element()? {
                     urls.push(url);
                 }
-                Ok(RawUrls(urls))
+                Ok(RawUrls(urls, PhantomData))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<RawUrls, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<RawUrls<X>, A::Error> {
                 Err(A::Error::invalid_type(Unexpected::Map, &self))
             }
         }
 
-        deserializer.deserialize_any(UrlsVisitor)
+        deserializer.deserialize_any(UrlsVisitor(PhantomData))
     }
 }
 
-impl JsonSchema for RawUrls {
+impl<X: UrlExamples> JsonSchema for RawUrls<X> {
     fn inline_schema() -> bool {
         true
     }
@@ -355,7 +442,7 @@ impl JsonSchema for RawUrls {
             "type": "array",
             "minItems": 1,
             "items": { "type": "string", "minLength": 1 },
-            "examples": [["redis://127.0.0.1:6379"], ["rediss://redis-1:6379", "rediss://redis-2:6379"]]
+            "examples": [[X::ONE], X::TWO]
         })
     }
 }

@@ -1,5 +1,6 @@
 //! From raw to resolved: defaults filled in, ports shifted, every mistake reported.
 
+mod control_plane;
 mod key_cache;
 mod redis;
 mod throttle;
@@ -13,12 +14,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::raw::{
-    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawListener, RawLogFormat,
-    RawRevisionSource, RawServer, RawStatus, RawTelemetry, RawThreads, RawTimeouts,
+    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawListener, RawLogFormat, RawServer,
+    RawStatus, RawTelemetry, RawThreads, RawTimeouts,
 };
 use super::{
-    AccessLog, Admin, Config, Gateway, Limits, Listener, LogFormat, LogTarget, RevisionSource, Server, Status,
-    Telemetry, Timeouts,
+    AccessLog, Admin, Config, Gateway, Limits, Listener, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts,
 };
 use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Secret, Size, Text};
 use crate::revision::EnvironmentType;
@@ -380,11 +380,11 @@ impl Resolver<'_> {
         Gateway {
             id: id.as_ref().map_or_else(|| self.derived_id(), text),
             environment: environment.as_ref().map_or_else(|| "Default".to_owned(), text),
-            environment_type: match environment_type.unwrap_or(RawEnvironmentType::Hybrid) {
+            environment_type: environment_type.map(|environment_type| match environment_type {
                 RawEnvironmentType::Hybrid => EnvironmentType::Hybrid,
                 RawEnvironmentType::Production => EnvironmentType::Production,
                 RawEnvironmentType::Sandbox => EnvironmentType::Sandbox,
-            },
+            }),
             labels: match labels {
                 Some(labels) => labels.iter().map(text).collect(),
                 None => vec!["Default".to_owned()],
@@ -406,35 +406,6 @@ impl Resolver<'_> {
         }
         let [a, b, c, d, ..]: [u8; 32] = hash.finalize().into();
         format!("gw-{a:02x}{b:02x}{c:02x}{d:02x}")
-    }
-
-    fn revision(&mut self, raw: Option<At<RawRevisionSource>>, place: Place) -> Option<RevisionSource> {
-        let Some(At { value, place: at }) = raw else {
-            if !self.dropped.contains(place, "revision") {
-                let message = "there is no \"revision\"; write revision: { file: conf/revision.yaml }";
-                self.report.error(place, message);
-            }
-            return None;
-        };
-        let RawRevisionSource {
-            file,
-            control_plane: NotAvailable,
-        } = value;
-        match file {
-            Some(file) if file.trim().is_empty() => {
-                self.report.error(file.place, "an empty text is not a file");
-                None
-            }
-            Some(file) => Some(RevisionSource {
-                file: PathBuf::from(file.value),
-            }),
-            None => {
-                if !self.dropped.contains(at, "file") {
-                    self.report.error(at, "\"revision\" has no \"file\"");
-                }
-                None
-            }
-        }
     }
 
     fn telemetry(&mut self, raw: RawTelemetry) -> Telemetry {

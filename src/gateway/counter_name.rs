@@ -415,9 +415,11 @@ applications:
         let loaded = revision::parse(&revision_text(issuers), "r.yaml", Path::new(""), &environment);
         let compiler = Compiler {
             environment_type: EnvironmentType::Hybrid,
+            labels: Vec::new(),
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(1)),
             introspectors: Introspectors::offline(),
+            key_store: None,
             names: Names::Leave,
             sharing: Defaults::default(),
             rotations: Arc::new(Rotations::default()),

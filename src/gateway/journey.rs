@@ -16,7 +16,6 @@ use super::refusal::Refusal;
 use super::request_id::Ids;
 use super::wire::{Home, Wire};
 use crate::auth::Caller;
-use crate::names::KeyId;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
@@ -284,7 +283,7 @@ impl Journey {
             api: matched.map_or("", |(_, api)| api.name.as_str()),
             route: matched.map_or("", |(route, _)| &route.pattern),
             application: application.map_or("", |(name, _)| name.as_str()),
-            key_id: caller.and_then(Caller::key_id).map_or("", KeyId::as_str),
+            key_id: caller.and_then(Caller::key_id).unwrap_or_default(),
             subject: caller.and_then(Caller::subject).unwrap_or_default(),
             status: self.outcome.status,
             code: self.outcome.code,

@@ -127,9 +127,21 @@ async fn throttle(State(admin): State<Arc<Admin>>, name: Result<Path<String>, Pa
     }
 }
 
+/// What is told of the revision.
+#[derive(Serialize)]
+struct Revision {
+    #[serde(flatten)]
+    status: sync::Status,
+    /// Beside a control plane: this gateway's own objects, as `api/orders`.
+    local: Vec<String>,
+}
+
 /// Which revision is applied, since when, and which one was refused since then.
-async fn revision(State(admin): State<Arc<Admin>>) -> Json<sync::Status> {
-    Json(admin.revisions.status())
+async fn revision(State(admin): State<Arc<Admin>>) -> Json<Revision> {
+    Json(Revision {
+        status: admin.revisions.status(),
+        local: admin.revisions.local(),
+    })
 }
 
 async fn nothing_here() -> Response {

@@ -9,7 +9,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::census::Census;
-use crate::gateway::drain::Leave;
+use crate::gateway::drain::{Drain, Leave};
 
 /// How often the leaving process looks whether it is alone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -18,16 +18,18 @@ const LOOK: Duration = Duration::from_millis(20);
 /// time, and cuts idle connections at once.
 pub struct Signals {
     leave: Arc<Leave>,
+    drain: Drain,
     census: Arc<Census>,
     deadline: Duration,
 }
 
 impl Signals {
-    /// Drains this long at most.
+    /// Drains this long at most. Whoever else begins to leave does as much as a signal.
     #[must_use]
-    pub fn new(leave: Arc<Leave>, census: Arc<Census>, deadline: Duration) -> Self {
+    pub fn new((leave, drain): (Arc<Leave>, Drain), census: Arc<Census>, deadline: Duration) -> Self {
         Self {
             leave,
+            drain,
             census,
             deadline,
         }
@@ -49,8 +51,10 @@ impl ShutdownSignalWatch for Signals {
                 log::info!("SIGHUP: nothing to do, the revision and the log are watched");
             }
         };
+        let mut drain = self.drain.clone();
         tokio::select! {
             () = ignored => {}
+            () = drain.begun() => log::info!("leaving"),
             () = next(&mut terminate) => log::info!("SIGTERM: leaving"),
             () = next(&mut interrupt) => log::info!("interrupted: leaving"),
             () = next(&mut quit) => log::info!("SIGQUIT: leaving"),

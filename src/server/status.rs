@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::auth::{KeySetStatus, KeySets};
 use crate::clock::unix_ms;
@@ -19,6 +20,8 @@ use crate::gateway::drain::Drain;
 use crate::gateway::explain::counter::health;
 use crate::redis::{self, Redis};
 use crate::side_http;
+use crate::sync::keys::{KeyFollower, KeyStatus};
+use crate::sync::seat::Standing;
 use crate::sync::{self, Revisions};
 use crate::telemetry::{Metrics, metrics};
 use crate::throttle::{Throttle, Time};
@@ -35,6 +38,10 @@ pub struct Status {
     pub throttle: Arc<Throttle>,
     /// Where they are shared, if they are.
     pub redis: Option<Redis>,
+    /// Whether this gateway has a seat in its pool; None without a control plane.
+    pub standing: Option<watch::Receiver<Standing>>,
+    /// Keys of the key log, with a control plane.
+    pub keys: Option<Arc<KeyFollower>>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Whether it is leaving.
@@ -55,10 +62,21 @@ struct Ready {
     #[serde(skip_serializing_if = "Option::is_none")]
     why_not: Option<&'static str>,
     revision: sync::Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control_plane: Option<ControlPlane>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<KeyStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     key_sets: Vec<KeySet>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     redis: Vec<Node>,
+}
+
+/// The control plane. That it is away is no reason for 503: what was applied serves on.
+#[derive(Serialize)]
+struct ControlPlane {
+    seat: &'static str,
+    answers: bool,
 }
 
 /// A server that holds shared counters. Never a reason for 503 either: a gateway that does not reach it goes on by its
@@ -109,8 +127,11 @@ async fn live(State(status): State<Arc<Status>>) -> Json<serde_json::Value> {
 /// 200 with a revision applied and not leaving.
 async fn ready(State(status): State<Arc<Status>>) -> Response {
     let revision = status.revisions.status();
+    let standing = status.standing.as_ref().map(|standing| *standing.borrow());
     let why_not = if status.drain.is_begun() {
         Some("draining")
+    } else if let Some(why_not) = standing.and_then(Standing::why_not) {
+        Some(why_not)
     } else if revision.digest.is_none() {
         Some("no revision is applied")
     } else {
@@ -131,6 +152,11 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         why_not,
         revision,
+        keys: status.keys.as_ref().map(|keys| keys.status()),
+        control_plane: standing.map(|standing| ControlPlane {
+            seat: standing.as_str(),
+            answers: status.metrics.control_plane().up.get() == 1,
+        }),
         key_sets: status.key_sets.status().into_iter().map(KeySet::from).collect(),
         redis: status.redis.iter().flat_map(Redis::nodes).map(Node::from).collect(),
     };

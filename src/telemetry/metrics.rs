@@ -26,6 +26,9 @@ const ROUND_TRIP_BUCKETS: [f64; 13] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
 ];
 
+/// Upper bounds of the buckets of a revocation in seconds. Two seconds are the goal.
+const REVOCATION_BUCKETS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0];
+
 /// Upper bounds of the buckets of overshoot, as parts of the limit. The default of what is allowed is 5 %.
 const OVERSHOOT_BUCKETS: [f64; 9] = [0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
 
@@ -66,6 +69,9 @@ pub struct Metrics {
     jwks_failures: IntGaugeVec,
     store: StoreMetrics,
     sharing: SharingMetrics,
+    keys: KeyMetrics,
+    control_plane: ControlPlaneMetrics,
+    revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
 }
 
@@ -90,6 +96,28 @@ pub struct SharingMetrics {
     pub instances: IntGauge,
     /// How far this host's clock is behind the store's, in seconds.
     pub clock_offset: Gauge,
+}
+
+/// What is shown of keys that come by the key log.
+#[derive(Clone)]
+pub struct KeyMetrics {
+    keys: IntGaugeVec,
+    seq: IntGauge,
+    lag_seconds: Gauge,
+    revocation_seconds: Histogram,
+}
+
+/// What is shown of the control plane.
+#[derive(Clone)]
+pub struct ControlPlaneMetrics {
+    /// 1 while it answers, 0 while it does not; 0 without one.
+    pub up: IntGauge,
+    /// 1 while this gateway has a seat in its pool.
+    pub seat: IntGauge,
+    /// How many gateways of the pool are alive, as the control plane last said.
+    pub pool_live: IntGauge,
+    /// Bytes fetched, label `kind`: `manifest`, `delta`, `snapshot`.
+    bytes: IntCounterVec,
 }
 
 /// What is shown of the servers that hold the shared counters.
@@ -261,6 +289,15 @@ impl Metrics {
             )?,
             store: StoreMetrics::new(&registry)?,
             sharing: SharingMetrics::new(&registry)?,
+            keys: KeyMetrics::new(&registry)?,
+            control_plane: ControlPlaneMetrics::new(&registry)?,
+            revision_seq: register(
+                &registry,
+                IntGauge::new(
+                    "tollgate_revision_seq",
+                    "Number of the control plane's revision that is applied; 0 for a file",
+                )?,
+            )?,
             applied_at_ms: AtomicU64::new(0),
             registry,
         };
@@ -339,6 +376,49 @@ impl Metrics {
         self.sharing.clone()
     }
 
+    /// What is shown of keys that come by the key log.
+    #[must_use]
+    pub fn keys(&self) -> KeyMetrics {
+        self.keys.clone()
+    }
+
+    /// What is shown of the control plane.
+    #[must_use]
+    pub fn control_plane(&self) -> ControlPlaneMetrics {
+        self.control_plane.clone()
+    }
+
+    /// The number of the applied revision.
+    pub fn revision_seq(&self, seq: u64) {
+        self.revision_seq.set(i64::try_from(seq).unwrap_or(i64::MAX));
+    }
+
+    /// Requests answered so far, those of them with 5xx, and how long they took. Reads every series: for now and then.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for family in self.requests.collect() {
+            for metric in family.get_metric() {
+                let value = metric.get_counter().get_value();
+                totals.requests += value;
+                let status = metric.get_label().iter().find(|label| label.name() == "status");
+                if status.is_some_and(|status| status.value().starts_with('5')) {
+                    totals.failed += value;
+                }
+            }
+        }
+        for family in self.request_seconds.collect() {
+            for metric in family.get_metric() {
+                let histogram = metric.get_histogram();
+                totals.timed += histogram.get_sample_count();
+                for (sum, bucket) in totals.within.iter_mut().zip(histogram.get_bucket()) {
+                    *sum += bucket.cumulative_count();
+                }
+            }
+        }
+        totals
+    }
+
     /// Notes that a revision was applied at `now_ms` (unix milliseconds).
     pub fn revision_applied(&self, digest: &str, now_ms: u64) {
         self.revision.reset();
@@ -372,6 +452,88 @@ impl Metrics {
         self.requests
             .with_label_values(&["", "", digits.format(status), code])
             .inc();
+    }
+}
+
+/// What a gateway has done since it was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Totals {
+    requests: f64,
+    failed: f64,
+    timed: u64,
+    /// How many took at most as long as each bucket's bound.
+    within: [u64; DURATION_BUCKETS.len()],
+}
+
+/// What a gateway does.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Load {
+    /// Requests per second.
+    pub requests_per_second: f64,
+    /// The share of them that ended with 5xx, 0.0 to 1.0.
+    pub errors: f64,
+    /// The upper bound of the bucket that holds their 99th percentile, in milliseconds; 0 without requests. The last
+    /// bucket has no bound: its lower one.
+    pub p99_ms: f64,
+}
+
+impl Totals {
+    /// What was done between an earlier reading and this one.
+    #[must_use]
+    pub fn since(&self, before: &Self, elapsed: Duration) -> Load {
+        let requests = (self.requests - before.requests).max(0.0);
+        let failed = (self.failed - before.failed).max(0.0);
+        let timed = self.timed.saturating_sub(before.timed);
+        let wanted = timed - timed / 100;
+        let bucket = (self.within.iter().zip(before.within))
+            .position(|(now, before)| now.saturating_sub(before) >= wanted)
+            .unwrap_or(DURATION_BUCKETS.len() - 1);
+        let bound = DURATION_BUCKETS.get(bucket).copied().unwrap_or_default();
+        Load {
+            requests_per_second: requests / elapsed.as_secs_f64().max(0.001),
+            errors: if requests > 0.0 { failed / requests } else { 0.0 },
+            p99_ms: if timed > 0 { bound * 1000.0 } else { 0.0 },
+        }
+    }
+}
+
+impl ControlPlaneMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            up: register(
+                registry,
+                IntGauge::new(
+                    "tollgate_control_plane_up",
+                    "1 while the control plane answers; 0 without one",
+                )?,
+            )?,
+            seat: register(
+                registry,
+                IntGauge::new("tollgate_pool_seat", "1 while this gateway has a seat in its pool")?,
+            )?,
+            pool_live: register(
+                registry,
+                IntGauge::new(
+                    "tollgate_pool_live",
+                    "Gateways of the pool that are alive, as the control plane last said",
+                )?,
+            )?,
+            bytes: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "tollgate_control_plane_bytes_total",
+                        "Bytes of revisions that were fetched",
+                    ),
+                    &["kind"],
+                )?,
+            )?,
+        })
+    }
+
+    /// Counts what was fetched.
+    pub fn fetched(&self, kind: &str, bytes: usize) {
+        self.bytes.with_label_values(&[kind]).inc_by(bytes as u64);
     }
 }
 
@@ -461,6 +623,63 @@ impl SharingMetrics {
                 )?,
             )?,
         })
+    }
+}
+
+impl KeyMetrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            keys: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("tollgate_keys", "Keys of the key log that are known here"),
+                    &["mode"],
+                )?,
+            )?,
+            seq: register(
+                registry,
+                IntGauge::new(
+                    "tollgate_key_log_seq",
+                    "The last record of the key log that was applied",
+                )?,
+            )?,
+            lag_seconds: register(
+                registry,
+                Gauge::new(
+                    "tollgate_key_log_lag_seconds",
+                    "Time since the control plane last answered about the key log",
+                )?,
+            )?,
+            revocation_seconds: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "tollgate_key_revocation_seconds",
+                        "From the record of a revocation to its effect here, by both hosts' clocks",
+                    )
+                    .buckets(REVOCATION_BUCKETS.to_vec()),
+                )?,
+            )?,
+        })
+    }
+
+    /// Shows how keys are kept, how many, how far the log was read, and how long ago.
+    pub fn show(&self, mode: &str, keys: u64, seq: u64, age: Duration) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.keys.reset();
+        self.keys.with_label_values(&[mode]).set(gauge(keys));
+        self.seq.set(gauge(seq));
+        self.lag_seconds.set(age.as_secs_f64());
+    }
+
+    /// Counts a revocation that took effect so many milliseconds after it was written.
+    pub fn revoked(&self, after_ms: u64) {
+        self.revocation_seconds
+            .observe(Duration::from_millis(after_ms).as_secs_f64());
     }
 }
 
@@ -572,6 +791,30 @@ mod tests {
         assert!(text.contains(r#"tollgate_requests_total{api="orders",code="",route="/orders/{id}",status="200"} 2"#));
         assert!(text.contains(r#"code="",route="/orders/{id}",status="418"} 1"#));
         assert!(text.contains(r#"code="rate_limited",route="/orders/{id}",status="429"} 1"#));
+    }
+
+    #[test]
+    fn load_is_what_was_done_between_two_readings() {
+        let metrics = Metrics::new().unwrap();
+        let route = metrics.route("orders", "/orders/{id}");
+        let seconds = metrics.request_seconds("orders");
+        let nothing = metrics.totals();
+        assert_eq!(nothing.since(&nothing, Duration::from_secs(1)), Load::default());
+        for request in 0..200 {
+            route.count(if request < 50 { 502 } else { 200 }, "");
+            seconds.observe(if request < 3 { 3.0 } else { 0.004 });
+        }
+        let busy = metrics.totals();
+        let load = busy.since(&nothing, Duration::from_secs(10));
+        assert_eq!((load.requests_per_second, load.errors), (20.0, 0.25));
+        assert_eq!(
+            load.p99_ms, 5000.0,
+            "three of two hundred are more than one in a hundred"
+        );
+        seconds.observe(60.0);
+        let load = metrics.totals().since(&busy, Duration::from_secs(10));
+        assert_eq!(load.p99_ms, 10_000.0, "beyond the last bucket");
+        assert_eq!(load.errors, 0.0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use redis::IntoConnectionInfo;
 use reqwest::Url;
 
 use super::super::Redis;
-use super::super::raw::{RawRedis, RawUrls};
+use super::super::raw::{RawRedis, RawUrls, RedisUrls};
 use super::Resolver;
 use crate::document::{At, Place, Secret, Text, did_you_mean, quote};
 
@@ -57,7 +57,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn nodes(&mut self, urls: Option<&At<RawUrls>>, place: Place) -> Vec<Node> {
+    fn nodes(&mut self, urls: Option<&At<RawUrls<RedisUrls>>>, place: Place) -> Vec<Node> {
         let written = urls.map_or(&[][..], |urls| urls.value.0.as_slice());
         if written.is_empty() && !self.dropped.contains(place, "urls") {
             let place = urls.map_or(place, |urls| urls.place);

@@ -1,7 +1,7 @@
 //! Keys and tokens, told through the routes on a real store; and a gateway's own code that takes the tokens.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,6 +21,7 @@ use crate::config::{KeyCache, KeyCacheLocation};
 use crate::control_plane::access::Scope;
 use crate::control_plane::pools::testing::{Answer, House, NOW};
 use crate::control_plane::store::{Changes, Expected, KeyWrite, ObjectChange, ObjectKind};
+use crate::control_plane::testing::Log;
 use crate::distribution::KeyEntry;
 use crate::document::Secret;
 use crate::revision::{AuthMethod, IntrospectionCredential, Introspector, JwksSource, KeyType, Revision};

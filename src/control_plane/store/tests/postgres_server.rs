@@ -30,7 +30,8 @@ const WATCH: &str = r#"
 "$1/postgres" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
     -c full_page_writes=off -c max_connections=500 -c shared_buffers=32MB &
 read -r word
-kill -QUIT $!
+# Again and again: one that is only just starting does not hear it.
+while kill -QUIT $! 2>/dev/null; do sleep 0.1; done
 wait $!
 [ -n "$word" ] || rm -rf "$2"
 "#;

@@ -1,0 +1,274 @@
+//! Everything of this gateway that has to do with a control plane, put together.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::Revisions;
+use super::client::Client;
+use super::crash_guard::{CrashGuard, Guard};
+use super::heartbeat::Beats;
+use super::keys::{KeyFollower, Parts};
+use super::last_good::LastGood;
+use super::pull::{Progress, Pull};
+use super::seat::{Seats, Standing, Verdict};
+use super::state_dir::{StateDir, TAKE_OVER};
+use super::trust::Trust;
+use super::verify::Expected;
+use crate::auth::KeyStore;
+use crate::clock::unix_ms;
+use crate::config::{Config, ControlPlane};
+use crate::distribution::Manifest;
+use crate::distribution::protocol::{CAPABILITIES, Register};
+use crate::gateway::drain::{Drain, Leave};
+use crate::redis::Redis;
+use crate::telemetry::Metrics;
+use crate::throttle::Throttle;
+
+/// How long a start waits for an answer about a seat; less with one on disk, which is as good.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+const FIRST_ANSWER_SEATED: Duration = Duration::from_secs(1);
+
+/// How long an end waits until the seat is free.
+const FREED: Duration = Duration::from_secs(2);
+
+/// A control plane, as this gateway sees it.
+pub struct Remote {
+    client: Client,
+    trust: Arc<Trust>,
+    state: Arc<StateDir>,
+    seats: Arc<Seats>,
+    guard: Arc<Guard>,
+    last_good: Arc<LastGood>,
+    progress: Arc<Progress>,
+    manifests: watch::Sender<Option<Manifest>>,
+    key_store: Arc<KeyStore>,
+    keys: Arc<KeyFollower>,
+    expected: Expected,
+    pull: OnceLock<Arc<Pull>>,
+    full: Arc<OnceLock<String>>,
+    drained: Arc<AtomicBool>,
+}
+
+/// Why a gateway does not start with its control plane.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Something of the machine or of the configuration.
+    Machine(String),
+    /// The pool has no seat, and the configuration says that the process is to end then.
+    PoolFull(String),
+}
+
+impl Remote {
+    /// Takes the state directory, and asks for a seat once. Blocks, a few seconds at most.
+    ///
+    /// # Errors
+    /// When something on disk can not be used, or there is no seat.
+    pub fn open(
+        config: &Config,
+        settings: &ControlPlane,
+        metrics: &Metrics,
+        runtime: &Handle,
+    ) -> Result<Self, OpenError> {
+        let client = Client::new(settings).map_err(OpenError::Machine)?;
+        let state = Arc::new(StateDir::open(&settings.state_dir, TAKE_OVER).map_err(OpenError::Machine)?);
+        let trust = Trust::open(&settings.public_keys, Arc::clone(&state)).map_err(OpenError::Machine)?;
+        let last_good = LastGood::open(Arc::clone(&state)).map_err(OpenError::Machine)?;
+        let gateway = &config.gateway;
+        let register = Register {
+            instance_id: state.instance_id().map_err(OpenError::Machine)?,
+            name: gateway.id.clone(),
+            environment: gateway.environment.clone(),
+            labels: gateway.labels.clone(),
+            zone: gateway.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: CAPABILITIES.iter().map(|&known| known.to_owned()).collect(),
+            replaces: None,
+            seat: None,
+        };
+        let seats = Seats::open(
+            client.clone(),
+            Arc::clone(&state),
+            (gateway.pool.clone(), register),
+            settings,
+            (metrics.control_plane(), unix_ms()),
+        );
+        let standing = *seats.standing().borrow();
+        let patience = if standing.may_serve() {
+            FIRST_ANSWER_SEATED
+        } else {
+            FIRST_ANSWER
+        };
+        if standing != Standing::NotNeeded {
+            match runtime.block_on(seats.ask(unix_ms(), patience)) {
+                Verdict::Full(message, _) if seats.ends_when_full() => return Err(OpenError::PoolFull(message)),
+                Verdict::Full(message, _) => log::error!("{message}"),
+                Verdict::Refused(message) => log::error!("pool \"{}\": {message}", gateway.pool),
+                Verdict::Away(message) => log::warn!("control plane: {message}"),
+                Verdict::Seated | Verdict::NotNeeded => {}
+            }
+        }
+        let (trust, manifests, key_store) = (Arc::new(trust), watch::Sender::default(), Arc::new(KeyStore::new()));
+        let keys = Parts {
+            client: client.clone(),
+            trust: Arc::clone(&trust),
+            store: Arc::clone(&key_store),
+            environment: gateway.environment.clone(),
+            mode: settings.keys,
+            manifests: manifests.subscribe(),
+            metrics: metrics.keys(),
+        };
+        let keys = KeyFollower::open(keys, &state.path().join("keys")).map_err(OpenError::Machine)?;
+        Ok(Self {
+            expected: Expected {
+                environment: gateway.environment.clone(),
+                environment_type: gateway.environment_type,
+                max_bytes: settings.max_bytes,
+                max_routes: settings.max_routes,
+            },
+            client,
+            trust,
+            guard: Arc::new(Guard::open(Arc::clone(&state))),
+            state,
+            seats: Arc::new(seats),
+            last_good: Arc::new(last_good),
+            progress: Arc::default(),
+            manifests,
+            key_store,
+            keys: Arc::new(keys),
+            pull: OnceLock::new(),
+            full: Arc::default(),
+            drained: Arc::default(),
+        })
+    }
+
+    /// Starts from disk, if this gateway may serve: then it is ready before anybody else is asked. Blocks.
+    pub fn boot(&self, revisions: &Arc<Revisions>, metrics: &Metrics) {
+        let pull = self.pull.get_or_init(|| {
+            Arc::new(Pull {
+                expected: self.expected.clone(),
+                client: self.client.clone(),
+                trust: Arc::clone(&self.trust),
+                revisions: Arc::clone(revisions),
+                last_good: Arc::clone(&self.last_good),
+                guard: Arc::clone(&self.guard),
+                progress: Arc::clone(&self.progress),
+                manifests: self.manifests.clone(),
+                metrics: metrics.control_plane(),
+                swaps: Arc::new(AtomicU64::new(0)),
+            })
+        });
+        if self.seats.standing().borrow().may_serve() {
+            pull.boot();
+        }
+    }
+
+    /// Starts everything that goes on in the background. After [`Self::boot`].
+    pub fn start(
+        &self,
+        runtime: &Handle,
+        (leave, drain): (&Arc<Leave>, &Drain),
+        (throttle, redis): (&Arc<Throttle>, Option<&Redis>),
+        metrics: &Arc<Metrics>,
+    ) {
+        if let Some(pull) = self.pull.get() {
+            runtime.spawn(Arc::clone(pull).run(self.seats.standing(), drain.watch()));
+            runtime.spawn(Arc::clone(pull).prove());
+        }
+        runtime.spawn(Arc::clone(&self.keys).run());
+        let beats = Beats {
+            client: self.client.clone(),
+            seats: Arc::clone(&self.seats),
+            progress: Arc::clone(&self.progress),
+            key_seq: self.keys.told(),
+            keys: Arc::clone(&self.keys),
+            metrics: Arc::clone(metrics),
+            throttle: Arc::clone(throttle),
+            redis: redis.cloned(),
+        };
+        let (full, ends, leaves) = (Arc::clone(&self.full), self.seats.ends_when_full(), Arc::clone(leave));
+        let on_full = move |message: &str| {
+            if ends {
+                let _ = full.set(message.to_owned());
+                leaves.begin();
+            }
+        };
+        let (drained, leaves) = (Arc::clone(&self.drained), Arc::clone(leave));
+        let on_drain = move || {
+            log::info!("the control plane wants this gateway to leave");
+            drained.store(true, Ordering::Relaxed);
+            leaves.begin();
+        };
+        runtime.spawn(beats.run(drain.watch(), on_full, on_drain));
+    }
+
+    /// Asks the control plane, wherever it is.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Who may sign what comes from it.
+    #[must_use]
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// Where this gateway keeps what outlives it.
+    #[must_use]
+    pub fn state(&self) -> &Arc<StateDir> {
+        &self.state
+    }
+
+    /// Every manifest that is followed, the newest one now; none before the first.
+    #[must_use]
+    pub fn manifests(&self) -> watch::Receiver<Option<Manifest>> {
+        self.manifests.subscribe()
+    }
+
+    /// Where keys of the key log are.
+    #[must_use]
+    pub fn key_store(&self) -> &Arc<KeyStore> {
+        &self.key_store
+    }
+
+    /// What follows the key log.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<KeyFollower> {
+        &self.keys
+    }
+
+    /// Whether this gateway may serve.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.seats.standing()
+    }
+
+    /// The end of the process, when nothing is served any more. Blocks for two seconds at most. Why it ends, if that is
+    /// a full pool.
+    ///
+    /// A seat is freed only if the control plane wanted this gateway to go. After a signal it may be started again at
+    /// once, and a restart must find its seat; if it is not, the seat ends by itself.
+    pub fn end(self, runtime: &Handle) -> Option<String> {
+        self.guard.change(CrashGuard::clear);
+        self.keys.end();
+        if self.drained.load(Ordering::Relaxed) {
+            runtime.block_on(self.seats.free(FREED));
+        }
+        self.full.get().cloned()
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(message) | Self::PoolFull(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}

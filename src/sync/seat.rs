@@ -1,0 +1,351 @@
+//! A seat in a pool: how many gateways may run is for the control plane to say, and for each of them to ask.
+//!
+//! The limit is one of admission: who runs goes on when the control plane is away, and starts again with a seat that is
+//! not too old. Who never had one waits.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::client::{Answer, Client, ClientError, jitter, segment};
+use super::state_dir::StateDir;
+use crate::config::{ControlPlane, OnPoolFull};
+use crate::distribution::protocol::{Register, Seat};
+use crate::telemetry::metrics::ControlPlaneMetrics;
+
+const FILE: &str = "seat";
+
+/// How long an answer may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After a failure: up to half a second, twice that after each further one, at most half a minute.
+const BACKOFF: Duration = Duration::from_millis(500);
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+
+/// When a full pool is asked again that says no time, and at the latest.
+const FULL: Duration = Duration::from_secs(10);
+const FULL_MOST: Duration = Duration::from_secs(300);
+
+/// How often at most it is written down that the seat is still held.
+const TOUCH_MS: u64 = 60_000;
+
+/// Whether this gateway may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The control plane has not answered, and nothing on disk vouches for this gateway.
+    Unknown,
+    /// It has a seat.
+    Seated,
+    /// It had one when it was asked last, not too long ago.
+    Remembered,
+    /// It never had one, and may serve while the control plane is away (`allow_offline_join`).
+    Offline,
+    /// There are no pools: a directory, or a plain web server.
+    NotNeeded,
+    /// The pool has no seat for it.
+    Full,
+    /// The control plane does not want it; the log says why.
+    Refused,
+}
+
+/// What the control plane says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is a seat.
+    Seated,
+    /// There are no pools.
+    NotNeeded,
+    /// There is none; says so for people, and when to ask again.
+    Full(String, Duration),
+    /// It refuses for another reason.
+    Refused(String),
+    /// It can not be asked.
+    Away(String),
+}
+
+/// The seat of this gateway.
+pub struct Seats {
+    client: Client,
+    state: Arc<StateDir>,
+    register: Register,
+    pool: String,
+    settings: Settings,
+    kept: Mutex<Option<Kept>>,
+    standing: watch::Sender<Standing>,
+    metrics: ControlPlaneMetrics,
+}
+
+/// What the configuration says of it.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    on_full: OnPoolFull,
+    offline_join: bool,
+}
+
+/// What is on disk.
+#[derive(Clone, Serialize, Deserialize)]
+struct Kept {
+    seat: Seat,
+    environment: String,
+    /// Unix milliseconds when the control plane last said that it is held.
+    at_ms: u64,
+}
+
+/// A problem document, as far as it matters here.
+#[derive(Deserialize)]
+struct Problem {
+    code: String,
+    #[serde(default)]
+    detail: String,
+}
+
+impl Standing {
+    /// Whether it may serve.
+    #[must_use]
+    pub fn may_serve(self) -> bool {
+        matches!(self, Self::Seated | Self::Remembered | Self::Offline | Self::NotNeeded)
+    }
+
+    /// Why it may not, for `/status/ready`.
+    #[must_use]
+    pub fn why_not(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => Some("this gateway has no seat in its pool yet"),
+            Self::Full => Some("the pool is full"),
+            Self::Refused => Some("the control plane refuses this gateway; its log says why"),
+            _ => None,
+        }
+    }
+
+    /// One word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Seated => "seated",
+            Self::Remembered => "remembered",
+            Self::Offline => "offline",
+            Self::NotNeeded => "not_needed",
+            Self::Full => "pool_full",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Seats {
+    /// Reads the seat that is on disk. It lets this gateway start if it is of this pool and environment and young enough.
+    #[must_use]
+    pub fn open(
+        client: Client,
+        state: Arc<StateDir>,
+        (pool, register): (String, Register),
+        settings: &ControlPlane,
+        (metrics, now_ms): (ControlPlaneMetrics, u64),
+    ) -> Self {
+        let kept = read(&state).filter(|kept| kept.seat.pool == pool && kept.environment == register.environment);
+        let grace = u64::try_from(settings.offline_grace.as_millis()).unwrap_or(u64::MAX);
+        let is_young = |kept: &Kept| now_ms.saturating_sub(kept.at_ms) <= grace;
+        let standing = match &kept {
+            Some(kept) if is_young(kept) => Standing::Remembered,
+            _ => Standing::Unknown,
+        };
+        Self {
+            standing: watch::Sender::new(if client.is_directory() {
+                Standing::NotNeeded
+            } else {
+                standing
+            }),
+            client,
+            state,
+            register,
+            pool,
+            settings: Settings {
+                on_full: settings.on_pool_full,
+                offline_join: settings.allow_offline_join,
+            },
+            kept: Mutex::new(kept),
+            metrics,
+        }
+    }
+
+    /// Whether this gateway may serve, and when that changes.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Whether a full pool ends this process.
+    #[must_use]
+    pub fn ends_when_full(&self) -> bool {
+        self.settings.on_full == OnPoolFull::Exit
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn instance_id(&self) -> &str {
+        &self.register.instance_id
+    }
+
+    /// The token of the seat; empty without one.
+    #[must_use]
+    pub fn token(&self) -> String {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().map(|kept| kept.seat.token.clone()).unwrap_or_default()
+    }
+
+    /// Asks once.
+    pub async fn ask(&self, now_ms: u64, patience: Duration) -> Verdict {
+        let mut register = self.register.clone();
+        register.seat = Some(self.token()).filter(|token| !token.is_empty());
+        let path = format!("/v1/pools/{}/instances", segment(&self.pool));
+        let verdict = match self.client.post(&path, &register, patience).await {
+            Ok(answer) => self.read(&answer, now_ms),
+            Err(error) => Verdict::Away(error.to_string()),
+        };
+        self.note(&verdict);
+        verdict
+    }
+
+    /// Asks until there is a seat, or none is needed. `on_full` is called for every refusal of a full pool.
+    pub async fn ask_until_seated(&self, now_ms: impl Fn() -> u64, on_full: impl Fn(&str)) {
+        let mut failures = 0_u32;
+        let mut told = None;
+        loop {
+            let verdict = self.ask(now_ms(), PATIENCE).await;
+            let pause = match &verdict {
+                Verdict::Seated | Verdict::NotNeeded => return,
+                Verdict::Full(message, again) => {
+                    if told.as_ref() != Some(&verdict) {
+                        log::error!("{message}");
+                    }
+                    on_full(message);
+                    again.mul_f64(jitter(1.0..1.1))
+                }
+                Verdict::Refused(message) | Verdict::Away(message) => {
+                    if told.as_ref() != Some(&verdict) {
+                        log::warn!("pool \"{}\": no answer about a seat: {message}", self.pool);
+                    }
+                    let most = BACKOFF * 2_u32.saturating_pow(failures.min(10));
+                    failures = failures.saturating_add(1);
+                    most.min(BACKOFF_MOST).mul_f64(jitter(0.0..1.0))
+                }
+            };
+            told = Some(verdict);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The control plane has just said that the seat is held, and how many there are.
+    pub fn held(&self, live: u32, now_ms: u64) {
+        self.metrics.seat.set(1);
+        self.metrics.pool_live.set(i64::from(live));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_mut()
+            && now_ms.saturating_sub(kept.at_ms) > TOUCH_MS
+        {
+            kept.at_ms = now_ms;
+            self.write(kept);
+        }
+    }
+
+    /// Frees the seat for another gateway.
+    pub async fn free(&self, patience: Duration) {
+        let path = format!("/v1/instances/{}", segment(self.instance_id()));
+        match self.client.delete(&path, patience).await {
+            Ok(answer) if matches!(answer.status, 200 | 202 | 204 | 404) => {
+                log::info!("pool \"{}\": the seat is free", self.pool);
+                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                if let Err(error) = self.state.remove(FILE) {
+                    log::warn!("{}: {error}", self.state.path().join(FILE).display());
+                }
+            }
+            Ok(answer) => log::warn!(
+                "pool \"{}\": the seat could not be freed ({}); it ends by itself",
+                self.pool,
+                answer.status
+            ),
+            Err(error) => log::warn!(
+                "pool \"{}\": the seat could not be freed ({error}); it ends by itself",
+                self.pool
+            ),
+        }
+    }
+
+    fn read(&self, answer: &Answer, now_ms: u64) -> Verdict {
+        let problem = || answer.json::<Problem>().ok();
+        match answer.status {
+            200 | 201 => match answer.json::<Seat>() {
+                Ok(seat) => {
+                    let kept = Kept {
+                        seat,
+                        environment: self.register.environment.clone(),
+                        at_ms: now_ms,
+                    };
+                    self.metrics.pool_live.set(i64::from(kept.seat.live));
+                    self.write(&kept);
+                    *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+                    Verdict::Seated
+                }
+                Err(error) => Verdict::Refused(error.to_string()),
+            },
+            409 if problem().is_some_and(|problem| problem.code == "pool_full") => {
+                let detail = problem().map(|problem| problem.detail).unwrap_or_default();
+                let message = format!(
+                    "the pool \"{}\" is full, this gateway has no seat in it{}{detail}; raise its max_instances, stop \
+                     another gateway, or write control_plane: {{ on_pool_full: wait }}",
+                    self.pool,
+                    if detail.is_empty() { "" } else { ": " },
+                );
+                Verdict::Full(message, answer.retry_after.unwrap_or(FULL).clamp(BACKOFF, FULL_MOST))
+            }
+            // Only a control plane has codes; whatever else says that there is no such thing, has no pools.
+            404 | 405 | 501 if problem().is_none() => Verdict::NotNeeded,
+            500.. | 429 => Verdict::Away(ClientError::Status(answer.status).to_string()),
+            status => {
+                let detail = problem().map(|problem| format!("{} ({})", problem.detail, problem.code));
+                Verdict::Refused(detail.unwrap_or_else(|| ClientError::Status(status).to_string()))
+            }
+        }
+    }
+
+    fn note(&self, verdict: &Verdict) {
+        self.metrics.seat.set(i64::from(*verdict == Verdict::Seated));
+        self.standing.send_if_modified(|standing| {
+            let fresh = match (verdict, *standing) {
+                (Verdict::Seated, _) => Standing::Seated,
+                (Verdict::NotNeeded, _) => Standing::NotNeeded,
+                (Verdict::Full(..), _) => Standing::Full,
+                // Who serves goes on; the limit is one of admission.
+                (_, serving) if serving.may_serve() => serving,
+                (Verdict::Refused(_), _) => Standing::Refused,
+                (Verdict::Away(_), Standing::Unknown) if self.settings.offline_join => Standing::Offline,
+                (Verdict::Away(_), before) => before,
+            };
+            let changed = fresh != *standing;
+            *standing = fresh;
+            changed
+        });
+    }
+
+    fn write(&self, kept: &Kept) {
+        let written = serde_json::to_string(kept)
+            .map_err(std::io::Error::other)
+            .and_then(|text| self.state.write(FILE, &text));
+        if let Err(error) = written {
+            log::error!("{}: {error}", self.state.path().join(FILE).display());
+        }
+    }
+}
+
+fn read(state: &StateDir) -> Option<Kept> {
+    let place = state.path().join(FILE);
+    let text = state
+        .read(FILE)
+        .inspect_err(|error| log::error!("{}: {error}", place.display()))
+        .ok()??;
+    serde_json::from_str(&text)
+        .inspect_err(|error| log::error!("{}: {error}; a new seat is asked for", place.display()))
+        .ok()
+}
