@@ -136,8 +136,9 @@ impl Composed {
     /// The same name with the same content is one object, with another content a mistake.
     fn add(&mut self, kind: Kind, name: &str, value: &Value, origin: Origin) {
         let key = (kind, name.to_owned());
+        let text = value.to_string();
         match self.content.get(kind, name) {
-            Some(there) if there == value.to_string() => {}
+            Some(there) if there == text => {}
             Some(_) => {
                 let other = self.origins.get(&key).map(ToString::to_string).unwrap_or_default();
                 self.mistakes.push(format!(

@@ -82,7 +82,11 @@ fn details(kind: Kind, old: &Value, new: &Value) -> Vec<String> {
     match kind {
         Kind::Upstream => details.items("endpoints", "address", "endpoint", |endpoint| {
             let weight = endpoint.get("weight").and_then(Value::as_u64).unwrap_or(1);
-            (weight != 1).then(|| format!("weight {weight}")).unwrap_or_default()
+            if weight == 1 {
+                String::new()
+            } else {
+                format!("weight {weight}")
+            }
         }),
         Kind::Issuer => {}
         Kind::Plan => details.limits(),

@@ -50,7 +50,10 @@ pub(super) enum Publish {
     /// A new revision if what it is composed of has become another content.
     Composed,
     /// The content of this revision under a new number.
-    Repeated { of: PublishedRevision, is_rollback: bool },
+    Repeated {
+        of: Box<PublishedRevision>,
+        is_rollback: bool,
+    },
 }
 
 /// Objects of a kind, by name.
@@ -216,8 +219,13 @@ impl Draft {
 
     /// An environment gets the content of a revision under a new number.
     pub fn repeat(&mut self, of: PublishedRevision, is_rollback: bool) {
-        self.publish
-            .insert(of.environment.clone(), Publish::Repeated { of, is_rollback });
+        self.publish.insert(
+            of.environment.clone(),
+            Publish::Repeated {
+                of: Box::new(of),
+                is_rollback,
+            },
+        );
     }
 
     /// Says what an environment is composed of, or that it is not any more; APIs remember where they are deployed.
