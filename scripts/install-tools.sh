@@ -20,6 +20,8 @@ loadtest)
     ;;
 test)
     need redis-server redis-server
+    # Debian puts the server on no PATH.
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
     need curl curl
     ;;
 esac

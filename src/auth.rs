@@ -12,6 +12,7 @@
 mod caller;
 pub mod credential;
 mod denial;
+pub mod introspection;
 pub mod jwks;
 pub mod jwt;
 pub mod key;
@@ -19,7 +20,7 @@ pub mod key_store;
 pub mod keyring;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -29,12 +30,14 @@ use http::HeaderMap;
 
 pub use self::caller::{Caller, Identity, KeyRef};
 pub use self::denial::{Denial, Invalid};
+pub use self::introspection::Introspectors;
 pub use self::jwks::{KeySetStatus, KeySets};
 pub use self::jwt::{TokenCache, VerifiedToken};
 pub use self::key::{NewKey, new_key};
 pub use self::key_store::KeyStore;
 
 use self::credential::Credential;
+use self::introspection::{Known, Service, Verdict};
 use self::jwt::{Obstacle, Presented, Verifier};
 use self::key::Shape;
 use self::key_store::{Answer, Found, KeyView};
@@ -48,6 +51,7 @@ pub struct Authenticator {
     keyring: Keyring,
     rules: Vec<Rule>,
     verifiers: Vec<Verifier>,
+    services: Vec<Arc<Service>>,
     environment: EnvironmentType,
     tokens: Arc<TokenCache>,
     store: Option<Arc<KeyStore>>,
@@ -60,6 +64,8 @@ struct Rule {
     accepted: Accepted,
     /// Indices into `Authenticator::verifiers`.
     issuers: Vec<usize>,
+    /// Indices into `Authenticator::services`.
+    introspectors: Vec<usize>,
 }
 
 /// The kinds of credential that an API accepts: for `WWW-Authenticate`. Neither means that anyone is let in.
@@ -88,6 +94,7 @@ impl Authenticator {
                 .iter()
                 .map(|issuer| Verifier::compile(issuer, key_sets))
                 .collect(),
+            services: Vec::new(),
             environment,
             tokens,
             store: None,
@@ -98,6 +105,16 @@ impl Authenticator {
     #[must_use]
     pub fn with_store(self, store: Option<Arc<KeyStore>>) -> Self {
         Self { store, ..self }
+    }
+
+    /// The same with the services that are asked about opaque tokens; without this, nobody is.
+    #[must_use]
+    pub fn with_introspectors(self, revision: &Revision, introspectors: &Introspectors) -> Self {
+        let services = revision.introspectors.iter();
+        Self {
+            services: services.map(|terms| introspectors.get(terms)).collect(),
+            ..self
+        }
     }
 
     /// Says who calls. `api` is an index into [`Revision::apis`]; `scopes` is what the route asks of a token.
@@ -122,10 +139,13 @@ impl Authenticator {
                 verifier.keys().refresh_for(kid.as_deref(), now_ms).await;
                 None
             }
+            Err(Undecided::Unasked { rule, token }) => return self.ask(rule, api, scopes, token, now_ms).await,
             Err(Undecided::Unresolved { store, hash }) => Some(store.resolve(hash, now_ms).await),
         };
-        self.decide(api, scopes, headers, query, now_ms, answer.as_ref())
-            .map_err(Undecided::settle)
+        match self.decide(api, scopes, headers, query, now_ms, answer.as_ref()) {
+            Err(Undecided::Unasked { rule, token }) => self.ask(rule, api, scopes, token, now_ms).await,
+            decided => decided.map_err(Undecided::settle),
+        }
     }
 
     /// Says who would be calling, without fetching or waiting for anything: for explanations.
@@ -174,15 +194,15 @@ impl Authenticator {
     }
 
     /// `answer` is what the control plane said of the key.
-    fn decide(
-        &self,
+    fn decide<'a>(
+        &'a self,
         api: usize,
         scopes: &[String],
-        headers: &HeaderMap,
-        query: Option<&str>,
+        headers: &'a HeaderMap,
+        query: Option<&'a str>,
         now_ms: u64,
         answer: Option<&Answer>,
-    ) -> Result<Caller, Undecided<'_>> {
+    ) -> Result<Caller, Undecided<'a>> {
         // An API that does not exist lets nobody in; the route table cannot name one.
         let rule = self.rules.get(api).ok_or(Denial::CredentialMissing)?;
         if rule.accepted == Accepted::default() {
@@ -271,7 +291,85 @@ impl Authenticator {
         Ok(plan)
     }
 
-    fn token(
+    /// issuers that sign → services that are asked
+    fn token<'a>(
+        &'a self,
+        rule: &'a Rule,
+        api: u32,
+        scopes: &[String],
+        token: &'a str,
+        now_ms: u64,
+    ) -> Result<Caller, Undecided<'a>> {
+        let unsigned = match self.signed_token(rule, api, scopes, token, now_ms) {
+            // Nobody whose signature is known here has made it.
+            Err(Undecided::Denied(Denial::CredentialInvalid(invalid @ (Invalid::Malformed | Invalid::Issuer)))) => {
+                invalid
+            }
+            decided => return decided,
+        };
+        if rule.introspectors.is_empty() {
+            return Err(Denial::CredentialInvalid(unsigned).into());
+        }
+        match self.known(rule, token, now_ms) {
+            Some((service, verdict)) => Ok(self.told_caller(service, api, scopes, verdict, now_ms)?),
+            None => Err(Undecided::Unasked { rule, token }),
+        }
+    }
+
+    /// What is known of a token without asking: the verdict of the first service that calls it active, or of the last
+    /// one if all have spoken.
+    fn known(&self, rule: &Rule, token: &str, now_ms: u64) -> Option<(&Service, Verdict)> {
+        let mut last = None;
+        for service in rule.introspectors.iter().filter_map(|index| self.services.get(*index)) {
+            match service.known(token, now_ms) {
+                Known::Verdict(Ok(verified)) => return Some((service, Ok(verified))),
+                Known::Verdict(refused) => last = Some((&**service, refused)),
+                Known::Nothing => return None,
+            }
+        }
+        last
+    }
+
+    /// Asks one service after the other until one calls the token active.
+    async fn ask(
+        &self,
+        rule: &Rule,
+        api: usize,
+        scopes: &[String],
+        token: &str,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        let api = u32::try_from(api).map_err(|_| Denial::SubscriptionMissing)?;
+        let mut refusal = Denial::CredentialInvalid(Invalid::Inactive);
+        for service in rule.introspectors.iter().filter_map(|index| self.services.get(*index)) {
+            match service.ask(token).await {
+                Ok(Ok(verified)) => return self.told_caller(service, api, scopes, Ok(verified), now_ms),
+                // Who could not be asked might have said yes.
+                Ok(Err(invalid)) if refusal != Denial::KeysUnavailable => refusal = Denial::CredentialInvalid(invalid),
+                Ok(Err(_)) => {}
+                Err(unavailable) => refusal = unavailable,
+            }
+        }
+        Err(refusal)
+    }
+
+    fn told_caller(
+        &self,
+        service: &Service,
+        api: u32,
+        scopes: &[String],
+        verdict: Verdict,
+        now_ms: u64,
+    ) -> Result<Caller, Denial> {
+        let verified = verdict.map_err(Denial::CredentialInvalid)?;
+        verified.in_time(now_ms).map_err(|obstacle| match obstacle {
+            Obstacle::Denied(denial) => denial,
+            Obstacle::KeyNeeded { .. } => Denial::KeysUnavailable,
+        })?;
+        self.token_caller(service.binds_application(), api, scopes, verified)
+    }
+
+    fn signed_token(
         &self,
         rule: &Rule,
         api: u32,
@@ -283,7 +381,7 @@ impl Authenticator {
         let mut refusal = Undecided::Denied(Denial::CredentialInvalid(Invalid::Issuer));
         for verifier in rule.issuers.iter().filter_map(|index| self.verifiers.get(*index)) {
             match verifier.verify(&token, &self.tokens, now_ms) {
-                Ok(verified) => return Ok(self.token_caller(verifier, api, scopes, verified)?),
+                Ok(verified) => return Ok(self.token_caller(verifier.binds_application(), api, scopes, verified)?),
                 // Another issuer's token: no news, and never more interesting than what an earlier one said.
                 Err(Obstacle::Denied(Denial::CredentialInvalid(Invalid::Issuer))) => {}
                 // Of issuers with the same `iss`, the one that may still learn the key outweighs those that say no.
@@ -297,13 +395,18 @@ impl Authenticator {
 
     fn token_caller(
         &self,
-        verifier: &Verifier,
+        binds_application: bool,
         api: u32,
         scopes: &[String],
         verified: Arc<VerifiedToken>,
     ) -> Result<Caller, Denial> {
+        if let Some(key_type) = verified.key_type()
+            && !self.environment.admits(key_type)
+        {
+            return Err(Denial::KeyTypeMismatch);
+        }
         let (mut application, mut plan) = (None, None);
-        if verifier.binds_application() {
+        if binds_application {
             let name = verified.application().ok_or(Denial::SubscriptionMissing)?;
             let index = self.keyring.application(name).ok_or(Denial::SubscriptionMissing)?;
             plan = Some(self.keyring.plan(index, api).ok_or(Denial::SubscriptionMissing)?);
@@ -322,18 +425,27 @@ impl Rule {
             .auth
             .iter()
             .filter_map(|method| match method {
-                AuthMethod::ApiKey => None,
+                AuthMethod::ApiKey | AuthMethod::Introspection(_) => None,
                 AuthMethod::Jwt(issuer) => Some(*issuer),
+            })
+            .collect();
+        let introspectors: Vec<usize> = api
+            .auth
+            .iter()
+            .filter_map(|method| match method {
+                AuthMethod::ApiKey | AuthMethod::Jwt(_) => None,
+                AuthMethod::Introspection(introspector) => Some(*introspector),
             })
             .collect();
         let accepted = Accepted {
             key: api.auth.contains(&AuthMethod::ApiKey),
-            token: !issuers.is_empty(),
+            token: !issuers.is_empty() || !introspectors.is_empty(),
         };
         Self {
             places: api.credentials.clone(),
             accepted,
             issuers,
+            introspectors,
         }
     }
 }
@@ -351,13 +463,18 @@ enum Undecided<'a> {
         store: &'a KeyStore,
         hash: KeyHash,
     },
+    /// A service of this rule has to be asked about the token.
+    Unasked {
+        rule: &'a Rule,
+        token: &'a str,
+    },
 }
 
 impl Undecided<'_> {
     /// Whether waiting may change it.
     fn is_open(&self, now_ms: u64) -> bool {
         match self {
-            Self::Denied(_) | Self::Unresolved { .. } => false,
+            Self::Denied(_) | Self::Unresolved { .. } | Self::Unasked { .. } => false,
             Self::KeyNeeded { verifier, kid } => verifier.keys().may_learn(kid.as_deref(), now_ms),
         }
     }
@@ -370,6 +487,7 @@ impl Undecided<'_> {
             Self::KeyNeeded { verifier, .. } if verifier.keys().is_doubtful() => Denial::KeysUnavailable,
             Self::Unresolved { .. } => Denial::KeysUnavailable,
             Self::KeyNeeded { .. } => Denial::CredentialInvalid(Invalid::UnknownSigner),
+            Self::Unasked { .. } => Denial::NotAsked,
         }
     }
 }

@@ -1,12 +1,27 @@
 //! The verbs, one file each; no logic of their own.
 
+mod api;
+mod application;
+mod catalog;
 mod check;
+mod control_plane;
 mod demo;
+mod environment;
 mod explain;
+mod gateway;
+mod input;
 mod key;
 mod operator_log;
+mod plan;
+mod pool;
+mod problem;
+mod published;
+mod remote;
+mod revision;
 mod run;
 mod schema;
+mod table;
+mod token;
 
 use std::process::ExitCode;
 
@@ -46,6 +61,8 @@ enum Output {
 enum Verb {
     /// Run the gateway.
     Run(run::Args),
+    /// Run the control plane.
+    ControlPlane(control_plane::Args),
     /// Try it: a gateway and two sample upstreams in one process, with a key and curl lines to use.
     Demo(demo::Args),
     /// Report every mistake in the configuration at once.
@@ -54,9 +71,26 @@ enum Verb {
     Explain(explain::Args),
     /// Print the JSON Schema of a file.
     Schema(schema::Args),
+    /// Where revisions are published to.
+    Environment(environment::Args),
+    /// What is published: APIs and their revisions.
+    Api(api::Args),
+    /// Who calls: applications and what they are subscribed to.
+    Application(application::Args),
+    /// How often: plans of limits.
+    Plan(plan::Args),
     /// Work with keys.
-    #[command(subcommand)]
-    Key(key::Verb),
+    Key(key::Args),
+    /// What gateways serve: publish it, compare it, go back.
+    Revision(revision::Args),
+    /// Which gateways there are, and what they serve.
+    Gateway(gateway::Args),
+    /// How many gateways there may be.
+    Pool(pool::Args),
+    /// Who may administrate.
+    Token(token::Args),
+    /// Which APIs there are, and where they can be called.
+    Catalog(catalog::Args),
 }
 
 impl Cli {
@@ -64,7 +98,7 @@ impl Cli {
     fn log_filter(&self) -> &'static str {
         match self.verb {
             // The engine's connectors call it an error when a pooled connection is busy closing, and open another.
-            Verb::Run(_) | Verb::Demo(_) => {
+            Verb::Run(_) | Verb::ControlPlane(_) | Verb::Demo(_) => {
                 "info,pingora=warn,pingora_core=warn,pingora_core::connectors=off,pingora_proxy=warn"
             }
             _ => "warn",
@@ -77,11 +111,21 @@ impl Cli {
         operator_log::start(self.log_filter());
         let code = match self.verb {
             Verb::Run(args) => run::run(&args),
+            Verb::ControlPlane(args) => control_plane::run(&args),
             Verb::Demo(args) => demo::run(&args),
             Verb::Check(args) => check::run(&args, self.output),
             Verb::Explain(args) => explain::run(&args, self.output),
             Verb::Schema(args) => schema::run(&args),
-            Verb::Key(verb) => key::run(&verb, self.output),
+            Verb::Environment(args) => environment::run(&args, self.output),
+            Verb::Api(args) => api::run(&args, self.output),
+            Verb::Application(args) => application::run(&args, self.output),
+            Verb::Plan(args) => plan::run(&args, self.output),
+            Verb::Key(args) => key::run(&args, self.output),
+            Verb::Revision(args) => revision::run(&args, self.output),
+            Verb::Gateway(args) => gateway::run(&args, self.output),
+            Verb::Pool(args) => pool::run(&args, self.output),
+            Verb::Token(args) => token::run(&args, self.output),
+            Verb::Catalog(args) => catalog::run(&args, self.output),
         };
         ExitCode::from(code)
     }

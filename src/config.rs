@@ -38,6 +38,8 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// How limits are shared between gateways, where a limit does not say it itself.
     pub throttle: Throttle,
+    /// How what a key service says is remembered.
+    pub key_cache: KeyCache,
     /// What is written down about requests.
     pub telemetry: Telemetry,
 }
@@ -174,6 +176,73 @@ impl Default for Throttle {
             on_timeout: None,
             instances: 10,
             max_counters: 1_000_000,
+        }
+    }
+}
+
+/// How what a key service says about tokens is remembered, and how often it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyCache {
+    /// Who remembers.
+    pub location: KeyCacheLocation,
+    /// Answers that this gateway remembers, for each key service; 1000 to 10,000,000. Default 100,000.
+    pub entries: u32,
+    /// How long a good token is not asked about again; never beyond its end. Default 60 s.
+    pub positive: Duration,
+    /// How long a bad one is not. Default 5 s.
+    pub negative: Duration,
+    /// How long after that a good one goes on while the key service is away. Default 10 minutes.
+    pub stale: Duration,
+    /// Questions per second to each key service; at least 1. Default 500.
+    pub rate: u32,
+}
+
+/// Who remembers what a key service says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyCacheLocation {
+    /// The gateway: hardly anybody is asked, and a token that is revoked is refused when its answer is old.
+    Gateway,
+    /// The key service: it is asked for every request, and knows at once what is revoked.
+    KeyManager,
+    /// Both.
+    Both,
+    /// Nobody.
+    None,
+}
+
+impl Default for KeyCache {
+    fn default() -> Self {
+        Self {
+            location: KeyCacheLocation::Gateway,
+            entries: 100_000,
+            positive: Duration::from_secs(60),
+            negative: Duration::from_secs(5),
+            stale: Duration::from_secs(600),
+            rate: 500,
+        }
+    }
+}
+
+impl KeyCache {
+    /// What it means for a gateway: how many requests with such tokens it can answer.
+    #[must_use]
+    pub fn ceiling(&self) -> String {
+        let Self { positive, rate, .. } = self;
+        match self.location {
+            KeyCacheLocation::Gateway | KeyCacheLocation::Both => format!(
+                "each token is asked about once in {positive:?}, so this gateway serves up to {} tokens at a time ({rate} \
+                 questions/s), however often each is used; a token that is revoked lets in for up to {positive:?}",
+                u128::from(*rate) * positive.as_millis().max(1) / 1000,
+            ),
+            KeyCacheLocation::KeyManager | KeyCacheLocation::None => format!(
+                "each request with such a token asks its key service, so this gateway serves at most {rate} of them per \
+                 second, and none while it is away; a token that is revoked is refused at once{}",
+                if self.location == KeyCacheLocation::None {
+                    ""
+                } else {
+                    ", if the key service forgets it at once"
+                },
+            ),
         }
     }
 }
@@ -344,6 +413,7 @@ mod tests {
                 },
                 redis: None,
                 throttle: Throttle::default(),
+                key_cache: KeyCache::default(),
                 telemetry: Telemetry {
                     access_log: AccessLog {
                         target: LogTarget::Stdout,
@@ -423,10 +493,6 @@ t.yaml:16:41: \"traces\" is not available in this build"
         assert_eq!(
             mistakes("revision: { file: r }\ncache: { any: [thing] }\n"),
             "t.yaml:2:1: \"cache\" is not available in this build"
-        );
-        assert_eq!(
-            mistakes("revision: { file: r, control_plane: { urls: [x] } }\n"),
-            "t.yaml:1:22: \"control_plane\" is not available in this build"
         );
     }
 
@@ -617,12 +683,19 @@ t.yaml:16:41: \"traces\" is not available in this build"
         let mut inside = false;
         let mut result = String::new();
         for line in text.lines() {
-            inside = match line.strip_prefix("# ") {
-                Some("admin:" | "redis:" | "throttle:") => true,
-                Some(rest) => inside && rest.starts_with("  "),
-                None => false,
+            let (sign, rest) = match line.trim_start().strip_prefix("# ") {
+                Some(rest) => (line.len() - rest.len(), rest),
+                None => (0, ""),
             };
-            result.push_str(if inside { &line[2..] } else { line });
+            inside = match rest {
+                "admin:" | "redis:" | "throttle:" | "control_plane:" => true,
+                rest => rest.starts_with("skip_list:") || inside && rest.starts_with("  "),
+            };
+            let indent = &line[..sign.saturating_sub(2)];
+            match inside {
+                true => result.extend([indent, rest]),
+                false => result.push_str(line),
+            }
             result.push('\n');
         }
         result
@@ -633,15 +706,17 @@ t.yaml:16:41: \"traces\" is not available in this build"
         let directory = tempfile::tempdir().unwrap();
         let token = "0123456789abcdef0123456789abcdef";
         std::fs::write(directory.path().join("admin-token"), token).unwrap();
+        std::fs::write(directory.path().join("control-plane-token"), token).unwrap();
         let text = uncommented(include_str!("../conf/tollgate.yaml"))
             .replace("/etc/tollgate", &directory.path().display().to_string());
         let Loaded { config, warnings } = loaded(&text, None);
         assert!(warnings.is_empty(), "{warnings}");
         let expected = super::tests::config(&format!(
-            "revision: {{ file: conf/revision.yaml }}\nadmin: {{ token: {token} }}\n\
-             redis: {{ urls: [redis://127.0.0.1] }}\n"
+            "revision:\n  file: conf/revision.yaml\n  control_plane: {{ urls: [\"https://control-1:9443\", \
+             \"https://control-2:9443\"], token: {token}, state_dir: /var/lib/tollgate }}\n\
+             admin: {{ token: {token} }}\nredis: {{ urls: [redis://127.0.0.1] }}\n"
         ));
-        assert!(expected.admin.is_some() && expected.redis.is_some());
+        assert!(expected.revision.control_plane.is_some() && expected.admin.is_some() && expected.redis.is_some());
         assert_eq!(config, expected);
     }
 

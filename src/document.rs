@@ -27,6 +27,7 @@ pub(crate) use decode::Dropped;
 pub use mistake::{Mistake, Mistakes, Place, Severity, Source};
 pub(crate) use mistake::{Report, quote};
 pub use reference::Environment;
+pub(crate) use reference::is_credential;
 pub use secret::Secret;
 pub(crate) use suggest::did_you_mean;
 pub(crate) use text::{Grammar, Name, Size, Text};

@@ -502,7 +502,7 @@ fn denied(denial: Denial, api: &Api) -> Refusal {
         Denial::KeyTypeMismatch => Refusal::KeyTypeMismatch,
         Denial::SubscriptionMissing => Refusal::SubscriptionMissing,
         Denial::ScopeInsufficient { required } => Refusal::ScopeInsufficient(scope_challenge(&required)),
-        Denial::KeysUnavailable => Refusal::KeyServiceUnavailable,
+        Denial::KeysUnavailable | Denial::NotAsked => Refusal::KeyServiceUnavailable(denial.reason()),
     }
 }
 

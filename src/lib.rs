@@ -30,6 +30,9 @@ pub mod upstream;
 // What the stages stand on.
 pub mod redis;
 
+// What both programs answer operators with.
+pub mod side_http;
+
 // Where the rules come from.
 pub mod snapshot;
 pub mod sync;

@@ -19,6 +19,7 @@ use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::document::Secret;
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
 use crate::units::{Rate, Ratio};
 
@@ -31,8 +32,10 @@ pub struct Revision {
     pub digest: String,
     /// Where requests go.
     pub upstreams: Vec<Upstream>,
-    /// Who may issue tokens.
+    /// Who may issue tokens that say themselves what they are worth.
     pub issuers: Vec<Issuer>,
+    /// Who is asked what tokens are worth that say nothing themselves.
+    pub introspectors: Vec<Introspector>,
     /// Sets of limits for subscriptions.
     pub plans: Vec<Plan>,
     /// What is published.
@@ -95,6 +98,37 @@ pub struct Issuer {
     pub application_claim: Option<String>,
     /// Tolerated clock difference for `exp` and `nbf`. Default zero.
     pub leeway: Duration,
+}
+
+/// A service that says what opaque tokens are worth (RFC 7662).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introspector {
+    /// Unique among issuers.
+    pub name: IssuerName,
+    /// Its introspection endpoint.
+    pub url: String,
+    /// As whom a gateway asks.
+    pub credential: IntrospectionCredential,
+    /// The `iss` that it has to state, if it states one. None: any.
+    pub issuer: Option<String>,
+    /// Accepted `aud` values, if it states one; empty: any.
+    pub audience: Vec<String>,
+    /// The member of its answer that names the application, such as `client_id`. None: tokens are not bound to one.
+    pub application_claim: Option<String>,
+}
+
+/// As whom a gateway asks about a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IntrospectionCredential {
+    /// HTTP Basic, the usual one.
+    Basic {
+        /// User name.
+        id: String,
+        /// Password.
+        secret: Secret,
+    },
+    /// A bearer token.
+    Bearer(Secret),
 }
 
 /// Where an issuer's keys come from.
@@ -287,6 +321,16 @@ pub enum AuthMethod {
     ApiKey,
     /// A token of the issuer with this index in [`Revision::issuers`].
     Jwt(usize),
+    /// A token that the service with this index in [`Revision::introspectors`] calls active.
+    Introspection(usize),
+}
+
+impl AuthMethod {
+    /// Whether it is by a token.
+    #[must_use]
+    pub fn is_token(&self) -> bool {
+        matches!(self, Self::Jwt(_) | Self::Introspection(_))
+    }
 }
 
 /// Where an API reads credentials from.

@@ -6,7 +6,6 @@ pub mod connection;
 pub mod drain;
 pub mod panics;
 pub mod sharing;
-pub mod side_http;
 pub mod sockets;
 pub mod status;
 
@@ -22,7 +21,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as Engine};
 use pingora::services::listening::Service;
 
-use crate::auth::{KeySets, TokenCache};
+use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
 use crate::gateway::Gateway;
@@ -159,6 +158,7 @@ impl Server {
             key_sets: key_sets.clone(),
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
+            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
             names: Names::LookUp,
             sharing: sharing::defaults(&config),
             rotations: Arc::new(Rotations::default()),

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method};
 use prometheus::Histogram;
 use smallvec::SmallVec;
 
-use crate::auth::{Authenticator, Caller, KeySets, KeyStore, TokenCache, credential, jwt};
+use crate::auth::{Authenticator, Caller, Introspectors, KeySets, KeyStore, TokenCache, credential, jwt};
 use crate::document::{self, Mistakes, Severity};
 use crate::names::{ApiName, ApplicationName, IssuerName, PlanName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
@@ -150,6 +150,8 @@ pub struct Compiler {
     pub tokens: Arc<TokenCache>,
     /// Keys that come by the key log; none without a control plane.
     pub key_store: Option<Arc<KeyStore>>,
+    /// Who is asked about opaque tokens.
+    pub introspectors: Introspectors,
     /// Whether host names of endpoints are looked up.
     pub names: Names,
     /// Where upstreams' rotations stand.
@@ -206,7 +208,8 @@ impl Compiler {
                 .collect(),
             upstreams,
             authenticator: Authenticator::compile(revision, environment_type, &self.key_sets, Arc::clone(&self.tokens))
-                .with_store(self.key_store.clone()),
+                .with_store(self.key_store.clone())
+                .with_introspectors(revision, &self.introspectors),
         };
         Ok((snapshot, loaded.warnings))
     }
@@ -573,7 +576,7 @@ pub fn subject_of_token(issuer: &str, subject: &str) -> Subject {
 impl Challenges {
     fn compile(api: &revision::Api) -> Self {
         let key = api.auth.contains(&AuthMethod::ApiKey);
-        let token = api.auth.iter().any(|method| matches!(method, AuthMethod::Jwt(_)));
+        let token = api.auth.iter().any(AuthMethod::is_token);
         let field = |error: &str| {
             let mut parts = Vec::new();
             if token {

@@ -5,6 +5,7 @@
 //!
 //! Revisions come from a file, from a control plane, or from both: then the file holds objects of this gateway alone.
 
+pub mod apply;
 pub mod client;
 pub mod crash_guard;
 pub mod fetch;
@@ -13,10 +14,14 @@ pub mod heartbeat;
 pub mod keys;
 pub mod last_good;
 pub mod local;
+pub mod progress;
 pub mod pull;
 pub mod remote;
 pub mod seat;
+#[cfg(test)]
+mod seat_tests;
 pub mod state_dir;
+pub mod status;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -29,7 +34,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use serde::Serialize;
 
 use crate::clock::unix_ms;
 use crate::config::SkipList;
@@ -38,6 +42,7 @@ use crate::document::{Environment, Mistakes};
 use crate::revision;
 use crate::snapshot::{Compiler, Snapshot};
 use crate::telemetry::Metrics;
+pub use status::{Refused, Status};
 use verify::Refusal;
 
 /// The running snapshot and how it came to be. One per process.
@@ -82,48 +87,6 @@ pub struct Remembered {
     pub snapshot: Option<Vec<u8>>,
     /// Both, read.
     pub published: Arc<Published>,
-}
-
-/// What operators see of revisions.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Status {
-    /// SHA-256 of the applied revision; of a control plane's, its root.
-    pub digest: Option<String>,
-    /// `file` or `control plane`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<&'static str>,
-    /// The number of the control plane's revision.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment_seq: Option<u64>,
-    /// Its root.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub root: Option<String>,
-    /// Unix milliseconds of its application.
-    pub applied_at_ms: Option<u64>,
-    /// Seconds since then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub age_seconds: Option<u64>,
-    /// Routes in it.
-    pub routes: usize,
-    /// Keys in it.
-    pub keys: usize,
-    /// Why the newest revision was refused; absent when the newest one is applied.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refused: Option<Refused>,
-}
-
-/// A revision that was not applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// Unix milliseconds.
-    pub at_ms: u64,
-    /// `invalid`, `panicked`, or for a control plane's revision another code of a NACK: the label of the metric.
-    pub reason: &'static str,
-    /// The number of the control plane's revision.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment_seq: Option<u64>,
-    /// Every mistake with its place.
-    pub mistakes: Vec<String>,
 }
 
 impl Remembered {
@@ -442,15 +405,4 @@ impl Revisions {
 fn read_local(path: &Path) -> Result<(Arc<Content>, PathBuf), Mistakes> {
     let content = local::read(path, &Environment::of_process())?;
     Ok((Arc::new(content), path.to_owned()))
-}
-
-impl Refused {
-    fn invalid(mistakes: &Mistakes, now_ms: u64) -> Self {
-        Self {
-            at_ms: now_ms,
-            reason: "invalid",
-            environment_seq: None,
-            mistakes: mistakes.iter().map(ToString::to_string).collect(),
-        }
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use pingora::http::RequestHeader;
-use tollgate::auth::{KeySets, TokenCache};
+use tollgate::auth::{Introspectors, KeySets, TokenCache};
 use tollgate::document::Environment;
 use tollgate::gateway::forward::{self, Origin};
 use tollgate::gateway::journey::{Admission, Journey};
@@ -69,6 +69,7 @@ applications:
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(16)),
         key_store: None,
+        introspectors: Introspectors::offline(),
         names: Names::Leave,
         sharing: Defaults::default(),
         rotations: Arc::new(Rotations::default()),

@@ -120,12 +120,13 @@ impl Caller {
         }
     }
 
-    /// The type of the key, if one was used.
+    /// The type of the key, if one was used, or of what the token was given for, if it says so.
     #[must_use]
     pub fn key_type(&self) -> Option<KeyType> {
         match &self.identity {
             Identity::Key(key) => Some(key.key_type),
-            Identity::Anonymous | Identity::Token(_) => None,
+            Identity::Token(token) => token.key_type(),
+            Identity::Anonymous => None,
         }
     }
 

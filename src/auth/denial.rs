@@ -20,9 +20,11 @@ pub enum Denial {
         /// All scopes that the route asks for.
         required: Box<[String]>,
     },
-    /// Who could tell is not to be had now, the token's issuer or the control plane for a key: the credential can be
-    /// neither accepted nor refused.
+    /// Who could tell is not to be had now: the token's issuer, the service that knows it, or the control plane for a
+    /// key. The credential can be neither accepted nor refused.
     KeysUnavailable,
+    /// Somebody would have to be asked about the token, and explanations ask nobody.
+    NotAsked,
 }
 
 /// What is wrong with an invalid credential. For logs and explanations, never for clients.
@@ -50,6 +52,8 @@ pub enum Invalid {
     Audience,
     /// It is not valid yet.
     NotYetValid,
+    /// The service that was asked about the token does not call it active.
+    Inactive,
     /// A claim is missing, doubled, of the wrong type or out of range.
     Claims,
 }
@@ -67,6 +71,7 @@ impl Denial {
             Self::SubscriptionMissing => "subscription",
             Self::ScopeInsufficient { .. } => "scope",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::NotAsked => "not_asked",
         }
     }
 
@@ -93,6 +98,7 @@ impl Invalid {
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::NotYetValid => "not_yet_valid",
+            Self::Inactive => "inactive",
             Self::Claims => "claims",
         }
     }

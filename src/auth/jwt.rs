@@ -22,7 +22,7 @@ use self::parse::{Claims, Compact};
 use crate::auth::jwks::{KeySet, KeySets, Keys, VerifyingKey};
 use crate::auth::keyring::stable_hash;
 use crate::auth::{Denial, Invalid};
-use crate::revision::Issuer;
+use crate::revision::{Issuer, KeyType};
 
 /// Checks the tokens of one issuer.
 #[derive(Debug)]
@@ -188,6 +188,7 @@ impl Verifier {
             subject_hash,
             application: claims.application.map(Into::into),
             scopes: claims.scopes.into_iter().map(Into::into).collect(),
+            key_type: claims.key_type,
             until_ms: expires_ms.saturating_add(self.leeway_ms),
             from_ms: claims.not_before_ms.unwrap_or(0).saturating_sub(self.leeway_ms),
         })
@@ -206,11 +207,32 @@ pub struct VerifiedToken {
     subject_hash: Option<u64>,
     application: Option<Box<str>>,
     scopes: Box<[Box<str>]>,
+    key_type: Option<KeyType>,
     until_ms: u64,
     from_ms: u64,
 }
 
 impl VerifiedToken {
+    /// What somebody else says of a token who knows it. Without an end it has none here.
+    pub(super) fn as_told(claims: Claims, issuer: &str) -> Self {
+        let subject = claims.subject.as_ref();
+        Self {
+            subject_hash: subject.map(|subject| subject_hash(issuer, subject)),
+            subject: claims.subject.map(Into::into),
+            application: claims.application.map(Into::into),
+            scopes: claims.scopes.into_iter().map(Into::into).collect(),
+            key_type: claims.key_type,
+            until_ms: claims.expires_ms.unwrap_or(u64::MAX),
+            from_ms: claims.not_before_ms.unwrap_or(0),
+        }
+    }
+
+    /// Whether its holder may do real things or only try, if it says so.
+    #[must_use]
+    pub fn key_type(&self) -> Option<KeyType> {
+        self.key_type
+    }
+
     /// `sub`
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
@@ -241,7 +263,7 @@ impl VerifiedToken {
         self.until_ms
     }
 
-    fn in_time(&self, now_ms: u64) -> Result<(), Obstacle> {
+    pub(super) fn in_time(&self, now_ms: u64) -> Result<(), Obstacle> {
         if now_ms >= self.until_ms {
             return Err(Obstacle::Denied(Denial::CredentialExpired));
         }
@@ -252,7 +274,7 @@ impl VerifiedToken {
     }
 
     /// About how many bytes it occupies.
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         let names = self.subject.as_deref().map_or(0, str::len) + self.application.as_deref().map_or(0, str::len);
         let scopes = self
             .scopes

@@ -6,7 +6,7 @@ mod strict;
 use std::path::PathBuf;
 
 use super::{DONE, Output, REFUSED, print_json, print_line};
-use crate::document::{Environment, Mistake, Mistakes};
+use crate::document::{Environment, Mistake, Mistakes, Place, Severity};
 use crate::{config, revision, snapshot};
 
 /// Arguments of `check`.
@@ -21,6 +21,15 @@ pub struct Args {
     /// Also try what the files refer to: Redis, endpoints of upstreams, key sets of issuers.
     #[arg(long)]
     connect: bool,
+}
+
+/// What it costs that nobody remembers what key services say.
+fn uncached(config: &config::Config, loaded: &revision::Loaded) -> Option<Mistake> {
+    (config.key_cache.location == config::KeyCacheLocation::None).then(|| {
+        let message = "key_cache: location none asks the key service for every request, and nobody remembers anything; write \
+                       gateway, or key_manager if a revoked token has to be refused at once";
+        loaded.source.mistake(Place::default(), Severity::Warning, message)
+    })
 }
 
 /// Reports everything that is wrong with both files.
@@ -59,6 +68,10 @@ pub fn run(args: &Args, output: Output) -> u8 {
             Ok(loaded) => {
                 mistakes.extend(loaded.warnings.iter().cloned());
                 mistakes.extend(config.iter().flat_map(|config| strict::findings(config, &loaded)));
+                if let (Some(config), false) = (&config, loaded.revision.introspectors.is_empty()) {
+                    facts.push(format!("key_cache: {}", config.key_cache.ceiling()));
+                    mistakes.extend(uncached(config, &loaded));
+                }
                 if args.connect {
                     mistakes.extend(connect::findings(&loaded));
                 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::{DONE, FAILED, Output, REFUSED, USAGE, print_json, print_line};
-use crate::auth::{KeySets, TokenCache};
+use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::config;
 use crate::document::Environment;
 use crate::gateway::explain::counter::SharedFacts;
@@ -90,6 +90,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         key_sets: KeySets::offline(),
         tokens: Arc::new(TokenCache::new(1)),
         key_store: None,
+        introspectors: Introspectors::offline(),
         names: Names::Leave,
         sharing: crate::server::sharing::defaults(&config),
         rotations: Arc::new(Rotations::default()),

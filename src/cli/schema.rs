@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::print_json;
-use crate::{config, revision};
+use crate::{config, control_plane, revision};
 
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,8 @@ enum File {
     Tollgate,
     /// The revision file, conf/revision.yaml.
     Revision,
+    /// The bootstrap file of a control plane, conf/control-plane.yaml.
+    ControlPlane,
 }
 
 /// Prints the schema.
@@ -26,5 +28,6 @@ pub fn run(args: &Args) -> u8 {
     print_json(&match args.file {
         File::Tollgate => config::schema(),
         File::Revision => revision::schema(),
+        File::ControlPlane => control_plane::config::schema(),
     })
 }

@@ -41,6 +41,8 @@ pub(super) struct RawConfig {
     pub(super) redis: Option<At<RawRedis>>,
     /// How limits are shared between gateways. A limit can say it for itself, with the keys of the same names.
     pub(super) throttle: Option<At<RawThrottle>>,
+    /// How what a key service says about opaque tokens is remembered (issuers with `introspection`).
+    pub(super) key_cache: Option<At<RawKeyCache>>,
     /// Caching of answers. Not available in this build.
     #[serde(default)]
     pub(super) cache: NotAvailable,
@@ -246,6 +248,41 @@ pub(super) struct RawThrottle {
     /// forgotten for a new one: a finished one, if there is one at hand. Default 1000000.
     #[schemars(range(min = 1_000, max = 100_000_000))]
     pub(super) max_counters: Option<At<u32>>,
+}
+
+/// How what a key service says about opaque tokens is remembered, and how often it is asked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKeyCache {
+    /// Who remembers. Default `gateway`.
+    pub(super) location: Option<RawKeyCacheLocation>,
+    /// Answers that this gateway remembers, for each key service. Default 100000.
+    #[schemars(range(min = 1_000, max = 10_000_000))]
+    pub(super) entries: Option<At<u32>>,
+    /// How long a good token is not asked about again, 1s to 1h. Default 60s.
+    pub(super) positive: Option<At<Text<Duration>>>,
+    /// How long a bad token is not asked about again, at most 5m. Default 5s.
+    pub(super) negative: Option<At<Text<Duration>>>,
+    /// How long after that a good token goes on while the key service is away, at most 1d. Default 10m.
+    pub(super) stale: Option<At<Text<Duration>>>,
+    /// Questions per second to each key service; more wait for their turn. Default 500.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) rate: Option<At<u32>>,
+}
+
+/// Who remembers what a key service says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum RawKeyCacheLocation {
+    /// The gateway.
+    Gateway,
+    /// The key service: it is asked for every request.
+    KeyManager,
+    /// Both.
+    Both,
+    /// Nobody: not recommended.
+    None,
 }
 
 /// Where the revision comes from: a file, a control plane, or both.

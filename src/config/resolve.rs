@@ -1,6 +1,7 @@
 //! From raw to resolved: defaults filled in, ports shifted, every mistake reported.
 
 mod control_plane;
+mod key_cache;
 mod redis;
 mod throttle;
 
@@ -53,6 +54,7 @@ pub(super) fn resolve(
         revision,
         redis,
         throttle,
+        key_cache,
         cache: NotAvailable,
         telemetry,
     } = raw;
@@ -67,6 +69,7 @@ pub(super) fn resolve(
     let status = resolver.status(&status, place);
     let admin = admin.and_then(|raw| resolver.admin(raw));
     let throttle = resolver.throttle(throttle.as_ref(), redis.as_ref().map(|redis| redis.place));
+    let key_cache = resolver.key_cache(key_cache.as_ref());
     let redis = redis.and_then(|raw| resolver.redis(raw));
     let server = resolver.server(server);
     let gateway = resolver.gateway(gateway);
@@ -80,6 +83,7 @@ pub(super) fn resolve(
         revision: resolver.revision(revision, place)?,
         redis,
         throttle,
+        key_cache,
         telemetry,
     })
 }

@@ -243,6 +243,18 @@ impl Caller {
         &self.record.roles
     }
 
+    /// The environments that the token is for; empty is every one.
+    #[must_use]
+    pub fn environments(&self) -> &[String] {
+        &self.record.environments
+    }
+
+    /// Unix milliseconds from which on the token is refused.
+    #[must_use]
+    pub fn expires_ms(&self) -> Option<u64> {
+        self.record.expires_ms
+    }
+
     fn valid(self, now_ms: u64) -> Result<Self, Problem> {
         match self.record.expires_ms {
             Some(expires) if now_ms >= expires => Err(Problem::Unauthorized),

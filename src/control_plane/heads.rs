@@ -24,12 +24,17 @@ impl Heads {
 
     /// A revision was published, here or elsewhere. Wakes who waits for it.
     pub fn published(&self, revision: &PublishedRevision) {
+        self.seen(&revision.environment, revision.seq);
+    }
+
+    /// The same, for who knows its number only.
+    pub fn seen(&self, environment: &str, seen: u64) {
         let grown = |seq: &mut u64| {
-            let newer = revision.seq > *seq;
-            *seq = revision.seq.max(*seq);
+            let newer = seen > *seq;
+            *seq = seen.max(*seq);
             newer
         };
-        self.of(&revision.environment).send_if_modified(grown);
+        self.of(environment).send_if_modified(grown);
     }
 
     /// Records were written to the key log, here or elsewhere, up to this one. Wakes who waits for them.
@@ -46,6 +51,18 @@ impl Heads {
     pub fn seq(&self, environment: &str) -> u64 {
         let revisions = self.revisions.read().unwrap_or_else(PoisonError::into_inner);
         revisions.get(environment).map_or(0, |seq| *seq.borrow())
+    }
+
+    /// The newest revision of every environment that is known, in the order of names.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, u64)> {
+        let revisions = self.revisions.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<(String, u64)> = revisions
+            .iter()
+            .map(|(environment, seq)| (environment.clone(), *seq.borrow()))
+            .collect();
+        all.sort_unstable();
+        all
     }
 
     /// The end of the key log.

@@ -3,8 +3,17 @@
 //! The store knows nothing of APIs and plans. It keeps named objects with versions, published revisions, blobs, the key
 //! log and seats, and it makes a set of changes happen as one, or not at all. What may be changed how is decided above.
 
+mod open;
+mod postgres;
+mod sql;
+mod sqlite;
+#[cfg(test)]
+pub(in crate::control_plane) mod tests;
+
 use async_trait::async_trait;
 use std::fmt;
+
+pub use open::{Location, open};
 
 use crate::distribution::{ContentHash, KeyEntry, KeyHash, KeyRecord};
 use crate::revision::KeyType;
@@ -326,6 +335,12 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision of each environment that has one.
     async fn heads(&self) -> StoreResult<Vec<PublishedRevision>>;
 
+    /// The same, as numbers only: asked every two seconds, when what revisions are composed of may be megabytes.
+    async fn head_seqs(&self) -> StoreResult<Vec<(String, u64)>> {
+        let heads = self.heads().await?;
+        Ok(heads.into_iter().map(|head| (head.environment, head.seq)).collect())
+    }
+
     /// The newest revision of an environment.
     async fn head(&self, environment: &str) -> StoreResult<Option<PublishedRevision>>;
 
@@ -346,8 +361,8 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a blob; one that is there already is left alone.
     async fn put_blob(&self, hash: &ContentHash, bytes: &[u8]) -> StoreResult<()>;
 
-    /// Removes revisions of an environment but the newest `keep`, and blobs that nothing refers to any more and that are
-    /// not among `also_used`.
+    /// Removes revisions of an environment but the newest `keep` (and never the very newest), and blobs that nothing
+    /// refers to any more and that are not among `also_used`.
     async fn prune(&self, environment: &str, keep: usize, also_used: &[ContentHash]) -> StoreResult<()>;
 
     /// Writes keys and the records of it, in one go; gives the end of the log.
@@ -372,14 +387,15 @@ pub trait Store: Send + Sync + 'static {
     /// Where the log stands.
     async fn key_head(&self) -> StoreResult<KeyHead>;
 
-    /// Records after a number, without gaps.
+    /// Records after a number, without gaps. Not found if some of them were trimmed: start over from
+    /// [`live_keys`](Self::live_keys).
     async fn key_log(&self, after: u64, limit: usize) -> StoreResult<Vec<KeyRecord>>;
 
     /// Forgets the records up to a number.
     async fn trim_key_log(&self, upto: u64) -> StoreResult<()>;
 
     /// Gives a seat, or says that there is none. An instance that is alive, or known since `known_since_ms`, or has proof,
-    /// gets its seat back whatever the limit.
+    /// gets its seat back whatever the limit. Those in the pool that have lost every claim are forgotten.
     async fn take_seat(&self, request: &SeatRequest) -> StoreResult<SeatAnswer>;
 
     /// Writes signs of life, all at once; those of unknown instances are left out.

@@ -157,6 +157,14 @@ impl PublicKey {
             .collect()
     }
 
+    /// Whether its private side has made this signature over bytes that are not one of our texts.
+    #[must_use]
+    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, &self.0)
+            .verify(message, signature)
+            .is_ok()
+    }
+
     /// Its bytes, as RFC 8037 wants them in a JWK.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {

@@ -286,7 +286,7 @@ impl Replacer<'_> {
 }
 
 /// Whether a text is nothing but a reference to a credential.
-fn is_credential(text: &str) -> bool {
+pub(crate) fn is_credential(text: &str) -> bool {
     let name = text.strip_prefix("${cred:").and_then(|rest| rest.strip_suffix('}'));
     name.is_some_and(|name| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '}', '$']))
 }

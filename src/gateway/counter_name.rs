@@ -361,7 +361,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::auth::{KeySets, TokenCache};
+    use crate::auth::{Introspectors, KeySets, TokenCache};
     use crate::document::Environment;
     use crate::revision::{self, EnvironmentType};
     use crate::snapshot::Compiler;
@@ -419,6 +419,7 @@ applications:
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(1)),
             key_store: None,
+            introspectors: Introspectors::offline(),
             names: Names::Leave,
             sharing: Defaults::default(),
             rotations: Arc::new(Rotations::default()),

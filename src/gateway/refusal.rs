@@ -71,8 +71,8 @@ pub enum Refusal {
     UpstreamTimeout,
     /// A bound of this gateway is reached.
     Overloaded(&'static str),
-    /// The issuer's keys have never been reached.
-    KeyServiceUnavailable,
+    /// The issuer's keys have never been reached, or the service that knows the token is away; which is for the log.
+    KeyServiceUnavailable(&'static str),
     /// No revision is applied yet.
     NotReady,
     /// A fault of the gateway itself.
@@ -154,7 +154,7 @@ impl Refusal {
                 "the service behind this API did not answer in time",
             ),
             Self::Overloaded(_) => (503, "overloaded", "the gateway is at its limit"),
-            Self::KeyServiceUnavailable => (
+            Self::KeyServiceUnavailable(_) => (
                 503,
                 "key_service_unavailable",
                 "tokens can not be checked at the moment",
@@ -187,6 +187,7 @@ impl Refusal {
             Self::CredentialInvalid(_, why)
             | Self::BadRequest(why)
             | Self::UpstreamFailed(why)
+            | Self::KeyServiceUnavailable(why)
             | Self::Overloaded(why) => why,
             Self::RateLimited(limited) if limited.unasked => "store_away",
             _ => "",
@@ -257,7 +258,7 @@ impl Refusal {
                 headers.push((RATE_LIMIT, limited.rate_limit.clone()));
                 headers.push((RATE_LIMIT_POLICY, limited.policy.clone()));
             }
-            Self::UpstreamUnavailable | Self::Overloaded(_) | Self::KeyServiceUnavailable | Self::NotReady => {
+            Self::UpstreamUnavailable | Self::Overloaded(_) | Self::KeyServiceUnavailable(_) | Self::NotReady => {
                 headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
             }
             _ => {}

@@ -14,7 +14,7 @@ use super::grammar::{
     Address, AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256,
     ZoneName,
 };
-use crate::document::{At, Name, NotAvailable, Text};
+use crate::document::{At, Name, NotAvailable, Secret, Text};
 use crate::units::{Rate, Ratio};
 
 /// What a gateway does: what is published, where it goes, who may call it and how often. Watched, checked as a
@@ -142,25 +142,45 @@ pub(super) struct RawIssuer {
     /// What this file calls the issuer; unique among issuers.
     #[schemars(required)]
     pub(super) name: Option<At<Text<Name>>>,
-    /// The `iss` that its tokens carry, character for character.
-    #[schemars(required, length(min = 1))]
+    /// The `iss` that its tokens carry, character for character. Required with `jwks`.
+    #[schemars(length(min = 1))]
     pub(super) issuer: Option<At<String>>,
-    /// Accepted `aud` values; a token needs one of them. A token for somebody else is not a token for us.
+    /// Accepted `aud` values; a token needs one of them. A token for somebody else is not a token for us. Required with
+    /// `jwks`.
     #[serde(default)]
-    #[schemars(required, length(min = 1))]
+    #[schemars(length(min = 1))]
     pub(super) audience: Vec<At<String>>,
-    /// The algorithms that this issuer signs with; a token that names another one is refused.
+    /// The algorithms that this issuer signs with; a token that names another one is refused. Required with `jwks`.
     #[serde(default)]
-    #[schemars(required, length(min = 1))]
+    #[schemars(length(min = 1))]
     pub(super) algorithms: Vec<At<Text<AlgorithmName>>>,
-    /// Where the issuer's public keys come from.
-    #[schemars(required)]
+    /// Where the issuer's public keys come from: for tokens that say themselves what they are worth (JWT). APIs name
+    /// the issuer as `{ jwt: ISSUER }`.
     pub(super) jwks: Option<At<RawJwks>>,
+    /// Who is asked what a token is worth that says nothing itself (RFC 7662), instead of `jwks`. APIs name the issuer as
+    /// `{ introspection: ISSUER }`.
+    pub(super) introspection: Option<At<RawIntrospection>>,
     /// The claim that names the application, such as `azp`. Absent: tokens are not bound to an application.
     #[schemars(length(min = 1))]
     pub(super) application_claim: Option<At<String>>,
     /// Tolerated difference between the clocks, for `exp` and `nbf`; at most 5m. Default 0s.
     pub(super) leeway: Option<At<Text<Duration>>>,
+}
+
+/// An introspection endpoint (RFC 7662), and as whom a gateway asks there: `client_id` and `client_secret`, or `token`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIntrospection {
+    /// An `https:` (or `http:`) URL.
+    #[schemars(required)]
+    pub(super) url: Option<At<String>>,
+    /// The user name of HTTP Basic.
+    #[schemars(length(min = 1))]
+    pub(super) client_id: Option<At<String>>,
+    /// The password of HTTP Basic, best as a reference: `${cred:corp}`.
+    pub(super) client_secret: Option<At<Secret>>,
+    /// A bearer token instead, best as a reference.
+    pub(super) token: Option<At<Secret>>,
 }
 
 /// Where an issuer's public keys come from: exactly one of the three.
@@ -284,7 +304,8 @@ pub(super) struct RawApi {
     /// The labels of the gateways that take this API: those that have one of them. Absent: every gateway.
     #[schemars(length(min = 1))]
     pub(super) labels: Option<At<Vec<At<Text<Name>>>>>,
-    /// What lets a request in: `none`, or a list of `api_key` and `{ jwt: ISSUER }` of which any one is enough.
+    /// What lets a request in: `none`, or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }` of which
+    /// any one is enough.
     #[schemars(required)]
     pub(super) auth: Option<At<RawAuth>>,
     /// Where credentials are read from.
@@ -317,8 +338,10 @@ pub(super) struct RawApi {
 pub(super) enum RawAuthMethod {
     /// A key of an application that is subscribed to the API.
     ApiKey,
-    /// A token of this issuer.
+    /// A token of this issuer, which has `jwks`.
     Jwt(At<Text<Name>>),
+    /// A token that this issuer, which has `introspection`, calls active.
+    Introspection(At<Text<Name>>),
 }
 
 /// What lets a request in.
@@ -436,7 +459,7 @@ mod auth {
                 type Value = RawAuth;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("`none` or a list of `api_key` and `{ jwt: ISSUER }`")
+                    f.write_str("`none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`")
                 }
 
                 fn visit_str<E: Error>(self, text: &str) -> Result<RawAuth, E> {

@@ -15,10 +15,10 @@ use jiff::Timestamp;
 
 use super::load::ApiPlaces;
 use super::raw::{
-    RawApplication, RawBalance, RawEndpoint, RawKey, RawKeyType, RawRetries, RawRevision, RawSubscription, RawUpstream,
-    RawUpstreamTimeouts,
+    RawApplication, RawBalance, RawEndpoint, RawIssuer, RawKey, RawKeyType, RawRetries, RawRevision, RawSubscription,
+    RawUpstream, RawUpstreamTimeouts,
 };
-use super::{Application, Endpoint, Key, KeyType, Revision, Subscription, Upstream, UpstreamTimeouts};
+use super::{Application, AuthMethod, Endpoint, Key, KeyType, Revision, Subscription, Upstream, UpstreamTimeouts};
 use crate::document::{At, Dropped, Name, NotAvailable, Place, Report, Text, did_you_mean, quote};
 
 /// The longest deadline that makes sense to anybody; it also keeps sums of durations far from overflow.
@@ -66,6 +66,27 @@ struct Names<'r> {
     known: bool,
 }
 
+/// The names of issuers, and which of them are asked about their tokens.
+struct Issuers<'r> {
+    names: Names<'r>,
+    /// By position in the file: the way in that the issuer is, with its position among its like.
+    methods: Vec<AuthMethod>,
+}
+
+impl<'r> Issuers<'r> {
+    fn new(names: Names<'r>, raws: &[At<RawIssuer>]) -> Self {
+        let (mut issuers, mut introspectors) = (0_usize.., 0_usize..);
+        let methods = raws
+            .iter()
+            .filter_map(|raw| match raw.introspection {
+                None => issuers.next().map(AuthMethod::Jwt),
+                Some(_) => introspectors.next().map(AuthMethod::Introspection),
+            })
+            .collect();
+        Self { names, methods }
+    }
+}
+
 impl Checker<'_> {
     fn revision(&mut self, raw: RawRevision) -> (Revision, Vec<ApiPlaces>) {
         let RawRevision {
@@ -99,6 +120,7 @@ impl Checker<'_> {
             digest: String::new(),
             upstreams: upstreams.iter().filter_map(|raw| self.upstream(raw)).collect(),
             issuers: issuers.iter().filter_map(|raw| self.issuer(raw)).collect(),
+            introspectors: issuers.iter().filter_map(|raw| self.introspector(raw)).collect(),
             plans: plans.iter().filter_map(|raw| self.plan(raw)).collect(),
             apis: Vec::with_capacity(apis.len()),
             applications: Vec::with_capacity(applications.len()),
@@ -109,8 +131,9 @@ impl Checker<'_> {
             let application = self.application(raw, &api_names, &plan_names, &mut keys, &mut subscribed);
             resolved.applications.extend(application);
         }
+        let issuers = Issuers::new(issuer_names, &issuers);
         for (raw, subscribed) in apis.iter().zip(subscribed) {
-            if let Some((api, api_places)) = self.api(raw, &upstream_names, &issuer_names, subscribed) {
+            if let Some((api, api_places)) = self.api(raw, &upstream_names, &issuers, subscribed) {
                 resolved.apis.push(api);
                 places.push(api_places);
             }

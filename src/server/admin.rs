@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 
 use crate::document::Secret;
 use crate::gateway::explain::counter;
-use crate::server::side_http;
+use crate::side_http;
 use crate::sync::{self, Revisions};
 use crate::throttle::{Throttle, Time};
 

@@ -19,7 +19,7 @@ use crate::config;
 use crate::gateway::drain::Drain;
 use crate::gateway::explain::counter::health;
 use crate::redis::{self, Redis};
-use crate::server::side_http;
+use crate::side_http;
 use crate::sync::keys::{KeyFollower, KeyStatus};
 use crate::sync::seat::Standing;
 use crate::sync::{self, Revisions};

@@ -3,10 +3,11 @@
 //! The address that answered last is asked first. When it does not work, the next one is asked at once, once around.
 //! Nothing is read beyond the bound that the caller gives, whatever an answer says of its length.
 
+mod place;
+
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,12 +16,13 @@ use bytes::Bytes;
 use rand::RngExt;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, redirect};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncReadExt;
+use serde::{Deserialize, Serialize};
 
 use crate::config::ControlPlane;
 use crate::distribution::{BlobRef, ContentHash};
+pub use place::segment;
+use place::{Place, read};
 
 /// Until a connection stands, TLS included: the next address is tried after it.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -54,13 +56,6 @@ struct Inner {
     authorization: Option<HeaderValue>,
     /// The place that is asked first.
     first: AtomicUsize,
-}
-
-/// Where a control plane is.
-enum Place {
-    /// The URL without a slash at the end.
-    Http(String),
-    Directory(PathBuf),
 }
 
 /// What was answered. Every status is an answer, except a 5xx that another address may not give.
@@ -135,8 +130,8 @@ impl Client {
     /// # Errors
     /// When no address gives an answer, or one that is too large.
     pub async fn get(&self, path: &str, most: u64, patience: Duration) -> Result<Answer, ClientError> {
-        self.around(|place| self.ask(place, Method::GET, path, None, (most, patience)))
-            .await
+        let ask = |place| self.ask(place, Method::GET, path, None, (most, patience));
+        self.around(ask, |answer| !answer.is_failure()).await
     }
 
     /// Sends something.
@@ -151,8 +146,8 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Malformed(error.to_string()))?;
         let body = Bytes::from(body);
-        self.around(|place| self.ask(place, Method::POST, path, Some(body.clone()), (ANSWER_MOST, patience)))
-            .await
+        let ask = |place| self.ask(place, Method::POST, path, Some(body.clone()), (ANSWER_MOST, patience));
+        self.around(ask, Answer::is_of_control_plane).await
     }
 
     /// Removes something.
@@ -160,8 +155,8 @@ impl Client {
     /// # Errors
     /// When no address gives an answer.
     pub async fn delete(&self, path: &str, patience: Duration) -> Result<Answer, ClientError> {
-        self.around(|place| self.ask(place, Method::DELETE, path, None, (ANSWER_MOST, patience)))
-            .await
+        let ask = |place| self.ask(place, Method::DELETE, path, None, (ANSWER_MOST, patience));
+        self.around(ask, Answer::is_of_control_plane).await
     }
 
     /// An immutable blob of at most `most` bytes. Comes back as often, within bounds, and when it is told to; asks
@@ -215,30 +210,40 @@ impl Client {
         self.0.places.iter().all(|place| matches!(place, Place::Directory(_)))
     }
 
-    /// One address after the other, from the one that worked last.
-    async fn around<'a, F, A>(&'a self, ask: F) -> Result<Answer, ClientError>
+    /// One address after the other, from the one that worked last, until there is an answer that will do. If there is
+    /// none, the one that says most.
+    async fn around<'a, F, A>(&'a self, ask: F, will_do: impl Fn(&Answer) -> bool) -> Result<Answer, ClientError>
     where
         F: Fn(&'a Place) -> A,
         A: Future<Output = Result<Answer, ClientError>>,
     {
+        // A failure of somebody who is there, then nobody, then a server that is no control plane: that there are no pools
+        // is known only if all say so.
+        let weight = |found: &Result<Answer, ClientError>| match found {
+            Ok(answer) if answer.is_failure() => 2,
+            Err(_) => 1,
+            Ok(_) => 0,
+        };
         let count = self.0.places.len();
         let first = self.0.first.load(Ordering::Relaxed);
-        let mut failed: Option<Result<Answer, ClientError>> = None;
+        let mut best: Option<Result<Answer, ClientError>> = None;
         for turn in 0..count {
             let at = first.wrapping_add(turn) % count;
             let Some(place) = self.0.places.get(at) else { break };
             match ask(place).await {
-                Ok(answer) if !answer.is_failure() => {
+                Ok(answer) if will_do(&answer) => {
                     self.0.first.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(error @ (ClientError::TooLarge { .. } | ClientError::Malformed(_))) => return Err(error),
-                // An answer says more than none.
-                found @ Ok(_) => failed = Some(found),
-                found @ Err(_) => failed = failed.filter(Result::is_ok).or(Some(found)),
+                found => {
+                    if best.as_ref().is_none_or(|best| weight(&found) > weight(best)) {
+                        best = Some(found);
+                    }
+                }
             }
         }
-        failed.unwrap_or_else(|| Err(ClientError::Unreachable("there is no address".to_owned())))
+        best.unwrap_or_else(|| Err(ClientError::Unreachable("there is no address".to_owned())))
     }
 
     async fn ask(
@@ -287,101 +292,33 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|error| ClientError::Malformed(error.to_string()))
     }
 
+    /// Whether something that takes orders has answered. A plain web server and a directory have only files, and say so
+    /// without a code.
+    #[must_use]
+    pub fn is_of_control_plane(&self) -> bool {
+        let is_plain = matches!(self.status, 404 | 405 | 501) && self.code().is_none();
+        !is_plain && !self.is_failure()
+    }
+
+    /// The code of a problem document, if this is one.
+    #[must_use]
+    pub fn code(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Problem {
+            code: String,
+        }
+        self.json::<Problem>().ok().map(|problem| problem.code)
+    }
+
     /// Whether another address may do better. An appointment (503 and when to come back) is kept with who gave it.
     fn is_failure(&self) -> bool {
-        self.status >= 500 && !(self.status == 503 && self.retry_after.is_some())
-    }
-}
-
-impl Place {
-    fn of(url: &str) -> Self {
-        match url.strip_prefix("file://") {
-            Some(directory) => Self::Directory(PathBuf::from(decoded(directory))),
-            None => Self::Http(url.trim_end_matches('/').to_owned()),
-        }
+        self.status >= 500 && self.status != 501 && !(self.status == 503 && self.retry_after.is_some())
     }
 }
 
 /// A random factor from a range, so that gateways do not do the same at the same time.
 pub(super) fn jitter(range: Range<f64>) -> f64 {
     rand::rng().random_range(range)
-}
-
-/// A name as a segment of a path.
-#[must_use]
-pub fn segment(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
-}
-
-/// The text that [`segment`] was made of.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-        match (
-            first,
-            tail.split_at_checked(2).map(|(digits, after)| (hex(digits), after)),
-        ) {
-            (b'%', Some((Some(byte), after))) => {
-                bytes.push(byte);
-                rest = after;
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// What a directory answers. It has files where a control plane has paths.
-async fn read(directory: &Path, method: &Method, path: &str, most: u64) -> Result<Answer, ClientError> {
-    let answer = |status, body: Vec<u8>| Answer {
-        status,
-        body: body.into(),
-        retry_after: None,
-    };
-    let path = path.split('?').next().unwrap_or_default();
-    let mut file = directory.to_owned();
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        let part = decoded(part);
-        // One step down and nowhere else.
-        let mut steps = Path::new(&part).components();
-        match (steps.next(), steps.next()) {
-            (Some(Component::Normal(_)), None) => file.push(part),
-            _ => return Ok(answer(404, Vec::new())),
-        }
-    }
-    if method != Method::GET || !tokio::fs::metadata(&file).await.is_ok_and(|found| found.is_file()) {
-        return if tokio::fs::metadata(directory).await.is_ok_and(|found| found.is_dir()) {
-            Ok(answer(404, Vec::new()))
-        } else {
-            let message = format!("{}: there is no such directory", directory.display());
-            Err(ClientError::Unreachable(message))
-        };
-    }
-    let failed = |error: std::io::Error| ClientError::Unreachable(format!("{}: {error}", file.display()));
-    let mut body = Vec::new();
-    let opened = tokio::fs::File::open(&file).await.map_err(failed)?;
-    opened
-        .take(most.saturating_add(1))
-        .read_to_end(&mut body)
-        .await
-        .map_err(failed)?;
-    if body.len() as u64 > most {
-        return Err(ClientError::TooLarge { most });
-    }
-    Ok(answer(200, body))
 }
 
 /// A body, read no further than it may be long.
@@ -440,3 +377,6 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::client::{Client, ClientError, jitter, segment};
 use super::keys::KeyFollower;
-use super::pull::Progress;
+use super::progress::Progress;
 use super::seat::{PATIENCE, Seats, Standing};
 use crate::clock::unix_ms;
 use crate::distribution::protocol::{Command, Heartbeat, HeartbeatReply};
@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const SOONEST: Duration = Duration::from_millis(200);
 
 /// The last beat does not hold up the end.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Tells the control plane how this gateway is.
 pub struct Beats {
@@ -59,7 +59,7 @@ enum Heard {
 }
 
 impl Beats {
-    /// Asks for a seat, and keeps it, until the process leaves. `on_full` is called when the pool has none, `on_drain`
+    /// Asks for a seat, and keeps it, until the process leaves; then says so. `on_full` is called when the pool has none, `on_drain`
     /// when the control plane wants this gateway to leave.
     pub async fn run(self, mut leaving: watch::Receiver<bool>, on_full: impl Fn(&str), on_drain: impl Fn()) {
         tokio::select! {
@@ -146,7 +146,8 @@ impl Beats {
         };
         match answer.status {
             200 => {}
-            404 | 409 | 410 => return Heard::Unknown,
+            // `seat_unknown`.
+            404 => return Heard::Unknown,
             status => return Heard::Nothing(ClientError::Status(status).to_string()),
         }
         let reply: HeartbeatReply = match answer.json() {

@@ -4,21 +4,21 @@
 //! again, ever more seldom. Neither changes what serves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::client::{Answer, Client, ClientError, jitter, segment};
-use super::crash_guard::{Guard, PROVEN};
+use super::crash_guard::Guard;
 use super::fetch::{self, Sources};
 use super::last_good::LastGood;
+use super::progress::Progress;
 use super::seat::Standing;
 use super::trust::{Trust, TrustError};
 use super::verify::{Expected, Highest, Refusal, believe, follow};
 use super::{Published, Remembered, Revisions};
 use crate::clock::unix_ms;
-use crate::distribution::protocol::{Applied, Nack};
 use crate::distribution::{Manifest, Signed};
 use crate::telemetry::metrics::ControlPlaneMetrics;
 
@@ -49,39 +49,6 @@ const SPREAD_MOST: u64 = 60_000;
 /// the revision, a name may not have resolved. Nothing is fetched for it.
 const AGAIN_FIRST: Duration = Duration::from_secs(2);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
-
-/// Where the pulling stands, for the heartbeat; and what the heartbeat has to say.
-#[derive(Default)]
-pub struct Progress {
-    reported: watch::Sender<Reported>,
-    /// The newest revision that needs nothing more to be done.
-    settled: AtomicU64,
-    wake: Notify,
-}
-
-/// What is told to the control plane.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Reported {
-    /// What runs.
-    pub applied: Option<Applied>,
-    /// What was refused since.
-    pub refused: Option<Nack>,
-}
-
-impl Progress {
-    /// Tells when something was applied or refused.
-    #[must_use]
-    pub fn reported(&self) -> watch::Receiver<Reported> {
-        self.reported.subscribe()
-    }
-
-    /// The newest revision has this number: who has not seen it asks at once.
-    pub fn newest_is(&self, seq: u64) {
-        if seq > self.settled.load(Ordering::Relaxed) {
-            self.wake.notify_one();
-        }
-    }
-}
 
 /// What follows an environment. One per process.
 pub struct Pull {
@@ -138,38 +105,6 @@ enum Round {
 }
 
 impl Pull {
-    /// Starts from disk, or for want of anything there from this gateway's own objects. Blocks. True if something runs.
-    pub fn boot(&self) -> bool {
-        let trusted = self.trust.known();
-        for revision in self.last_good.revisions(&trusted, &self.expected) {
-            let manifest = revision.manifest();
-            if self.guard.refuses(manifest.root) {
-                log::warn!(
-                    "revision {}: the process ended twice after it, the one before is taken",
-                    manifest.seq
-                );
-                continue;
-            }
-            let taken = follow(manifest, None, &self.expected).and_then(|()| self.apply(&revision));
-            match taken {
-                Ok(()) => {
-                    log::info!("revision {} is the last good one on disk", manifest.seq);
-                    return true;
-                }
-                Err(refusal) => self.revisions.refuse(&refusal, unix_ms()),
-            }
-        }
-        if self.revisions.local().is_empty() {
-            return false;
-        }
-        let applied = self.revisions.apply_local(unix_ms());
-        if let Err(refused) = &applied {
-            let refusal = Refusal::new(0, refused.reason, refused.mistakes.join("\n"));
-            self.revisions.refuse(&refusal, unix_ms());
-        }
-        applied.is_ok()
-    }
-
     /// Follows until the process leaves. Nothing is applied before there is a seat.
     pub async fn run(self: Arc<Self>, mut standing: watch::Receiver<Standing>, mut leaving: watch::Receiver<bool>) {
         tokio::select! {
@@ -228,7 +163,7 @@ impl Pull {
         let answer = tokio::select! {
             answer = poll => answer,
             // Asked anew, for an answer at once: what is there is newer than what was waited for.
-            () = self.progress.wake.notified() => self.poll(state.settled.map_or(0, |settled| settled.seq), 0).await,
+            () = self.progress.behind() => self.poll(state.settled.map_or(0, |settled| settled.seq), 0).await,
             () = due(state.stuck.as_ref()) => {
                 self.try_again(state).await;
                 return Round::Again;
@@ -256,6 +191,8 @@ impl Pull {
                 return nothing_new();
             }
             404 => {
+                // Another address may have it.
+                self.client.turn();
                 let environment = &self.expected.environment;
                 self.is_up(
                     state,
@@ -411,74 +348,14 @@ impl Pull {
         applied.unwrap_or_else(|error| Err(Refusal::new(seq, "panicked", error.to_string())))
     }
 
-    /// Compiles, swaps and keeps. Blocks.
-    fn apply(&self, revision: &Remembered) -> Result<(), Refusal> {
-        let manifest = revision.manifest();
-        let before_swap = || {
-            self.swaps.fetch_add(1, Ordering::Relaxed);
-            self.guard.change(|guard| guard.swap(manifest.root));
-        };
-        self.revisions
-            .apply_published(&revision.published, unix_ms(), &before_swap)
-            .map_err(|refused| Refusal::new(manifest.seq, refused.reason, refused.mistakes.join("\n")))?;
-        // Only now, because packing may take as long as everything before. A gateway that ends here starts from the
-        // revision before, and asks.
-        if let Err(error) = self.last_good.keep(revision) {
-            log::error!(
-                "revision {} serves but could not be kept on disk: {error}",
-                manifest.seq
-            );
-        }
-        self.manifests.send_if_modified(|known| {
-            let new = known.as_ref().is_none_or(|known| known.seq < manifest.seq);
-            if new {
-                *known = Some(manifest.clone());
-            }
-            new
-        });
-        self.progress.reported.send_replace(Reported {
-            applied: Some(Applied {
-                seq: manifest.seq,
-                root: revision.published.content.root().to_string(),
-            }),
-            refused: None,
-        });
-        Ok(())
-    }
-
-    /// A minute without an end after the last swap proves it. To be run beside everything else.
-    pub async fn prove(self: Arc<Self>) {
-        let mut reported = self.progress.reported();
-        loop {
-            let swaps = self.swaps.load(Ordering::Relaxed);
-            if reported.borrow_and_update().applied.is_some() {
-                tokio::time::sleep(PROVEN).await;
-                if self.swaps.load(Ordering::Relaxed) != swaps {
-                    continue;
-                }
-                let guard = Arc::clone(&self.guard);
-                let cleared = tokio::task::spawn_blocking(move || guard.change(super::crash_guard::CrashGuard::clear));
-                let _ = cleared.await;
-            }
-            if reported.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     fn refuse(&self, refusal: &Refusal) {
         self.revisions.refuse(refusal, unix_ms());
-        let nack = refusal.nack();
-        self.progress.reported.send_if_modified(|reported| {
-            let new = reported.refused.as_ref() != Some(&nack);
-            reported.refused = Some(nack);
-            new
-        });
+        self.progress.refused(refusal.nack());
     }
 
     fn settle(&self, state: &mut State, newest: Highest) {
         state.settled = Some(newest);
-        self.progress.settled.store(newest.seq, Ordering::Relaxed);
+        self.progress.settled(newest.seq);
     }
 
     /// The newest manifest that was believed, also over a restart.

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::Revisions;
 use super::client::Client;
 use super::crash_guard::{CrashGuard, Guard};
-use super::heartbeat::Beats;
+use super::heartbeat::{Beats, FAREWELL};
 use super::keys::{KeyFollower, Parts};
 use super::last_good::LastGood;
-use super::pull::{Progress, Pull};
+use super::progress::Progress;
+use super::pull::Pull;
 use super::seat::{Seats, Standing, Verdict};
 use super::state_dir::{StateDir, TAKE_OVER};
 use super::trust::Trust;
@@ -50,6 +52,7 @@ pub struct Remote {
     keys: Arc<KeyFollower>,
     expected: Expected,
     pull: OnceLock<Arc<Pull>>,
+    beats: OnceLock<JoinHandle<()>>,
     full: Arc<OnceLock<String>>,
     drained: Arc<AtomicBool>,
 }
@@ -141,6 +144,7 @@ impl Remote {
             key_store,
             keys: Arc::new(keys),
             pull: OnceLock::new(),
+            beats: OnceLock::new(),
             full: Arc::default(),
             drained: Arc::default(),
         })
@@ -203,7 +207,9 @@ impl Remote {
             drained.store(true, Ordering::Relaxed);
             leaves.begin();
         };
-        runtime.spawn(beats.run(drain.watch(), on_full, on_drain));
+        let _ = self
+            .beats
+            .set(runtime.spawn(beats.run(drain.watch(), on_full, on_drain)));
     }
 
     /// Asks the control plane, wherever it is.
@@ -248,14 +254,18 @@ impl Remote {
         self.seats.standing()
     }
 
-    /// The end of the process, when nothing is served any more. Blocks for two seconds at most. Why it ends, if that is
-    /// a full pool.
+    /// The end of the process, when it leaves and nothing is served any more. Blocks for a few seconds at most. Why it
+    /// ends, if that is a full pool.
     ///
     /// A seat is freed only if the control plane wanted this gateway to go. After a signal it may be started again at
     /// once, and a restart must find its seat; if it is not, the seat ends by itself.
     pub fn end(self, runtime: &Handle) -> Option<String> {
         self.guard.change(CrashGuard::clear);
         self.keys.end();
+        if let Some(beats) = self.beats.into_inner() {
+            // It has been told that the process leaves, and tells the control plane.
+            let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, beats).await });
+        }
         if self.drained.load(Ordering::Relaxed) {
             runtime.block_on(self.seats.free(FREED));
         }

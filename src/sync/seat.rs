@@ -240,6 +240,7 @@ impl Seats {
     /// The control plane has just said that the seat is held, and how many there are.
     pub fn held(&self, live: u32, now_ms: u64) {
         self.metrics.seat.set(1);
+        self.metrics.up.set(1);
         self.metrics.pool_live.set(i64::from(live));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = kept.as_mut()
@@ -312,6 +313,7 @@ impl Seats {
 
     fn note(&self, verdict: &Verdict) {
         self.metrics.seat.set(i64::from(*verdict == Verdict::Seated));
+        self.metrics.up.set(i64::from(!matches!(verdict, Verdict::Away(_))));
         self.standing.send_if_modified(|standing| {
             let fresh = match (verdict, *standing) {
                 (Verdict::Seated, _) => Standing::Seated,

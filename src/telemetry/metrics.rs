@@ -794,6 +794,30 @@ mod tests {
     }
 
     #[test]
+    fn load_is_what_was_done_between_two_readings() {
+        let metrics = Metrics::new().unwrap();
+        let route = metrics.route("orders", "/orders/{id}");
+        let seconds = metrics.request_seconds("orders");
+        let nothing = metrics.totals();
+        assert_eq!(nothing.since(&nothing, Duration::from_secs(1)), Load::default());
+        for request in 0..200 {
+            route.count(if request < 50 { 502 } else { 200 }, "");
+            seconds.observe(if request < 3 { 3.0 } else { 0.004 });
+        }
+        let busy = metrics.totals();
+        let load = busy.since(&nothing, Duration::from_secs(10));
+        assert_eq!((load.requests_per_second, load.errors), (20.0, 0.25));
+        assert_eq!(
+            load.p99_ms, 5000.0,
+            "three of two hundred are more than one in a hundred"
+        );
+        seconds.observe(60.0);
+        let load = metrics.totals().since(&busy, Duration::from_secs(10));
+        assert_eq!(load.p99_ms, 10_000.0, "beyond the last bucket");
+        assert_eq!(load.errors, 0.0);
+    }
+
+    #[test]
     fn only_the_newest_revision_is_shown_with_its_age() {
         let metrics = Metrics::new().unwrap();
         metrics.revision_applied("aaa", 1_000);

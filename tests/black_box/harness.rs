@@ -1,6 +1,7 @@
 //! What the stories are told with: a gateway, the services behind it, and the clients in front of it.
 
 mod client;
+mod control_plane;
 mod fault_proxy;
 mod fleet;
 mod gateway;
@@ -8,9 +9,12 @@ mod load;
 mod oracle;
 mod origin;
 mod port;
+#[path = "../../src/control_plane/store/tests/postgres_server.rs"]
+mod postgres_server;
 mod redis;
 mod redis_cluster;
 mod revision;
+mod tampering_proxy;
 mod token;
 
 use std::fmt::Write;
@@ -20,6 +24,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Connection, Request};
+pub use control_plane::ControlPlane;
 pub use fault_proxy::FaultProxy;
 pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
@@ -28,9 +33,11 @@ pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
     echo, garbage, hangs, huge, resets_mid_body,
 };
+pub use postgres_server::PostgresServer;
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
+pub use tampering_proxy::TamperingProxy;
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::auth::Invalid;
+use crate::revision::KeyType;
 
 /// Longest token that is looked at.
 pub const MAX_TOKEN: usize = 8192;
@@ -114,6 +115,8 @@ pub struct Claims {
     pub scopes: Vec<String>,
     /// The claim that names the application.
     pub application: Option<String>,
+    /// `key_type`, as tokens of a tollgate control plane say it; of anybody else's meaning of the word nothing is made.
+    pub key_type: Option<KeyType>,
 }
 
 /// Reads the decoded payload; `application_claim` is the claim that names the application.
@@ -149,6 +152,7 @@ pub fn claims(bytes: &[u8], application_claim: Option<&str>) -> Result<Claims, I
         not_before_ms: raw.nbf.map(|Seconds(ms)| ms),
         scopes,
         application,
+        key_type: raw.key_type.as_ref().and_then(|value| KeyType::deserialize(value).ok()),
     })
 }
 
@@ -229,6 +233,7 @@ struct RawClaims {
     scope: Option<String>,
     scp: Option<Strings>,
     application: Option<String>,
+    key_type: Option<serde_json::Value>,
 }
 
 struct ClaimsVisitor<'a> {
@@ -254,6 +259,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor<'_> {
                 "iat" => once(&mut raw.iat, map.next_value()?)?,
                 "scope" => once(&mut raw.scope, map.next_value()?)?,
                 "scp" => once(&mut raw.scp, map.next_value()?)?,
+                "key_type" if self.application_claim != Some("key_type") => once(&mut raw.key_type, map.next_value()?)?,
                 other if Some(other) == self.application_claim => once(&mut raw.application, map.next_value()?)?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -474,6 +480,7 @@ mod tests {
             expires_ms: Some(1500),
             not_before_ms: Some(1000),
             scopes: vec!["x".to_owned(), "y".to_owned()],
+            key_type: None,
             application: Some("app".to_owned()),
         };
         assert_eq!(claims(text, Some("azp")), Ok(expected));

@@ -281,3 +281,181 @@ fn is_loopback(url: &Url) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::super::{KeysMode, Loaded, OnPoolFull, parse};
+    use super::*;
+    use crate::document::{Environment, Mistakes, Severity};
+
+    const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+    fn read(revision: &str) -> Result<Loaded, Mistakes> {
+        let environment = Environment::fixed([], Timestamp::UNIX_EPOCH);
+        parse(&format!("revision: {revision}\n"), "t.yaml", &environment, None)
+    }
+
+    fn source(revision: &str) -> RevisionSource {
+        let loaded = read(revision).unwrap_or_else(|mistakes| panic!("{revision}: {mistakes}"));
+        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+        loaded.config.revision
+    }
+
+    fn errors(revision: &str) -> String {
+        let mistakes = read(revision)
+            .err()
+            .unwrap_or_else(|| panic!("{revision} was accepted"));
+        let errors = mistakes.iter().filter(|mistake| mistake.severity == Severity::Error);
+        errors.map(|mistake| format!("{mistake}\n")).collect()
+    }
+
+    #[test]
+    fn every_key_is_read_and_has_the_default_that_is_promised() {
+        let found = source("{ control_plane: { urls: [\"https://cp:9443/\"], state_dir: /s } }");
+        let defaults = ControlPlane {
+            urls: vec!["https://cp:9443".into()],
+            token: None,
+            state_dir: "/s".into(),
+            ca: None,
+            public_keys: Vec::new(),
+            on_pool_full: OnPoolFull::Exit,
+            offline_grace: 7 * DAY,
+            allow_offline_join: false,
+            max_bytes: 256 << 20,
+            max_routes: 200_000,
+            keys: KeysMode::Auto,
+        };
+        assert_eq!((found.file, found.control_plane), (None, Some(defaults)));
+        let found = source(&format!(
+            "{{ file: own.yaml, skip_list: {{ plans: [gold], apis: [a, b] }}, control_plane: {{ urls: \
+             [\"https://cp/a\", \"http://127.0.0.1:1\", \"http://[::1]:1\", \"file:///srv/a%20b/\"], token: hunter2, \
+             state_dir: /s, ca: ca.pem, public_keys: [\"{KEY}\"], on_pool_full: wait, offline_grace: 0s, \
+             allow_offline_join: true, max_bytes: 1MiB, max_routes: 7, keys: filter }} }}"
+        ));
+        assert_eq!(found.file, Some("own.yaml".into()));
+        let skipped: Vec<_> = found.skip_list.iter().collect();
+        assert_eq!(skipped, [(Kind::Plan, "gold"), (Kind::Api, "a"), (Kind::Api, "b")]);
+        let plane = found.control_plane.unwrap();
+        assert!(!format!("{plane:?}").contains("hunter2"));
+        assert_eq!(
+            plane,
+            ControlPlane {
+                urls: [
+                    "https://cp/a",
+                    "http://127.0.0.1:1",
+                    "http://[::1]:1",
+                    "file:///srv/a%20b"
+                ]
+                .map(String::from)
+                .into(),
+                token: Some("hunter2".into()),
+                state_dir: "/s".into(),
+                ca: Some("ca.pem".into()),
+                public_keys: vec![KEY.parse().unwrap()],
+                on_pool_full: OnPoolFull::Wait,
+                offline_grace: Duration::ZERO,
+                allow_offline_join: true,
+                max_bytes: 1 << 20,
+                max_routes: 7,
+                keys: KeysMode::Filter,
+            }
+        );
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_told_with_the_way_out() {
+        let with = |keys: &str| format!("{{ control_plane: {{ urls: [\"https://h\"], state_dir: /s, {keys} }} }}");
+        for (revision, expected) in [
+            (
+                "{}".to_owned(),
+                "1:11: \"revision\" has no \"file\" and no \"control_plane\"",
+            ),
+            (
+                "{ control_plane: {} }".to_owned(),
+                "write urls: [\"https://127.0.0.1:9443\"]",
+            ),
+            (
+                "{ control_plane: { urls: [\"https://h\"] } }".to_owned(),
+                "write state_dir: /var/lib/tollgate",
+            ),
+            (
+                "{ control_plane: { urls: \"https://u:hunter2@h\", state_dir: /s } }".to_owned(),
+                "write it in brackets: urls: [https://127.0.0.1:9443]",
+            ),
+            (
+                "{ file: r, skip_list: { apis: [a] } }".to_owned(),
+                "\"skip_list\" says what is not taken from a control plane, and there is none",
+            ),
+            (with("state_dirr: /s"), "did you mean \"state_dir\"?"),
+            (with("token: \"\""), "an empty text is no token"),
+            (with("token: \"hunter2 \""), "printable ASCII"),
+            (with("public_keys: [short]"), "44 characters"),
+            (with("ca: \"\""), "not a file"),
+            (with("offline_grace: 400d"), "at most 365d"),
+            (with("max_bytes: 1KiB"), "from 1MiB to 4096MiB"),
+            (
+                with("max_routes: 0"),
+                "\"max_routes\" has to be from 1 to 10000000, not 0",
+            ),
+            (with("on_pool_full: stay"), "expected one of exit, wait"),
+            (with("keys: all"), "expected one of auto, push, filter"),
+        ] {
+            let found = errors(&revision);
+            assert!(found.contains(expected), "{revision}: {found}");
+            assert!(!found.contains("hunter2"), "{found}");
+        }
+        let skipped = "{ control_plane: { urls: [\"https://h\"], state_dir: /s }, skip_list: { apis: [a, a, \"\"] } }";
+        let found = errors(skipped);
+        assert!(
+            found.contains("listed twice") && found.contains("not a name"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_control_plane_is_told_what_is_and_no_password_is_shown() {
+        for (url, expected) in [
+            ("cp:9443", "this is not a URL; write https:// before host and port"),
+            (
+                "htps://cp",
+                "\"htps\" is not a scheme of a control plane; there are https, http and file",
+            ),
+            ("https://u:hunter2@cp", "write \"token\" beside \"urls\""),
+            ("https://cp/?a=hunter2", "has to go"),
+            ("https://cp:0", "nothing can be reached at port 0"),
+            ("https://", "this URL cannot be read"),
+            ("file://srv/revisions", "three slashes"),
+            ("file:///", "three slashes"),
+            ("https://twice", "this URL is listed twice"),
+        ] {
+            let found = errors(&format!(
+                "{{ control_plane: {{ urls: [\"https://twice/\", \"{url}\"], state_dir: /s }} }}"
+            ));
+            assert!(found.contains(expected), "{url}: {found}");
+            assert!(!found.contains("hunter2"), "{found}");
+        }
+        let found = errors("{ control_plane: { urls: [\"http://127.0.0.1:1\"], state_dir: /s, ca: c } }");
+        assert!(found.contains("none of the \"urls\" begins with https://"), "{found}");
+    }
+
+    #[test]
+    fn without_tls_to_another_host_there_is_a_warning() {
+        let warned = |url: &str, keys: &str| {
+            let text = format!("{{ control_plane: {{ urls: [\"{url}\"], state_dir: /s{keys} }} }}");
+            read(&text).unwrap().warnings.to_string()
+        };
+        let found = warned("http://cp:9443", "");
+        assert!(
+            found.contains("without TLS") && found.contains("write \"public_keys\""),
+            "{found}"
+        );
+        let found = warned("http://10.0.0.1", &format!(", public_keys: [\"{KEY}\"]"));
+        assert!(
+            found.contains("without TLS") && !found.contains("public_keys"),
+            "{found}"
+        );
+        assert_eq!(warned("http://localhost:9443", ""), "");
+    }
+}

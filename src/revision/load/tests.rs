@@ -232,7 +232,7 @@ fn what_is_required_is_asked_for_at_its_place() {
         "\
 r.yaml:2:8: an API has no \"name\"
 r.yaml:2:8: an API has no \"base_path\"
-r.yaml:2:8: an API has no \"auth\"; write a list of api_key and { jwt: ISSUER }, or auth: none if everybody may call it
+r.yaml:2:8: an API has no \"auth\"; write a list of api_key, { jwt: ISSUER } and { introspection: ISSUER }, or auth: none if everybody may call it
 r.yaml:2:8: an API has no \"upstream\"
 r.yaml:3:13: an upstream has no \"name\"
 r.yaml:3:13: an upstream has no \"endpoints\"; it needs at least one
@@ -243,7 +243,7 @@ r.yaml:6:11: an issuer has no \"name\"
 r.yaml:6:11: an issuer has no \"issuer\"
 r.yaml:6:11: an issuer has no \"audience\"; it needs at least one
 r.yaml:6:11: an issuer has no \"algorithms\"; it needs at least one
-r.yaml:6:11: an issuer has no \"jwks\""
+r.yaml:6:11: an issuer has no \"jwks\"; write where its keys are, or as \"introspection\" who is asked about its tokens"
     );
 }
 
@@ -258,13 +258,16 @@ fn an_empty_or_missing_auth_never_means_open() {
         ("    auth: []\n", "r.yaml:7:11: API \"a\" has an empty list of auth"),
         (
             "    auth: {}\n",
-            "expected `none` or a list of `api_key` and `{ jwt: ISSUER }`, found a mapping",
+            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found a mapping",
         ),
         (
             "    auth: false\n",
-            "expected `none` or a list of `api_key` and `{ jwt: ISSUER }`, found false",
+            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found false",
         ),
-        ("    auth: [none]\n", "expected one of api_key, jwt, found \"none\""),
+        (
+            "    auth: [none]\n",
+            "expected one of api_key, jwt, introspection, found \"none\"",
+        ),
         (
             "    auth: \"${NOTHING}\"\n",
             "the environment variable NOTHING is not set",
@@ -717,5 +720,65 @@ proptest! {
         while !good.is_char_boundary(end) { end -= 1; }
         let damaged = [&good[..start], &with, &good[end.max(start)..]].concat();
         let _ = parse(&damaged, "r.yaml", Path::new("conf"), &Environment::fixed([], Timestamp::UNIX_EPOCH));
+    }
+}
+
+#[test]
+fn an_issuer_has_keys_or_is_asked_and_an_api_says_which() {
+    let text = |issuer: &str, auth: &str| {
+        format!(
+            "version: 1\nupstreams: [{{ name: u, endpoints: [{{ address: \"127.0.0.1:1\" }}] }}]\nissuers:\n  - {{ name: i, {issuer} }}\napis:\n  - {{ name: a, base_path: /, auth: [{auth}], upstream: u }}\n"
+        )
+    };
+    let asked = "introspection: { url: https://idp/introspect, client_id: gw, client_secret: hunter2 }";
+    let found = read(&text(asked, "{ introspection: i }")).unwrap().revision;
+    assert_eq!(found.introspectors.len(), 1);
+    assert_eq!(found.apis[0].auth, [crate::revision::AuthMethod::Introspection(0)]);
+    assert!(!format!("{found:?}").contains("hunter2"));
+
+    for (issuer, auth, expected) in [
+        (
+            asked,
+            "{ jwt: i }",
+            "r.yaml:6:44: API \"a\": the tokens of issuer \"i\" are asked about; write { introspection: \"i\" }",
+        ),
+        (
+            "introspection: { url: https://idp/i, token: t }, leeway: 1s",
+            "{ introspection: i }",
+            "\"leeway\" says nothing about tokens that are asked about",
+        ),
+        (
+            "introspection: { url: https://idp/i }",
+            "{ introspection: i }",
+            "has to say who asks",
+        ),
+        (
+            "introspection: { url: https://idp/i, client_id: a, token: t }",
+            "{ introspection: i }",
+            "has to say who asks",
+        ),
+        (
+            "introspection: { token: t }",
+            "{ introspection: i }",
+            "the introspection of issuer \"i\" has no \"url\"",
+        ),
+        (
+            "introspection: { url: \"https://a:b@idp/i\", token: t }",
+            "{ introspection: i }",
+            "would show them in logs",
+        ),
+        (
+            "introspection: { url: https://idp/i, token: t }, jwks: { url: https://idp/j }",
+            "{ introspection: i }",
+            "make it two issuers",
+        ),
+        (
+            "introspection: { url: https://idp/i, token: \"a b\" }",
+            "{ introspection: i }",
+            "printable ASCII",
+        ),
+    ] {
+        let found = read(&text(issuer, auth)).unwrap_err().to_string();
+        assert!(found.contains(expected), "{issuer}: {found}");
     }
 }

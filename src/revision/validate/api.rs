@@ -8,8 +8,8 @@ use super::super::grammar::{HostText, Method};
 use super::super::load::ApiPlaces;
 use super::super::raw::{RawApi, RawAuth, RawAuthMethod, RawCredentials, RawLimit, RawRoute, RawScope};
 use super::super::{Api, AuthMethod, CredentialPlaces, HostPattern, RouteRule, Scope};
-use super::{Checker, Names, who};
-use crate::document::{At, NotAvailable, Place, Text, quote};
+use super::{Checker, Issuers, Names, who};
+use crate::document::{At, Name, NotAvailable, Place, Text, quote};
 
 /// Where keys are read from unless an API says otherwise.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -19,7 +19,7 @@ impl Checker<'_> {
         &mut self,
         raw: &At<RawApi>,
         upstreams: &Names<'_>,
-        issuers: &Names<'_>,
+        issuers: &Issuers<'_>,
         subscribed: bool,
     ) -> Option<(Api, ApiPlaces)> {
         let RawApi {
@@ -58,7 +58,7 @@ impl Checker<'_> {
         let limits = self.limits(limits, &who, Scope::Api);
         let tokens = methods
             .as_ref()
-            .is_none_or(|methods| methods.iter().any(|method| matches!(method, AuthMethod::Jwt(_))));
+            .is_none_or(|methods| methods.iter().any(AuthMethod::is_token));
         let base = base_path.map_or("/", |base| base.get().0.as_str());
         let (routes, route_places) = match routes {
             Some(routes) => self.routes(raw.place, routes, base, &who, tokens),
@@ -112,12 +112,12 @@ impl Checker<'_> {
         item: Place,
         raw: Option<&At<RawAuth>>,
         who: &str,
-        issuers: &Names<'_>,
+        issuers: &Issuers<'_>,
     ) -> Option<Vec<AuthMethod>> {
         let Some(raw) = raw else {
             if !self.dropped.contains(item, "auth") {
                 let message = format!(
-                    "{who} has no \"auth\"; write a list of api_key and {{ jwt: ISSUER }}, or auth: none if everybody \
+                    "{who} has no \"auth\"; write a list of api_key, {{ jwt: ISSUER }} and {{ introspection: ISSUER }}, or auth: none if everybody \
                      may call it"
                 );
                 self.report.error(item, message);
@@ -136,13 +136,16 @@ impl Checker<'_> {
         for raw in raws {
             let method = match &raw.value {
                 RawAuthMethod::ApiKey => AuthMethod::ApiKey,
-                RawAuthMethod::Jwt(issuer) => match self.look_up(issuers, who, issuer) {
-                    Some(issuer) => AuthMethod::Jwt(issuer),
-                    None => {
-                        complete = false;
-                        continue;
+                RawAuthMethod::Jwt(issuer) | RawAuthMethod::Introspection(issuer) => {
+                    let asked = matches!(raw.value, RawAuthMethod::Introspection(_));
+                    match self.token_method(issuers, who, issuer, asked) {
+                        Some(method) => method,
+                        None => {
+                            complete = false;
+                            continue;
+                        }
                     }
-                },
+                }
             };
             if methods.contains(&method) {
                 self.report.error(raw.place, format!("{who} has this way in twice"));
@@ -153,10 +156,36 @@ impl Checker<'_> {
         (complete && !methods.is_empty()).then_some(methods)
     }
 
+    /// The way in through an issuer's tokens: as the issuer has it, which has to be as the API says.
+    fn token_method(
+        &mut self,
+        issuers: &Issuers<'_>,
+        who: &str,
+        issuer: &At<Text<Name>>,
+        asked: bool,
+    ) -> Option<AuthMethod> {
+        let position = self.look_up(&issuers.names, who, issuer)?;
+        let method = issuers.methods.get(position)?;
+        let name = quote(issuer.as_str());
+        let message = match method {
+            AuthMethod::Introspection(_) if !asked => {
+                format!("{who}: the tokens of issuer {name} are asked about; write {{ introspection: {name} }}")
+            }
+            AuthMethod::Jwt(_) if asked => {
+                format!(
+                    "{who}: the tokens of issuer {name} say themselves what they are worth; write {{ jwt: {name} }}"
+                )
+            }
+            _ => return Some(method.clone()),
+        };
+        self.report.error(issuer.place, message);
+        None
+    }
+
     /// A limit per something that no caller of this API has would never count.
     fn scopes_that_nobody_has(&mut self, limits: &[At<RawLimit>], methods: &[AuthMethod], who: &str) {
         let keys = methods.contains(&AuthMethod::ApiKey);
-        let tokens = methods.iter().any(|method| matches!(method, AuthMethod::Jwt(_)));
+        let tokens = methods.iter().any(AuthMethod::is_token);
         for per in limits.iter().filter_map(|limit| limit.per.as_ref()) {
             let lacking = match per.value {
                 RawScope::Key if !keys => "keys",

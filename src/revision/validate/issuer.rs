@@ -7,8 +7,8 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde_json::Value;
 
-use super::super::raw::{RawIssuer, RawJwks};
-use super::super::{Issuer, JwksSource};
+use super::super::raw::{RawIntrospection, RawIssuer, RawJwks};
+use super::super::{IntrospectionCredential, Introspector, Issuer, JwksSource};
 use super::{Checker, who};
 use crate::document::{At, Place, quote};
 
@@ -25,10 +25,21 @@ impl Checker<'_> {
             audience,
             algorithms,
             jwks,
+            introspection,
             application_claim,
             leeway,
         } = &raw.value;
         let who = who("issuer", name.as_ref());
+        if introspection.is_some() {
+            if let Some(jwks) = jwks {
+                let message = format!(
+                    "{who} has \"jwks\" and \"introspection\"; its tokens either say what they are worth, or somebody is \
+                     asked: make it two issuers"
+                );
+                self.report.error(jwks.place, message);
+            }
+            return None;
+        }
         let name = self.need(raw.place, &who, "name", name.as_ref());
         let issuer = self.need(raw.place, &who, "issuer", issuer.as_ref());
         self.not_empty(raw.place, &who, "audience", audience);
@@ -58,7 +69,13 @@ impl Checker<'_> {
             self.report.error(leeway.place, message);
         }
         let shared = first.is_some_and(|first| shared(first.get().0));
-        let jwks = self.need(raw.place, &who, "jwks", jwks.as_ref());
+        if jwks.is_none() && !self.dropped.contains(raw.place, "jwks") {
+            let message = format!(
+                "{who} has no \"jwks\"; write where its keys are, or as \"introspection\" who is asked about its tokens"
+            );
+            self.report.error(raw.place, message);
+        }
+        let jwks = jwks.as_ref();
         let jwks = jwks.and_then(|jwks| self.jwks(jwks, &who, shared));
         Some(Issuer {
             name: name?.as_str().into(),
@@ -71,12 +88,92 @@ impl Checker<'_> {
         })
     }
 
+    /// An issuer whose tokens are asked about.
+    pub(super) fn introspector(&mut self, raw: &At<RawIssuer>) -> Option<Introspector> {
+        let RawIssuer {
+            name,
+            issuer,
+            audience,
+            algorithms,
+            jwks: _,
+            introspection,
+            application_claim,
+            leeway,
+        } = &raw.value;
+        let at = introspection.as_ref()?;
+        let who = who("issuer", name.as_ref());
+        let unused = [
+            (algorithms.first().map(|first| first.place), "algorithms"),
+            (leeway.as_ref().map(|leeway| leeway.place), "leeway"),
+        ];
+        for (place, key) in unused {
+            if let Some(place) = place {
+                let message = format!(
+                    "{who}: {} says nothing about tokens that are asked about; remove it",
+                    quote(key)
+                );
+                self.report.error(place, message);
+            }
+        }
+        for empty in audience
+            .iter()
+            .chain(issuer)
+            .chain(application_claim)
+            .filter(|text| text.trim().is_empty())
+        {
+            self.report
+                .error(empty.place, "an empty text here would fit any token or none");
+        }
+        let RawIntrospection {
+            url,
+            client_id,
+            client_secret,
+            token,
+        } = &at.value;
+        let name = self.need(raw.place, &who, "name", name.as_ref());
+        let url = self.need(at.place, &format!("the introspection of {who}"), "url", url.as_ref());
+        let url = url.and_then(|url| self.public_url(url, "https://host/introspect"));
+        let credential = match (client_id, client_secret, token) {
+            (Some(id), Some(secret), None) => Some(IntrospectionCredential::Basic {
+                id: id.value.clone(),
+                secret: secret.value.clone(),
+            }),
+            (None, None, Some(token)) => Some(IntrospectionCredential::Bearer(token.value.clone())),
+            _ => {
+                let dropped = ["client_id", "client_secret", "token"];
+                if !dropped.iter().any(|key| self.dropped.contains(at.place, key)) {
+                    let message = format!(
+                        "the introspection of {who} has to say who asks: \"client_id\" and \"client_secret\", or \"token\""
+                    );
+                    self.report.error(at.place, message);
+                }
+                None
+            }
+        };
+        for secret in [client_secret, token].into_iter().flatten() {
+            let text = secret.value.expose();
+            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let message = "a secret that is sent in a header consists of printable ASCII characters without spaces, \
+                               and there has to be one";
+                self.report.discreet_error(secret.place, message);
+            }
+        }
+        Some(Introspector {
+            name: name?.as_str().into(),
+            url: url?,
+            credential: credential?,
+            issuer: issuer.as_ref().map(|issuer| issuer.value.clone()),
+            audience: audience.iter().map(|audience| audience.value.clone()).collect(),
+            application_claim: application_claim.as_ref().map(|claim| claim.value.clone()),
+        })
+    }
+
     fn jwks(&mut self, raw: &At<RawJwks>, who: &str, shared: bool) -> Option<JwksSource> {
         let RawJwks { url, file, keys } = &raw.value;
         match (url, file, keys) {
             (Some(at), None, None) => {
                 self.no_shared_secret(at.place, who, shared);
-                self.jwks_url(at).map(JwksSource::Url)
+                self.public_url(at, "https://host/jwks.json").map(JwksSource::Url)
             }
             (None, Some(at), None) => {
                 self.no_shared_secret(at.place, who, shared);
@@ -129,7 +226,8 @@ impl Checker<'_> {
         }
     }
 
-    fn jwks_url(&mut self, url: &At<String>) -> Option<String> {
+    /// A URL that may stand in logs.
+    fn public_url(&mut self, url: &At<String>, example: &str) -> Option<String> {
         let parsed = url.parse::<http::Uri>().ok();
         let scheme = parsed.as_ref().and_then(http::Uri::scheme_str);
         let host = parsed.as_ref().and_then(http::Uri::host).unwrap_or_default();
@@ -140,9 +238,9 @@ impl Checker<'_> {
                     return Some(url.value.clone());
                 }
                 // Not repeated: it holds a password.
-                "a URL with a user or password would show them in logs; key sets are public".to_owned()
+                "a URL with a user or password would show them in logs".to_owned()
             }
-            Some("http" | "https") | None => format!("{} is not a URL such as https://host/jwks.json", quote(url)),
+            Some("http" | "https") | None => format!("{} is not a URL such as {example}", quote(url)),
             Some(_) => format!("{} is not an http: or https: URL", quote(url)),
         };
         self.report.error(url.place, message);

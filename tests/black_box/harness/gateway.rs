@@ -23,6 +23,7 @@ pub struct Setup {
     gateway: String,
     server: String,
     sections: String,
+    revision: String,
     listener: String,
     access_log: String,
     environment: Vec<(String, String)>,
@@ -73,7 +74,7 @@ pub fn shell(line: &str) -> Output {
     Output::of(Command::new("sh").args(["-c", line]).env("NO_PROXY", "*"))
 }
 
-fn command() -> Command {
+pub(super) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.env_remove("TOLLGATE_LOG").stdin(Stdio::null());
     command
@@ -112,6 +113,30 @@ impl Setup {
     pub fn section(mut self, lines: &str) -> Self {
         self.sections.push_str(lines);
         self.sections.push('\n');
+        self
+    }
+
+    /// More of the `revision:` section, such as `skip_list: { apis: [health] }`.
+    pub fn revision(mut self, lines: &str) -> Self {
+        self.revision = format!("{}, {lines}", self.revision);
+        self
+    }
+
+    /// Beside what it pulls, this revision of its own.
+    pub fn with_own(self, revision: &str) -> Self {
+        let path = self.directory.path().join("revision.yaml");
+        std::fs::write(&path, revision).unwrap();
+        self.revision(&format!("file: \"{}\"", path.display()))
+    }
+
+    /// Where a gateway that pulls keeps its state, if not in a directory of its own: for one that is started again.
+    pub fn in_directory(mut self, directory: TempDir) -> Self {
+        let (old, new) = (
+            self.directory.path().display().to_string(),
+            directory.path().display().to_string(),
+        );
+        self.revision = self.revision.replace(&old, &new);
+        self.directory = directory;
         self
     }
 
@@ -179,15 +204,14 @@ impl Setup {
             "" => format!("{{ path: \"{}\" }}", directory.join("access.log").display()),
             line => line.to_owned(),
         };
+        let revision = match self.revision.as_str() {
+            "" => format!("file: \"{}\"", directory.join("revision.yaml").display()),
+            line => line.to_owned(),
+        };
         let config = format!(
             "gateway: {{ id: {}, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\" }}]\n\
-             status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ file: \"{}\" }}\ntelemetry: {{ access_log: {access_log} }}\n{}",
-            self.id,
-            self.gateway,
-            self.server,
-            self.listener,
-            directory.join("revision.yaml").display(),
-            self.sections,
+             status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ {revision} }}\ntelemetry: {{ access_log: {access_log} }}\n{}",
+            self.id, self.gateway, self.server, self.listener, self.sections,
         );
         let path = directory.join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
@@ -212,11 +236,20 @@ impl Gateway {
             gateway: String::new(),
             server: String::new(),
             sections: String::new(),
+            revision: String::new(),
             listener: "127.0.0.1:0".to_owned(),
             access_log: String::new(),
             environment: Vec::new(),
             open_files: None,
         }
+    }
+
+    /// A gateway that pulls its revisions; `section` is what stands in `control_plane:` beside where it keeps its state.
+    pub fn pulling(section: &str) -> Setup {
+        let mut setup = Self::with("");
+        let state = setup.directory.path().join("state");
+        setup.revision = format!("control_plane: {{ state_dir: \"{}\", {section} }}", state.display());
+        setup
     }
 
     /// Where it listens.
@@ -269,6 +302,21 @@ impl Gateway {
     /// Where the revision file is.
     pub fn revision_file(&self) -> PathBuf {
         self.directory.path().join("revision.yaml")
+    }
+
+    /// Ends it without a warning, and gives the directory with its state.
+    pub fn crash(mut self) -> TempDir {
+        self.kill();
+        self.wait();
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    /// Asks it to leave, waits until it has, and gives the directory with its state.
+    #[track_caller]
+    pub fn leave(mut self) -> TempDir {
+        self.terminate();
+        self.wait();
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
     }
 
     /// The directory with its files.
@@ -492,7 +540,7 @@ impl Stream {
 }
 
 impl Output {
-    fn of(command: &mut Command) -> Self {
+    pub(super) fn of(command: &mut Command) -> Self {
         let output = command.output().expect("running a program");
         Self {
             code: output.status.code(),

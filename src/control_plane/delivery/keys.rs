@@ -1,0 +1,165 @@
+//! The key log, in signed pages, and keys by their hashes for gateways that do not keep them all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+
+use super::cache::Ready;
+use super::poll::{self, Wait};
+use super::{Kind, path, query};
+use crate::control_plane::access::{Caller, Scope};
+use crate::control_plane::manifests::signed;
+use crate::control_plane::plane::Plane;
+use crate::control_plane::problem::{Problem, ProblemDocument};
+use crate::control_plane::store::StoreError;
+use crate::distribution::protocol::{KEY_PAGE_MOST, RESOLVE_MOST, Resolve, Resolved};
+use crate::distribution::{KeyPage, Topic};
+
+/// Bytes of pages that are kept in memory.
+const ROOM: u64 = 32 << 20;
+
+/// The longest list of hashes.
+const RESOLVE_BYTES: usize = 64 * 1024;
+
+/// A client that is ahead of the log is not answered sooner: it would ask again at once.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// What may be kept of an answer in between.
+const CACHED: HeaderValue = HeaderValue::from_static("max-age=0, s-maxage=1");
+
+/// Pages that were asked for.
+pub(super) struct Pages(Ready<Page>);
+
+/// One page: what is asked for, and the end of the log at that time.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Page {
+    environment: String,
+    after: u64,
+    head: u64,
+}
+
+impl Pages {
+    pub(super) fn new() -> Self {
+        Self(Ready::new(1024, ROOM))
+    }
+
+    async fn get(&self, plane: &Plane, page: &Page) -> Result<Bytes, Problem> {
+        self.0.get(page, make(plane, page)).await
+    }
+}
+
+/// The changes of keys
+///
+/// Answers at once if there are records after `after`, else waits for some. All environments have the same keys; which of
+/// them let in where, gateways decide by their types.
+#[utoipa::path(get, path = "/v1/environments/{environment}/keys/log", tag = "distribution",
+    params(("environment" = String, Path, description = "Its name"), Wait),
+    responses(
+        (status = OK, description = "A signed page of at most 1,000 records", body = Object),
+        (status = NOT_MODIFIED, description = "Nothing new"),
+        (status = GONE, description = "These records are not kept any more: begin at the base", body = ProblemDocument),
+        (status = NOT_FOUND, description = "No such environment", body = ProblemDocument),
+        (status = SERVICE_UNAVAILABLE, description = "Too many wait", body = ProblemDocument)))]
+pub(super) async fn poll(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    environment: Result<Path<String>, PathRejection>,
+    wait: Result<Query<Wait>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let environment = path(environment)?;
+    caller.need_in(Scope::Gateway, &environment)?;
+    let wait = query(wait)?;
+    let _place = poll::enter(&plane, &environment).await?;
+    let after = wait.after.unwrap_or(0);
+    let until = wait.until();
+    let mut news = plane.heads.watch_keys();
+    if after > *news.borrow() && after > plane.store.key_head().await?.seq {
+        // It has read another log, or this one before it was restored from a copy: the page says which log this is.
+        tokio::select! {
+            () = sleep_until(until.min(Instant::now() + AHEAD)) => {}
+            () = plane.left() => {}
+        }
+    } else if !poll::newer(&plane, &mut news, after, until).await {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::CACHE_CONTROL, CACHED)]).into_response());
+    }
+    let page = Page {
+        environment,
+        after,
+        head: *news.borrow(),
+    };
+    let bytes = plane.delivery.pages.get(&plane, &page).await?;
+    plane.delivery.meters.sent(Kind::Keys, bytes.len());
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, CACHED),
+    ];
+    Ok((headers, bytes).into_response())
+}
+
+async fn make(plane: &Plane, page: &Page) -> Result<Bytes, Problem> {
+    let records = match plane.store.key_log(page.after, KEY_PAGE_MOST).await {
+        Ok(records) => records,
+        Err(StoreError::NotFound(what)) => {
+            return Err(Problem::Gone(format!("{what}; begin at the key base of the manifest")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let head = plane.store.key_head().await?;
+    let last = records.last().map_or(0, |record| record.seq);
+    let text = serde_json::to_string(&KeyPage {
+        environment: page.environment.clone(),
+        epoch: head.epoch,
+        after: page.after,
+        head: head.seq.max(last),
+        records,
+    });
+    let text = text.map_err(|error| {
+        log::error!("key log: {error}");
+        Problem::Internal
+    })?;
+    signed(plane, Topic::Keys, text)
+}
+
+/// Keys by their hashes
+///
+/// For gateways that do not keep all keys. Those that are missing in the answer do not let in.
+#[utoipa::path(post, path = "/v1/keys:resolve", tag = "distribution", request_body = Object,
+    responses(
+        (status = OK, description = "Those of them that let in, and the end of the key log", body = Object),
+        (status = BAD_REQUEST, description = "Not a list of hashes", body = ProblemDocument),
+        (status = PAYLOAD_TOO_LARGE, description = "More than 1,000 hashes", body = ProblemDocument)))]
+pub(super) async fn resolve(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    asked: Result<Json<Resolve>, JsonRejection>,
+) -> Result<Response, Problem> {
+    caller.need(Scope::Gateway)?;
+    let Json(Resolve { h: hashes }) = asked.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::TooLarge(format!("a body is at most {RESOLVE_BYTES} bytes here"))
+        } else {
+            Problem::BadRequest(rejection.body_text())
+        }
+    })?;
+    if hashes.len() > RESOLVE_MOST {
+        return Err(Problem::TooLarge(format!(
+            "{} hashes are asked for, and at most {RESOLVE_MOST} may be",
+            hashes.len()
+        )));
+    }
+    let (seq, keys) = plane.store.resolve_keys(&hashes).await?;
+    let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((headers, Json(Resolved { seq, keys })).into_response())
+}
+
+/// What a list of hashes may take.
+pub(super) fn resolve_limit() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(RESOLVE_BYTES)
+}

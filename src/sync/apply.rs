@@ -1,0 +1,97 @@
+//! From a revision that is complete to one that runs, is kept, and has proven that it takes nothing down.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Remembered;
+use super::crash_guard::{CrashGuard, PROVEN};
+use super::pull::Pull;
+use super::verify::{Refusal, follow};
+use crate::clock::unix_ms;
+use crate::distribution::protocol::Applied;
+
+impl Pull {
+    /// Starts from disk, or for want of anything there from this gateway's own objects. Blocks. True if something runs.
+    pub fn boot(&self) -> bool {
+        let trusted = self.trust.known();
+        for revision in self.last_good.revisions(&trusted, &self.expected) {
+            let manifest = revision.manifest();
+            if self.guard.refuses(manifest.root) {
+                log::warn!(
+                    "revision {}: the process ended twice after it, the one before is taken",
+                    manifest.seq
+                );
+                continue;
+            }
+            let taken = follow(manifest, None, &self.expected).and_then(|()| self.apply(&revision));
+            match taken {
+                Ok(()) => {
+                    log::info!("revision {} is the last good one on disk", manifest.seq);
+                    return true;
+                }
+                Err(refusal) => self.revisions.refuse(&refusal, unix_ms()),
+            }
+        }
+        if self.revisions.local().is_empty() {
+            return false;
+        }
+        let applied = self.revisions.apply_local(unix_ms());
+        if let Err(refused) = &applied {
+            let refusal = Refusal::new(0, refused.reason, refused.mistakes.join("\n"));
+            self.revisions.refuse(&refusal, unix_ms());
+        }
+        applied.is_ok()
+    }
+
+    /// Compiles, swaps and keeps. Blocks.
+    pub(super) fn apply(&self, revision: &Remembered) -> Result<(), Refusal> {
+        let manifest = revision.manifest();
+        let before_swap = || {
+            self.swaps.fetch_add(1, Ordering::Relaxed);
+            self.guard.change(|guard| guard.swap(manifest.root));
+        };
+        self.revisions
+            .apply_published(&revision.published, unix_ms(), &before_swap)
+            .map_err(|refused| Refusal::new(manifest.seq, refused.reason, refused.mistakes.join("\n")))?;
+        // Only now, because packing may take as long as everything before. A gateway that ends here starts from the
+        // revision before, and asks.
+        if let Err(error) = self.last_good.keep(revision) {
+            log::error!(
+                "revision {} serves but could not be kept on disk: {error}",
+                manifest.seq
+            );
+        }
+        self.manifests.send_if_modified(|known| {
+            let new = known.as_ref().is_none_or(|known| known.seq < manifest.seq);
+            if new {
+                *known = Some(manifest.clone());
+            }
+            new
+        });
+        self.progress.applied(Applied {
+            seq: manifest.seq,
+            root: revision.published.content.root().to_string(),
+        });
+        Ok(())
+    }
+
+    /// A minute without an end after the last swap proves it. To be run beside everything else.
+    pub async fn prove(self: Arc<Self>) {
+        let mut reported = self.progress.reported();
+        loop {
+            let swaps = self.swaps.load(Ordering::Relaxed);
+            if reported.borrow_and_update().applied.is_some() {
+                tokio::time::sleep(PROVEN).await;
+                if self.swaps.load(Ordering::Relaxed) != swaps {
+                    continue;
+                }
+                let guard = Arc::clone(&self.guard);
+                let cleared = tokio::task::spawn_blocking(move || guard.change(CrashGuard::clear));
+                let _ = cleared.await;
+            }
+            if reported.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
