@@ -68,6 +68,7 @@ impl Gateway {
             labels: config.gateway.labels.clone(),
             key_sets: KeySets::offline(),
             tokens: Arc::new(TokenCache::new(10)),
+            key_store: Some(Arc::clone(remote.key_store())),
             introspectors: Introspectors::offline(),
             key_store: Some(Arc::clone(remote.key_store())),
             names: Names::Leave,
