@@ -9,6 +9,8 @@ mod load;
 mod oracle;
 mod origin;
 mod port;
+// The store's own tests stop and start it, which no story does.
+#[allow(dead_code)]
 #[path = "../../src/control_plane/store/tests/postgres_server.rs"]
 mod postgres_server;
 mod redis;

@@ -70,7 +70,6 @@ impl Gateway {
             tokens: Arc::new(TokenCache::new(10)),
             key_store: Some(Arc::clone(remote.key_store())),
             introspectors: Introspectors::offline(),
-            key_store: Some(Arc::clone(remote.key_store())),
             names: Names::Leave,
             rotations: Arc::new(Rotations::default()),
             sharing: Defaults::default(),

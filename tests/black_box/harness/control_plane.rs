@@ -248,24 +248,9 @@ impl ControlPlane {
         self.until_ready();
     }
 
-    /// Whether it still runs.
-    pub fn is_running(&self) -> bool {
-        self.process.is_running()
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, name: &str) {
-        self.process.signal(name);
-    }
-
     /// Everything it has logged since it was started last.
     pub fn log(&self) -> String {
         self.process.stderr()
-    }
-
-    /// Everything it has printed since it was started last.
-    pub fn stdout(&self) -> String {
-        self.process.stdout()
     }
 
     #[track_caller]
