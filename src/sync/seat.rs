@@ -27,9 +27,10 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 
-/// When a full pool is asked again that says no time, and at the latest.
-const FULL: Duration = Duration::from_secs(10);
-const FULL_MOST: Duration = Duration::from_secs(300);
+/// When a full pool is asked again that says no time, and at the latest: it says when a seat ends by itself, and one can be
+/// given up long before that.
+const FULL: Duration = Duration::from_secs(5);
+const FULL_MOST: Duration = Duration::from_secs(5);
 
 /// How often at most it is written down that the seat is still held.
 const TOUCH_MS: u64 = 60_000;

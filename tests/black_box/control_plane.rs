@@ -7,3 +7,4 @@ mod nodes;
 mod outages;
 mod pools;
 mod publishing;
+mod walk_through;
