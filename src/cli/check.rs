@@ -3,10 +3,10 @@
 mod connect;
 mod strict;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{DONE, Output, REFUSED, print_json, print_line};
-use crate::document::{Environment, Mistake, Mistakes, Place, Severity};
+use crate::document::{Environment, Mistake, Mistakes, Place, Severity, Source};
 use crate::{config, revision, snapshot};
 
 /// Arguments of `check`.
@@ -18,17 +18,17 @@ pub struct Args {
     /// Revision file; the one that the bootstrap file names when absent.
     #[arg(long)]
     revision: Option<PathBuf>,
-    /// Also try what the files refer to: Redis, endpoints of upstreams, key sets of issuers.
+    /// Also try what the files refer to: Redis, the control plane, endpoints of upstreams, key sets of issuers.
     #[arg(long)]
     connect: bool,
 }
 
 /// What it costs that nobody remembers what key services say.
-fn uncached(config: &config::Config, loaded: &revision::Loaded) -> Option<Mistake> {
+fn uncached(config: &config::Config, path: &Path) -> Option<Mistake> {
     (config.key_cache.location == config::KeyCacheLocation::None).then(|| {
         let message = "key_cache: location none asks the key service for every request, and nobody remembers anything; write \
                        gateway, or key_manager if a revoked token has to be refused at once";
-        loaded.source.mistake(Place::default(), Severity::Warning, message)
+        Source::new(&path.display().to_string()).mistake(Place::default(), Severity::Warning, message)
     })
 }
 
@@ -50,10 +50,18 @@ pub fn run(args: &Args, output: Output) -> u8 {
     if args.connect
         && let Some(config) = &config
     {
-        let (found, wrong) = connect::redis(config, &args.config);
-        facts.extend(found);
-        mistakes.extend(wrong);
+        for (found, wrong) in [
+            connect::redis(config, &args.config),
+            connect::control_plane(config, &args.config),
+        ] {
+            facts.extend(found);
+            mistakes.extend(wrong);
+        }
     }
+    // What a control plane publishes is not known here, and may well have such issuers.
+    let mut asks = config
+        .as_ref()
+        .is_some_and(|config| config.revision.control_plane.is_some());
     let named = match &config {
         Some(config) => config.revision.file.clone(),
         None => config::revision_file(&args.config, &environment),
@@ -68,16 +76,18 @@ pub fn run(args: &Args, output: Output) -> u8 {
             Ok(loaded) => {
                 mistakes.extend(loaded.warnings.iter().cloned());
                 mistakes.extend(config.iter().flat_map(|config| strict::findings(config, &loaded)));
-                if let (Some(config), false) = (&config, loaded.revision.introspectors.is_empty()) {
-                    facts.push(format!("key_cache: {}", config.key_cache.ceiling()));
-                    mistakes.extend(uncached(config, &loaded));
-                }
+                asks |= !loaded.revision.introspectors.is_empty();
                 if args.connect {
                     mistakes.extend(connect::findings(&loaded));
                 }
             }
             Err(found) => mistakes.extend(found.iter().cloned()),
         }
+    }
+
+    if let (Some(config), true) = (&config, asks) {
+        facts.push(format!("key_cache: {}", config.key_cache.ceiling()));
+        mistakes.extend(uncached(config, &args.config));
     }
 
     let mistakes = Mistakes::new(mistakes);

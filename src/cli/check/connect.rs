@@ -5,14 +5,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::auth::{KeySetStatus, KeySets};
-use crate::config::Config;
+use crate::config::{Config, ControlPlane};
+use crate::distribution::{Manifest, PublicKey, Signed, Topic};
 use crate::document::{Mistake, Place, Severity, Source};
 use crate::revision::{JwksSource, Loaded};
 use crate::server::sharing;
+use crate::sync::client::{Answer, Client, segment};
 use crate::upstream::resolve::resolve;
 
 /// How long each attempt may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The longest answer of a control plane that is looked at.
+const ANSWER_BYTES: u64 = 1 << 20;
 
 /// Everything that could not be reached. Errors, because `--connect` asks for it.
 pub fn findings(loaded: &Loaded) -> Vec<Mistake> {
@@ -56,6 +61,85 @@ pub fn redis(config: &Config, path: &Path) -> (Vec<String>, Vec<Mistake>) {
         }
         Err(error) => failed(error.to_string()),
     }
+}
+
+/// What is known of each address of the control plane now, and what is wrong with it. Nothing is registered, and nothing
+/// is trusted that was not trusted before.
+pub fn control_plane(config: &Config, path: &Path) -> (Vec<String>, Vec<Mistake>) {
+    let Some(settings) = &config.revision.control_plane else {
+        return (Vec::new(), Vec::new());
+    };
+    let file = Source::new(&path.display().to_string());
+    let (mut facts, mut mistakes) = (Vec::new(), Vec::new());
+    for url in &settings.urls {
+        let one = ControlPlane {
+            urls: vec![url.clone()],
+            ..settings.clone()
+        };
+        let asked = runtime().and_then(|runtime| runtime.block_on(ask(&one, &config.gateway.environment)));
+        match asked {
+            Ok(fact) => facts.push(format!("control plane {url}: {fact}")),
+            Err(error) => mistakes.push(file.mistake(
+                Place::default(),
+                Severity::Error,
+                format!("control_plane: {url}: {error}"),
+            )),
+        }
+    }
+    (facts, mistakes)
+}
+
+/// Asks one address for what a gateway would ask for.
+async fn ask(settings: &ControlPlane, environment: &str) -> Result<String, String> {
+    let client = Client::new(settings)?;
+    let keys = get(&client, "/v1/signing-keys").await?;
+    if keys.status != 200 {
+        return Err(format!(
+            "/v1/signing-keys: the answer's status is {}, not 200",
+            keys.status
+        ));
+    }
+    let shown: SigningKeys = keys.json().map_err(|error| format!("/v1/signing-keys: {error}"))?;
+    let keys: Vec<PublicKey> = shown.keys.iter().filter_map(|key| key.parse().ok()).collect();
+    if !settings.public_keys.is_empty() && !keys.iter().any(|key| settings.public_keys.contains(key)) {
+        return Err("it signs with none of \"public_keys\"".to_owned());
+    }
+    let target = format!("/v1/environments/{}/revision?after=0&wait=0", segment(environment));
+    let manifest = get(&client, &target).await?;
+    match manifest.status {
+        200 => {}
+        304 => return Ok(format!("nothing is published to the environment \"{environment}\" yet")),
+        401 => return Err("it does not know the token".to_owned()),
+        403 => {
+            return Err(format!(
+                "the token is not for gateways of the environment \"{environment}\""
+            ));
+        }
+        404 => return Err(format!("there is no environment \"{environment}\"")),
+        status => return Err(format!("the answer's status is {status}")),
+    }
+    let signed: Signed = manifest.json().map_err(|error| error.to_string())?;
+    let text = signed
+        .verify(Topic::Manifest, &keys)
+        .map_err(|error| format!("the manifest: {error}"))?;
+    let manifest: Manifest = serde_json::from_str(text).map_err(|error| format!("the manifest: {error}"))?;
+    Ok(format!(
+        "revision {} of the environment \"{environment}\" ({}), {} routes",
+        manifest.seq,
+        manifest.root.short(),
+        manifest.routes
+    ))
+}
+
+async fn get(client: &Client, target: &str) -> Result<Answer, String> {
+    let answer = client.get(target, ANSWER_BYTES, PATIENCE).await;
+    answer.map_err(|error| error.to_string())
+}
+
+/// The answer of `/v1/signing-keys`.
+#[derive(serde::Deserialize)]
+struct SigningKeys {
+    keys: Vec<String>,
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

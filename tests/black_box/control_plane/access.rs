@@ -120,3 +120,49 @@ fn no_secret_is_in_a_log_an_answer_or_an_export() {
         );
     }
 }
+
+#[test]
+fn check_tries_the_control_plane_and_says_what_the_key_cache_means() {
+    let origin = Origin::start(answer(200, ""));
+    let control_plane = ControlPlane::start();
+    control_plane.publish(
+        "Default",
+        Revision::of(&origin).api("{ name: a, base_path: /a, auth: none, upstream: origin }"),
+    );
+    let token = control_plane.token_for("gateway");
+    let check = |token: &str, environment: &str, more: &str| {
+        let config = format!(
+            "gateway: {{ environment: {environment} }}\nrevision: {{ control_plane: {{ urls: [\"{}\"], token: \"{token}\", \
+             state_dir: \"{}\" }} }}\n{more}\n",
+            control_plane.url(),
+            control_plane.path().join("state").display()
+        );
+        let path = control_plane.file("gateway.yaml", config).display().to_string();
+        crate::harness::tollgate(["check", "--connect", "--config", &path])
+    };
+    let good = check(&token, "Default", "");
+    assert_eq!(good.code, Some(0), "{good:?}");
+    assert!(
+        good.stdout.contains("revision 1 of the environment \"Default\""),
+        "{good:?}"
+    );
+    assert!(good.stdout.contains("500 questions/s"), "{good:?}");
+    let uncached = check(&token, "Default", "key_cache: { location: none, rate: 50 }");
+    assert!(
+        uncached.stdout.contains("at most 50 of them per second"),
+        "{uncached:?}"
+    );
+    assert!(
+        uncached.stdout.contains("location none asks the key service"),
+        "{uncached:?}"
+    );
+    for (token, environment, expected) in [
+        ("tgcp_0123456789_wrong", "Default", "does not know the token"),
+        (token.as_str(), "Nowhere", "no environment \"Nowhere\""),
+    ] {
+        let bad = check(token, environment, "");
+        assert_eq!(bad.code, Some(78), "{bad:?}");
+        assert!(bad.stdout.contains(expected), "{bad:?}");
+        assert!(!bad.stdout.contains(token), "{bad:?}");
+    }
+}
