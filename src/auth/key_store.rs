@@ -482,7 +482,10 @@ impl Question {
     /// The keys.
     #[must_use]
     pub fn resolve(&self) -> Resolve {
-        Resolve { h: self.hashes.clone() }
+        Resolve {
+            h: self.hashes.clone(),
+            nonce: String::new(),
+        }
     }
 
     /// Gives the answer to all who wait, and remembers it.

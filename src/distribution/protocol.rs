@@ -139,6 +139,20 @@ pub enum Command {
 pub struct Resolve {
     /// At most [`RESOLVE_MOST`].
     pub h: Vec<KeyHash>,
+    /// Something that was never said before, at most 64 characters: the answer repeats it, so that it is not the answer to
+    /// another question.
+    #[serde(default)]
+    pub nonce: String,
+}
+
+/// The answer, as the text of a [`Signed`](super::Signed): it lets keys in, so that nobody in between may make one up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedFor {
+    /// [`Resolve::nonce`].
+    pub nonce: String,
+    /// What is known.
+    #[serde(flatten)]
+    pub answer: Resolved,
 }
 
 /// What is known of them.
@@ -149,6 +163,9 @@ pub struct Resolved {
     /// The keys that let in, in any order; those that are missing do not.
     pub keys: Vec<KeyEntry>,
 }
+
+/// The longest [`Resolve::nonce`].
+pub const NONCE_MOST: usize = 64;
 
 /// How many keys may be asked for at a time.
 pub const RESOLVE_MOST: usize = 1000;

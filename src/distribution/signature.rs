@@ -21,6 +21,8 @@ pub enum Topic {
     Keys,
     /// A seat in a pool.
     Seat,
+    /// What is known of keys that were asked for: a [`ResolvedFor`](super::protocol::ResolvedFor).
+    Resolved,
 }
 
 /// A text and who vouches for it: one JSON object, so that both always come together.
@@ -64,6 +66,7 @@ impl Topic {
             Self::Manifest => b"tollgate manifest 1\n",
             Self::Keys => b"tollgate keys 1\n",
             Self::Seat => b"tollgate seat 1\n",
+            Self::Resolved => b"tollgate resolved 1\n",
         }
     }
 

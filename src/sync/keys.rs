@@ -177,7 +177,7 @@ impl KeyFollower {
         tokio::select! {
             () = self.follow() => {}
             () = self.watch() => {}
-            () = resolver::run(&self.parts.store, &self.parts.client) => {}
+            () = resolver::run(&self.parts.store, &self.parts.client, &self.parts.trust) => {}
         }
     }
 

@@ -20,8 +20,8 @@ use crate::control_plane::manifests::signed;
 use crate::control_plane::plane::Plane;
 use crate::control_plane::problem::{Problem, ProblemDocument};
 use crate::control_plane::store::StoreError;
-use crate::distribution::protocol::{KEY_PAGE_MOST, RESOLVE_MOST, Resolve, Resolved};
-use crate::distribution::{KeyPage, Topic};
+use crate::distribution::protocol::{KEY_PAGE_MOST, NONCE_MOST, RESOLVE_MOST, Resolve, Resolved, ResolvedFor};
+use crate::distribution::{KeyPage, Signed, Topic};
 
 /// Bytes of pages that are kept in memory.
 const ROOM: u64 = 32 << 20;
@@ -145,7 +145,7 @@ pub(super) async fn resolve(State(plane): State<Arc<Plane>>, caller: Caller, bod
     let bytes = read
         .map_err(|_| Problem::BadRequest("the body did not come in time".to_owned()))?
         .map_err(|_| Problem::TooLarge(format!("a body is at most {RESOLVE_BYTES} bytes here")))?;
-    let Resolve { h: hashes } = serde_json::from_slice(&bytes).map_err(|error| {
+    let Resolve { h: hashes, nonce } = serde_json::from_slice(&bytes).map_err(|error| {
         Problem::BadRequest(format!(
             "this is not a list of hashes, {{\"h\": [\"32 hex digits\"]}}: {error}"
         ))
@@ -156,7 +156,20 @@ pub(super) async fn resolve(State(plane): State<Arc<Plane>>, caller: Caller, bod
             hashes.len()
         )));
     }
+    if nonce.len() > NONCE_MOST {
+        return Err(Problem::BadRequest(format!(
+            "a nonce has at most {NONCE_MOST} characters"
+        )));
+    }
     let (seq, keys) = plane.store.resolve_keys(&hashes).await?;
+    let answer = ResolvedFor {
+        nonce,
+        answer: Resolved { seq, keys },
+    };
+    let text = serde_json::to_string(&answer).map_err(|error| {
+        log::error!("keys:resolve: {error}");
+        Problem::Internal
+    })?;
     let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((headers, Json(Resolved { seq, keys })).into_response())
+    Ok((headers, Json(Signed::new(Topic::Resolved, text, &plane.signing))).into_response())
 }

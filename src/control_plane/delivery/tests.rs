@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::super::store::KeyWrite;
 use super::super::testing::{Node, PATIENCE, TOKEN, changes, client, content, verified};
 use crate::clock::unix_ms;
-use crate::distribution::protocol::Resolved;
+use crate::distribution::protocol::ResolvedFor;
 use crate::distribution::{Content, ContentHash, KeyChange, KeyEntry, KeyHash, KeyPage, Topic};
 use crate::revision::{EnvironmentType, KeyType};
 
@@ -369,12 +369,20 @@ async fn the_key_log_comes_in_signed_pages_and_wakes_who_waits() {
     assert_eq!((ahead.epoch, ahead.head, ahead.records.len()), (epoch, 2501, 0));
 
     let answer = node
-        .posting("/v1/keys:resolve", &json!({ "h": [hash(6), hash(7), hash(9999)] }))
+        .posting(
+            "/v1/keys:resolve",
+            &json!({ "h": [hash(6), hash(7), hash(9999)], "nonce": "n1" }),
+        )
         .send()
         .await
         .unwrap();
     assert_eq!(answer.headers()["cache-control"], "no-store");
-    let resolved: Resolved = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    let answer = answer.bytes().await.unwrap();
+    let ResolvedFor {
+        nonce,
+        answer: resolved,
+    } = verified(&answer, Topic::Resolved, node.plane.signing.public());
+    assert_eq!(nonce, "n1");
     assert_eq!(resolved.seq, 2501);
     assert_eq!(resolved.keys.iter().map(|key| key.hash).collect::<Vec<_>>(), [hash(6)]);
 

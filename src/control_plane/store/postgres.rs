@@ -17,8 +17,14 @@ use crate::document::Secret;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/control_plane/store/migrations/postgres");
 
-/// Connections of one node. A server takes a hundred unless it is told otherwise, and there may be several nodes.
-const CONNECTIONS: u32 = 8;
+/// Connections of one node: those that change something, of which all but one may be waiting for a lock, and those that
+/// read, who must not stand behind them. A server takes a hundred unless it is told otherwise, and there may be several
+/// nodes.
+const WRITERS: u32 = 4;
+const READERS: u32 = 8;
+
+/// How long telling the other nodes may take. They look by themselves every two seconds.
+const TELL: Duration = Duration::from_secs(1);
 
 /// How long connecting may take, and waiting for a free connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -64,15 +70,17 @@ pub(super) async fn open(url: &Secret) -> StoreResult<SqlStore> {
         .map_err(|error| failed(error.to_string()))?;
     first.close().await.map_err(|error| failed(error.to_string()))?;
 
-    let pool = AnyPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT)
-        .after_connect(|connection, _| Box::pin(set_up(connection)))
-        .connect_lazy_with(any);
+    let pool = |size: u32| {
+        AnyPoolOptions::new()
+            .max_connections(size)
+            .acquire_timeout(CONNECT)
+            .after_connect(|connection, _| Box::pin(set_up(connection)))
+            .connect_lazy_with(any.clone())
+    };
     Ok(SqlStore {
         dialect: Dialect::Postgres,
-        writer: pool.clone(),
-        reader: pool,
+        writer: pool(WRITERS),
+        reader: pool(READERS),
         wakes: Some(Wakes::new(options)),
         name,
     })
@@ -138,8 +146,10 @@ impl Wakes {
         let query = sqlx::query("SELECT pg_notify($1, $2)")
             .bind(CHANNEL)
             .bind(text.as_ref());
-        query.execute(pool).await?;
-        Ok(())
+        match timeout(TELL, query.execute(pool)).await {
+            Ok(told) => told.map(drop),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     /// The next thing that another node tells. May be dropped at any time.

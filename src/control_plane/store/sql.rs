@@ -96,7 +96,7 @@ impl SqlStore {
     /// worth no more than a line in the log.
     async fn tell(&self, wake: &Wake) {
         let Some(wakes) = &self.wakes else { return };
-        if let Err(error) = wakes.tell(&self.writer, wake).await {
+        if let Err(error) = wakes.tell(&self.reader, wake).await {
             log::warn!("{}: other nodes were not woken: {error}", self.name);
         }
     }

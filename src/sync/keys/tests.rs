@@ -18,7 +18,7 @@ use crate::auth::key_store::Found;
 use crate::config::{ControlPlane, OnPoolFull};
 use crate::distribution::content::pack;
 use crate::distribution::manifest::KeysBlob;
-use crate::distribution::protocol::{Resolve, Resolved};
+use crate::distribution::protocol::{Resolve, Resolved, ResolvedFor};
 use crate::distribution::{BlobRef, ContentHash, KeyEntry, KeyHash, KeyRecord, PublicKey, SigningKey, encode_filter};
 use crate::revision::{EnvironmentType, KeyType};
 use crate::sync::state_dir::StateDir;
@@ -212,11 +212,17 @@ async fn resolve(Shared((plane, _)): Site, body: Bytes) -> Response {
     plane.resolves.push(asked.h.len());
     let keys = plane.keys();
     let keys = asked.h.iter().filter_map(|hash| keys.get(hash).cloned()).collect();
-    Json(Resolved {
-        seq: plane.head(),
-        keys,
-    })
-    .into_response()
+    let answer = ResolvedFor {
+        nonce: asked.nonce,
+        answer: Resolved {
+            seq: plane.head(),
+            keys,
+        },
+    };
+    let text = serde_json::to_string(&answer).unwrap();
+    let stranger = SigningKey::generate().unwrap().0;
+    let signer = if plane.forged { &stranger } else { &plane.signer };
+    Json(Signed::new(Topic::Resolved, text, signer)).into_response()
 }
 
 impl House {
@@ -572,7 +578,17 @@ fn with_a_filter_strangers_are_told_here_and_others_are_asked_for_together() {
     house.put("new");
     until("what is newer than the filter is kept", || gateway.lets_in("new"));
 
-    house.change(|plane| plane.is_away = true);
+    house.change(|plane| plane.forged = true);
+    let answer = house.runtime.block_on(gateway.store.resolve(hash("k300"), unix_ms()));
+    assert_eq!(
+        answer,
+        crate::auth::key_store::Answer::Unavailable,
+        "nobody else lets keys in"
+    );
+    house.change(|plane| {
+        plane.forged = false;
+        plane.is_away = true;
+    });
     let answer = house.runtime.block_on(gateway.store.resolve(hash("k400"), unix_ms()));
     assert_eq!(answer, crate::auth::key_store::Answer::Unavailable);
     assert!(gateway.lets_in("k5"), "what was asked for serves on");
