@@ -20,6 +20,7 @@ import argparse
 import json
 import pathlib
 import queue
+import random
 import re
 import shutil
 import subprocess
@@ -50,11 +51,9 @@ def main():
     for tool in ["wrk", "cargo"]:
         if shutil.which(tool) is None:
             sys.exit(f"storm: {tool} is missing; on Debian run: sh scripts/install-tools.sh loadtest")
-    subprocess.run(
-        ["cargo", "build", "--release", "--locked", "--bin", "tollgate", "--example", "gatewaysim", "--example", "fixed_origin"],
-        cwd=ROOT,
-        check=True,
-    )
+    if not options.built:
+        build = ["cargo", "build", "--release", "--locked", "--bin", "tollgate"]
+        subprocess.run([*build, "--example", "gatewaysim", "--example", "fixed_origin"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(prefix="tollgate-storm-") as directory:
         directory = pathlib.Path(directory)
         try:
@@ -277,13 +276,19 @@ class Storm:
 
     def publish(self, number):
         """A table of so many APIs, of which one route says how often it was published."""
+        # The same every time, and nothing that compresses well: real tables are not made of one line.
+        words = random.Random(1)
+        word = lambda: f"{words.getrandbits(40):010x}"
         apis = [
             {
                 "name": f"api-{index}",
                 "base_path": f"/api-{index}",
                 "auth": "none",
                 "upstream": "origin",
-                "routes": [{"path": "/route"}, {"path": "/items/{id}", "methods": ["GET", "PUT"]}],
+                "routes": [
+                    {"path": "/route"},
+                    *({"path": f"/{word()}/{{id}}/{word()}", "methods": ["GET", "PUT"]} for _ in range(8)),
+                ],
             }
             for index in range(self.options.apis)
         ]
@@ -362,6 +367,7 @@ def git(*arguments):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer of everything but gateways")
+    parser.add_argument("--built", action="store_true", help="do not build; what is in target/release is measured")
     parser.add_argument("--gateways", type=int, default=1000)
     parser.add_argument("--apis", type=int, default=1000)
     parser.add_argument("--postgres", help="a database to use instead of SQLite")
