@@ -187,6 +187,23 @@ fn an_older_foundation_is_refused_and_a_newer_one_brings_nothing_revoked_back() 
 }
 
 #[test]
+fn all_keys_from_before_forgotten_revocations_are_refused_and_a_filter_is_not() {
+    let view = View {
+        merged: 20,
+        floor: 20,
+        ..View::start(Foundation {
+            epoch: 7,
+            seq: 5,
+            keys: filter(&["a"]),
+        })
+    };
+    let on = |seq, keys| view.on(Foundation { epoch: 7, seq, keys }).map(|_| ());
+    assert_eq!(on(19, all(&["a"])), Err(Unfit::Replayed), "\"a\" may have been revoked");
+    assert_eq!(on(19, filter(&["a"])), Ok(()), "who passes it is asked for");
+    assert_eq!(on(20, all(&["a"])), Ok(()));
+}
+
+#[test]
 fn another_log_starts_over() {
     let store = store(10, all(&["a"]));
     apply(&store, [del("b"), put("c")]);
