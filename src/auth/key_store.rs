@@ -366,9 +366,11 @@ impl KeyStore {
     }
 
     fn merge_alone(&self) -> Result<(), TooMany> {
-        // The place before the changes: a change that is not counted yet stays in the overlay.
-        let upto = self.seq();
-        let before = self.view.load_full();
+        // Of one moment: with the place of another log, changes of this one would count as merged.
+        let (upto, before) = {
+            let _writer = self.writer();
+            (self.seq(), self.view.load_full())
+        };
         let merged: Merged = before.merge(upto)?;
         let mut writer = self.writer();
         if Arc::ptr_eq(&before, &self.view.load()) {

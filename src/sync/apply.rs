@@ -13,8 +13,12 @@ use crate::distribution::protocol::Applied;
 
 impl Pull {
     /// Starts from disk, or for want of anything there from this gateway's own objects. Blocks. True if something runs.
+    ///
+    /// What took the process down twice comes last: it may do so again, but a machine that lost its power twice, with
+    /// one revision on its disk, must not stay out for good.
     pub fn boot(&self) -> bool {
         let trusted = self.trust.known();
+        let mut refused = None;
         for revision in self.last_good.revisions(&trusted, &self.expected) {
             let manifest = revision.manifest();
             if self.guard.refuses(manifest.root) {
@@ -22,6 +26,7 @@ impl Pull {
                     "revision {}: the process ended twice after it, the one before is taken",
                     manifest.seq
                 );
+                refused.get_or_insert(revision);
                 continue;
             }
             if self.start_from(&revision) {
@@ -30,7 +35,13 @@ impl Pull {
             }
         }
         if self.revisions.local().is_empty() {
-            return false;
+            return refused.is_some_and(|revision| {
+                log::error!(
+                    "revision {}: the process ended twice after it, and it may end again; there is nothing else to serve",
+                    revision.manifest().seq
+                );
+                self.start_from(&revision)
+            });
         }
         let applied = self.revisions.apply_local(unix_ms());
         if let Err(refused) = &applied {
