@@ -56,7 +56,7 @@ const WRITE_BUFFER: usize = 8 * 1024;
 /// How long the end waits for connections that were cut.
 const CUT: Duration = Duration::from_secs(1);
 
-/// How often finished counters are looked for.
+/// How often finished counters are looked for, and what was replaced and is not in use any more.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// A gateway with its sockets bound and its first revision applied.
@@ -295,11 +295,22 @@ impl Server {
         }
 
         let throttle = Arc::clone(&self.sharing.throttle);
+        let revisions = Arc::clone(&self.revisions);
+        let key_store = self.remote.as_ref().map(|remote| Arc::clone(remote.key_store()));
         self.side.spawn(async move {
             let mut tick = tokio::time::interval(SWEEP);
             loop {
                 tick.tick().await;
                 throttle.sweep(throttle.time(Instant::now(), Time::from(SystemTime::now())));
+                let (revisions, key_store) = (Arc::clone(&revisions), key_store.clone());
+                // To free a large table takes longer than anything else here may wait.
+                let _ = tokio::task::spawn_blocking(move || {
+                    revisions.bury();
+                    if let Some(store) = key_store {
+                        store.bury();
+                    }
+                })
+                .await;
             }
         });
 

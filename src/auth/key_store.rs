@@ -99,6 +99,9 @@ pub enum PageError {
     Environment,
     /// It is of another log: start over from the manifest's base.
     Epoch,
+    /// The log ends before what was read here: it was restored from an older copy, and what it says from there on may be
+    /// something else. Start over too.
+    Restored,
     /// It does not begin where this store ends, or has a gap.
     Gap,
     /// A record that can not be kept; says why.
@@ -287,6 +290,9 @@ impl KeyStore {
             return Err(PageError::Epoch);
         }
         let seq = self.seq();
+        if page.after == seq && page.head < seq && page.records.is_empty() {
+            return Err(PageError::Restored);
+        }
         let gapless = (1..).zip(&page.records).all(|(n, record)| record.seq == seq + n);
         if page.after != seq || !gapless || page.head < page.records.last().map_or(seq, |last| last.seq) {
             return Err(PageError::Gap);
@@ -314,7 +320,13 @@ impl KeyStore {
             self.absent.remove(&hash);
             self.seq.store(record.seq, Ordering::Release);
         }
+        writer.bury();
         Ok(())
+    }
+
+    /// Frees replaced views that nobody reads any more. Called now and then from a background thread.
+    pub fn bury(&self) {
+        self.writer().bury();
     }
 
     /// Begins anew with another log, or with the first one.
@@ -366,9 +378,11 @@ impl KeyStore {
     }
 
     fn merge_alone(&self) -> Result<(), TooMany> {
-        // The place before the changes: a change that is not counted yet stays in the overlay.
-        let upto = self.seq();
-        let before = self.view.load_full();
+        // Of one moment: with the place of another log, changes of this one would count as merged.
+        let (upto, before) = {
+            let _writer = self.writer();
+            (self.seq(), self.view.load_full())
+        };
         let merged: Merged = before.merge(upto)?;
         let mut writer = self.writer();
         if Arc::ptr_eq(&before, &self.view.load()) {
@@ -461,7 +475,7 @@ impl KeyStore {
         self.live
             .store(i64::try_from(keys).unwrap_or(i64::MAX), Ordering::Relaxed);
         writer.replaced.push(self.view.swap(Arc::new(view)));
-        writer.replaced.retain(|view| Arc::strong_count(view) > 1);
+        writer.bury();
         // Names that no key has any more are not kept for ever.
         writer.names.clear();
     }
@@ -504,6 +518,10 @@ impl Drop for Question {
 }
 
 impl Writer {
+    fn bury(&mut self) {
+        self.replaced.retain(|view| Arc::strong_count(view) > 1);
+    }
+
     fn name(&mut self, name: &str) -> ApplicationName {
         if self.names.len() >= NAMES_MOST {
             self.names.clear();
@@ -553,6 +571,7 @@ impl std::fmt::Display for PageError {
         match self {
             Self::Environment => f.write_str("the page of the key log is of another environment"),
             Self::Epoch => f.write_str("the page is of another key log"),
+            Self::Restored => f.write_str("the key log ends before what was read of it"),
             Self::Gap => f.write_str("the page of the key log does not begin where the last one ended, or has a gap"),
             Self::Malformed(why) => write!(f, "the page of the key log is malformed: {why}"),
         }

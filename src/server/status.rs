@@ -128,12 +128,18 @@ async fn live(State(status): State<Arc<Status>>) -> Json<serde_json::Value> {
 async fn ready(State(status): State<Arc<Status>>) -> Response {
     let revision = status.revisions.status();
     let standing = status.standing.as_ref().map(|standing| *standing.borrow());
+    let keys = status.keys.as_ref().map(|keys| keys.status());
+    let answers = status.metrics.control_plane().up.get() == 1;
     let why_not = if status.drain.is_begun() {
         Some("draining")
     } else if let Some(why_not) = standing.and_then(Standing::why_not) {
         Some(why_not)
     } else if revision.digest.is_none() {
         Some("no revision is applied")
+    } else if let Some(keys) = &keys
+        && waits_for_keys(standing, answers, &revision, keys.ready)
+    {
+        Some("the keys are not known yet")
     } else {
         None
     };
@@ -152,15 +158,21 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         why_not,
         revision,
-        keys: status.keys.as_ref().map(|keys| keys.status()),
+        keys,
         control_plane: standing.map(|standing| ControlPlane {
             seat: standing.as_str(),
-            answers: status.metrics.control_plane().up.get() == 1,
+            answers,
         }),
         key_sets: status.key_sets.status().into_iter().map(KeySet::from).collect(),
         redis: status.redis.iter().flat_map(Redis::nodes).map(Node::from).collect(),
     };
     (code, Json(body)).into_response()
+}
+
+/// Whether no key of the key log can be checked, and soon can be: each of them would be answered with 503 here, and not by
+/// the next gateway. With the control plane away that may last, and everything else serves.
+fn waits_for_keys(standing: Option<Standing>, answers: bool, revision: &sync::Status, are_ready: bool) -> bool {
+    standing == Some(Standing::Seated) && answers && revision.environment_seq.is_some() && !are_ready
 }
 
 impl From<KeySetStatus> for KeySet {
@@ -212,5 +224,31 @@ async fn render(State(status): State<Arc<Status>>) -> Response {
     match status.metrics.render(unix_ms()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_seated_gateway_with_a_revision_of_a_control_plane_that_answers_waits_for_keys() {
+        let published = sync::Status {
+            environment_seq: Some(1),
+            ..sync::Status::default()
+        };
+        let waits = |standing, answers, revision: &sync::Status, are_ready| {
+            waits_for_keys(standing, answers, revision, are_ready)
+        };
+        let seated = Some(Standing::Seated);
+        assert!(waits(seated, true, &published, false));
+        assert!(!waits(seated, true, &published, true));
+        assert!(!waits(seated, false, &published, false), "it is away");
+        assert!(!waits(seated, true, &sync::Status::default(), false), "from a file");
+        assert!(!waits(Some(Standing::Remembered), true, &published, false));
+        assert!(
+            !waits(Some(Standing::NotNeeded), true, &published, false),
+            "a directory"
+        );
     }
 }

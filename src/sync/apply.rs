@@ -8,12 +8,17 @@ use super::crash_guard::{CrashGuard, PROVEN};
 use super::pull::Pull;
 use super::verify::{Refusal, follow};
 use crate::clock::unix_ms;
+use crate::distribution::Manifest;
 use crate::distribution::protocol::Applied;
 
 impl Pull {
     /// Starts from disk, or for want of anything there from this gateway's own objects. Blocks. True if something runs.
+    ///
+    /// What took the process down twice comes last: it may do so again, but a machine that lost its power twice, with
+    /// one revision on its disk, must not stay out for good.
     pub fn boot(&self) -> bool {
         let trusted = self.trust.known();
+        let mut refused = None;
         for revision in self.last_good.revisions(&trusted, &self.expected) {
             let manifest = revision.manifest();
             if self.guard.refuses(manifest.root) {
@@ -21,19 +26,22 @@ impl Pull {
                     "revision {}: the process ended twice after it, the one before is taken",
                     manifest.seq
                 );
+                refused.get_or_insert(revision);
                 continue;
             }
-            let taken = follow(manifest, None, &self.expected).and_then(|()| self.apply(&revision));
-            match taken {
-                Ok(()) => {
-                    log::info!("revision {} is the last good one on disk", manifest.seq);
-                    return true;
-                }
-                Err(refusal) => self.revisions.refuse(&refusal, unix_ms()),
+            if self.start_from(&revision) {
+                log::info!("revision {} is the last good one on disk", manifest.seq);
+                return true;
             }
         }
         if self.revisions.local().is_empty() {
-            return false;
+            return refused.is_some_and(|revision| {
+                log::error!(
+                    "revision {}: the process ended twice after it, and it may end again; there is nothing else to serve",
+                    revision.manifest().seq
+                );
+                self.start_from(&revision)
+            });
         }
         let applied = self.revisions.apply_local(unix_ms());
         if let Err(refused) = &applied {
@@ -43,8 +51,35 @@ impl Pull {
         applied.is_ok()
     }
 
+    /// Applies what was read from disk; true if it runs.
+    fn start_from(&self, revision: &Remembered) -> bool {
+        let manifest = revision.manifest();
+        let taken = follow(manifest, None, &self.expected).and_then(|()| self.swap_in(revision));
+        match taken {
+            Ok(()) => {
+                told(manifest, self.last_good.choose(manifest));
+                self.tell(manifest);
+                true
+            }
+            Err(refusal) => {
+                self.revisions.refuse(&refusal, unix_ms());
+                false
+            }
+        }
+    }
+
     /// Compiles, swaps and keeps. Blocks.
     pub(super) fn apply(&self, revision: &Remembered) -> Result<(), Refusal> {
+        self.swap_in(revision)?;
+        // Only now, because packing may take as long as everything before. A gateway that ends here starts from the
+        // revision before, and asks.
+        let manifest = revision.manifest();
+        told(manifest, self.last_good.keep(revision));
+        self.tell(manifest);
+        Ok(())
+    }
+
+    fn swap_in(&self, revision: &Remembered) -> Result<(), Refusal> {
         let manifest = revision.manifest();
         let before_swap = || {
             self.swaps.fetch_add(1, Ordering::Relaxed);
@@ -52,15 +87,10 @@ impl Pull {
         };
         self.revisions
             .apply_published(&revision.published, unix_ms(), &before_swap)
-            .map_err(|refused| Refusal::new(manifest.seq, refused.reason, refused.mistakes.join("\n")))?;
-        // Only now, because packing may take as long as everything before. A gateway that ends here starts from the
-        // revision before, and asks.
-        if let Err(error) = self.last_good.keep(revision) {
-            log::error!(
-                "revision {} serves but could not be kept on disk: {error}",
-                manifest.seq
-            );
-        }
+            .map_err(|refused| Refusal::new(manifest.seq, refused.reason, refused.mistakes.join("\n")))
+    }
+
+    fn tell(&self, manifest: &Manifest) {
         self.manifests.send_if_modified(|known| {
             let new = known.as_ref().is_none_or(|known| known.seq < manifest.seq);
             if new {
@@ -70,9 +100,8 @@ impl Pull {
         });
         self.progress.applied(Applied {
             seq: manifest.seq,
-            root: revision.published.content.root().to_string(),
+            root: manifest.root.to_string(),
         });
-        Ok(())
     }
 
     /// A minute without an end after the last swap proves it. To be run beside everything else.
@@ -93,5 +122,15 @@ impl Pull {
                 return;
             }
         }
+    }
+}
+
+/// A revision that is not on disk serves all the same.
+fn told(manifest: &Manifest, written: std::io::Result<()>) {
+    if let Err(error) = written {
+        log::error!(
+            "revision {} serves but could not be kept on disk: {error}",
+            manifest.seq
+        );
     }
 }

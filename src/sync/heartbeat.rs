@@ -79,6 +79,7 @@ impl Beats {
         let mut load = (started, self.metrics.totals());
         let mut next = phase(self.seats.instance_id());
         let mut told = None;
+        let mut was_unknown = false;
         loop {
             if *self.seats.standing().borrow() != Standing::Seated {
                 self.seats.ask_until_seated(unix_ms, on_full).await;
@@ -89,12 +90,18 @@ impl Beats {
             }
             let beat = self.heartbeat(&mut load, false);
             let sent = Instant::now();
-            let pause = match self.send(&beat, PATIENCE).await {
+            let heard = self.send(&beat, PATIENCE).await;
+            // A seat that is given and not known right afterwards, as by two nodes that do not know of each other.
+            let again = std::mem::replace(&mut was_unknown, heard == Heard::Unknown) && was_unknown;
+            let pause = match heard {
                 Heard::Well(ttl) => {
                     told = None;
                     EVERY.min(ttl / 3).mul_f64(jitter(0.8..1.2)).max(SOONEST)
                 }
                 Heard::Unknown => {
+                    if again {
+                        tokio::time::sleep(EVERY.mul_f64(jitter(0.0..1.0))).await;
+                    }
                     self.seats.ask_until_seated(unix_ms, on_full).await;
                     continue;
                 }
@@ -154,7 +161,7 @@ impl Beats {
             Ok(reply) => reply,
             Err(error) => return Heard::Nothing(error.to_string()),
         };
-        self.seats.held(reply.live, unix_ms());
+        self.seats.held(reply.live, unix_ms()).await;
         if let Some(shared) = self.throttle.sharing()
             && reply.live > 0
             && shared.instances() != reply.live

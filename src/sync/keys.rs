@@ -11,6 +11,7 @@ mod resolver;
 mod tests;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,9 @@ const LOOK: std::ops::Range<u64> = 480..720;
 /// Gateways fetch within this time, each when it likes.
 const SPREAD_MS: u64 = 5_000;
 
+/// How long a revocation may be in memory alone, with those that come with it.
+const SOON: Duration = Duration::from_secs(2);
+
 /// How often the age of the last answer is shown.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -79,6 +83,8 @@ pub struct Parts {
     pub mode: KeysMode,
     /// Every manifest that is followed.
     pub manifests: watch::Receiver<Option<Manifest>>,
+    /// The newest manifest that was ever believed; 0 if none was.
+    pub newest_seen: u64,
     /// What is shown.
     pub metrics: KeyMetrics,
 }
@@ -90,6 +96,10 @@ pub struct KeyFollower {
     told: watch::Sender<u64>,
     contact: Mutex<Contact>,
     wake: Notify,
+    /// There are revocations that are not on disk.
+    revoked: Notify,
+    /// The newest manifest that was looked at here.
+    newest_seen: AtomicU64,
 }
 
 /// What operators see of keys that come by the log.
@@ -129,12 +139,21 @@ impl Contact {
 
 /// Where the loop stands.
 struct State {
-    /// Whether there is nothing to read on from.
-    is_lost: bool,
+    /// Whether there is nothing to read on from, and why.
+    lost: Option<Lost>,
     failures: u32,
     look: Instant,
     manifests: watch::Receiver<Option<Manifest>>,
     fetching: Option<JoinHandle<Result<Foundation, String>>>,
+}
+
+/// Why there is nothing to read on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// Nothing is known yet, the log has become another one, or it has forgotten what comes next.
+    Place,
+    /// The log was restored from an older copy: it is another one, although it is called the same.
+    Log,
 }
 
 /// What became of a round.
@@ -144,7 +163,7 @@ enum Round {
     /// Ask after this time.
     After(Duration),
     /// Start from the manifest's base, then ask again.
-    Lost,
+    Lost(Lost),
     /// Something failed: ask after a time that grows.
     Failed(String),
 }
@@ -159,6 +178,7 @@ impl KeyFollower {
         disk.load(&parts.store, &parts.environment);
         Ok(Self {
             told: watch::Sender::new(parts.store.seq()),
+            newest_seen: AtomicU64::new(parts.newest_seen),
             parts,
             disk,
             contact: Mutex::new(Contact {
@@ -168,6 +188,7 @@ impl KeyFollower {
                 error: None,
             }),
             wake: Notify::new(),
+            revoked: Notify::new(),
         })
     }
 
@@ -177,6 +198,7 @@ impl KeyFollower {
         tokio::select! {
             () = self.follow() => {}
             () = self.watch() => {}
+            () = self.keep_revocations() => {}
             () = resolver::run(&self.parts.store, &self.parts.client, &self.parts.trust) => {}
         }
     }
@@ -225,7 +247,7 @@ impl KeyFollower {
     async fn follow(self: &Arc<Self>) {
         let mut state = State {
             // What is on disk goes on where it ended.
-            is_lost: self.parts.store.epoch() == 0,
+            lost: (self.parts.store.epoch() == 0).then_some(Lost::Place),
             look: Instant::now() + look_again(),
             manifests: self.parts.manifests.clone(),
             failures: 0,
@@ -239,8 +261,8 @@ impl KeyFollower {
                     state.failures = 0;
                     continue;
                 }
-                Round::Lost => {
-                    state.is_lost = true;
+                Round::Lost(why) => {
+                    state.lost = Some(why);
                     continue;
                 }
                 Round::After(pause) => pause,
@@ -259,10 +281,12 @@ impl KeyFollower {
     }
 
     async fn round(self: &Arc<Self>, state: &mut State) -> Round {
-        if state.is_lost {
+        if let Some(why) = state.lost {
             state.fetching = None;
-            let round = self.start_over().await;
-            state.is_lost = !matches!(round, Round::Again);
+            let round = self.start_over(why).await;
+            if matches!(round, Round::Again) {
+                state.lost = None;
+            }
             return round;
         }
         if state.manifests.has_changed().unwrap_or(false) {
@@ -330,7 +354,7 @@ impl KeyFollower {
                 pause(NO_LOG)
             }
             // What comes next was forgotten there.
-            410 => Round::Lost,
+            410 => Round::Lost(Lost::Place),
             429 | 503 if answer.retry_after.is_some() => {
                 let told = answer.retry_after.unwrap_or(BACKOFF).min(BACKOFF_MOST);
                 Round::After(told.mul_f64(rand::rng().random_range(1.0..1.1)))
@@ -364,7 +388,16 @@ impl KeyFollower {
         let store = &self.parts.store;
         match store.apply(&page, &self.parts.environment) {
             Ok(()) => {}
-            Err(PageError::Epoch) => return Err(Round::Lost),
+            Err(PageError::Epoch) => return Err(Round::Lost(Lost::Place)),
+            Err(PageError::Restored) => {
+                log::warn!(
+                    "keys: the key log ends at record {}, and {} was read here: it was restored from an older copy, and is \
+                     read anew",
+                    page.head,
+                    page.after
+                );
+                return Err(Round::Lost(Lost::Log));
+            }
             Err(error) => return Err(bad(error.to_string())),
         }
         let now_ms = unix_ms();
@@ -372,6 +405,13 @@ impl KeyFollower {
             .records
             .iter()
             .filter(|record| matches!(record.change, KeyChange::Del { .. }));
+        if page
+            .records
+            .iter()
+            .any(|record| matches!(record.change, KeyChange::Del { .. }))
+        {
+            self.revoked.notify_one();
+        }
         // What was revoked before this process was there says nothing of how fast it is.
         for record in revoked.filter(|_| self.contact().ever) {
             self.parts.metrics.revoked(now_ms.saturating_sub(record.at_ms));
@@ -395,14 +435,14 @@ impl KeyFollower {
 
     /// Begins with what the manifest names: for the first time, after the log has become another one, or when it has
     /// forgotten what comes next.
-    async fn start_over(self: &Arc<Self>) -> Round {
+    async fn start_over(self: &Arc<Self>, why: Lost) -> Round {
         let head = match self.head().await {
             Ok(Some(head)) => head,
             Ok(None) => return Round::After(Duration::from_secs_f64(rand::rng().random_range(EVERY))),
             Err(why) => return Round::Failed(why),
         };
         let store = &self.parts.store;
-        let is_same_log = store.epoch() == head.epoch;
+        let is_same_log = why == Lost::Place && store.epoch() == head.epoch;
         let want = wanted(&head, self.parts.mode, store.has_filter());
         if is_same_log && want.seq() <= store.seq() {
             return Round::Failed(
@@ -438,12 +478,13 @@ impl KeyFollower {
 
     async fn stand_on(self: &Arc<Self>, foundation: Foundation, is_same_log: bool) -> Round {
         let (begun, seq) = (Instant::now(), foundation.seq);
-        let store = Arc::clone(&self.parts.store);
+        let (store, disk) = (Arc::clone(&self.parts.store), self.disk.clone());
         let taken = tokio::task::spawn_blocking(move || {
             if is_same_log {
                 store.stand_on(foundation)
             } else {
                 store.start_over(foundation);
+                disk.is_of_another_log();
                 Ok(())
             }
         });
@@ -466,7 +507,21 @@ impl KeyFollower {
 
     /// Where keys begin, as the newest manifest says it. None if nothing was published yet.
     async fn head(&self) -> Result<Option<KeysHead>, String> {
-        fetch::head(&self.parts.client, &self.parts.trust, &self.parts.environment).await
+        let manifest = fetch::manifest(&self.parts.client, &self.parts.trust, &self.parts.environment).await?;
+        let Some(manifest) = manifest else { return Ok(None) };
+        let followed = self.parts.manifests.borrow().as_ref().map_or(0, |newest| newest.seq);
+        let newest = self.newest_seen.fetch_max(manifest.seq.max(followed), Ordering::AcqRel);
+        let newest = newest.max(followed);
+        // Every manifest that was ever signed names a base, and the keys that were revoked after it are in that.
+        if manifest.seq < newest {
+            self.parts.client.turn();
+            return Err(format!(
+                "the manifest: it is revision {}, older than revision {newest}, which this gateway has seen; if the \
+                 control plane was restored from a backup, publish again until it is ahead",
+                manifest.seq
+            ));
+        }
+        Ok(Some(manifest.keys))
     }
 
     /// Tells when nobody has answered for a minute, once.
@@ -487,6 +542,19 @@ impl KeyFollower {
                     contact.error.as_deref().unwrap_or("it is silent")
                 );
             }
+        }
+    }
+
+    /// Revocations are written soon, whatever else happens: after a fault of the machine, and with the control plane away,
+    /// a revoked key would let in again.
+    async fn keep_revocations(&self) {
+        loop {
+            self.revoked.notified().await;
+            tokio::time::sleep(SOON).await;
+            let begun = Instant::now();
+            self.disk.save_soon(&self.parts.store, &self.parts.environment).await;
+            // With a million changes beside the base, writing must not be all that the disk does.
+            tokio::time::sleep(begun.elapsed() * 10).await;
         }
     }
 

@@ -20,6 +20,8 @@ const KEPT: usize = 3;
 const DIRECTORY: &str = "revisions";
 const CURRENT: &str = "current";
 const SEEN: &str = "seen";
+const SNAPSHOT: &str = "snapshot";
+const MANIFEST: &str = "manifest.json";
 const MANIFEST_MOST: u64 = 1 << 20;
 
 /// The last good revisions of one gateway.
@@ -42,27 +44,38 @@ impl LastGood {
         Ok(Self { state, root })
     }
 
-    /// Keeps a revision, makes it the current one, and removes the oldest.
+    /// Keeps a revision, makes it the current one, and removes the oldest. What is there already is written anew if it
+    /// is damaged, or signed by a key from before.
     ///
     /// # Errors
     /// When the disk does not take it; then what was kept before still is.
     pub fn keep(&self, revision: &Remembered) -> io::Result<()> {
         let name = directory(revision.manifest());
         let place = self.root.join(&name);
+        let signed = serde_json::to_vec(&revision.signed)?;
         if !place.is_dir() {
             let fresh = self.root.join(format!("{name}.new"));
             let _ = std::fs::remove_dir_all(&fresh);
             std::fs::create_dir(&fresh)?;
-            let packed = match &revision.snapshot {
-                Some(bytes) => bytes.clone(),
-                None => revision.published.content.to_snapshot()?.1,
-            };
-            write_synced(&fresh.join("snapshot"), &packed)?;
-            write_synced(&fresh.join("manifest.json"), &serde_json::to_vec(&revision.signed)?)?;
+            write_synced(&fresh.join(SNAPSHOT), &packed(revision)?)?;
+            write_synced(&fresh.join(MANIFEST), &signed)?;
             sync_directory(&fresh)?;
             std::fs::rename(&fresh, &place)?;
             sync_directory(&self.root)?;
+        } else if !self.holds(&name, revision, &signed) {
+            // One by one, the snapshot first: at no time is there less than there was.
+            replace(&place, SNAPSHOT, &packed(revision)?)?;
+            replace(&place, MANIFEST, &signed)?;
         }
+        self.choose(revision.manifest())
+    }
+
+    /// Makes a revision that was read from here the current one, and removes the oldest.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn choose(&self, manifest: &Manifest) -> io::Result<()> {
+        let name = directory(manifest);
         self.state.write(CURRENT, &name)?;
         self.forget_all_but(&name);
         Ok(())
@@ -125,7 +138,7 @@ impl LastGood {
 
     fn read(&self, name: &str, trusted: &[PublicKey], expected: &Expected) -> Result<Remembered, String> {
         let place = self.root.join(name);
-        let text = read_file(&place.join("manifest.json"), MANIFEST_MOST)?;
+        let text = read_file(&place.join(MANIFEST), MANIFEST_MOST)?;
         let signed: Signed = serde_json::from_slice(&text).map_err(|error| format!("manifest.json: {error}"))?;
         let manifest = believe(&signed, trusted, expected).map_err(|refusal| refusal.to_string())?;
         let content = self.snapshot(name, expected.max_bytes)?;
@@ -139,8 +152,17 @@ impl LastGood {
         })
     }
 
+    /// Whether exactly this is kept there.
+    fn holds(&self, name: &str, revision: &Remembered, signed: &[u8]) -> bool {
+        let manifest = revision.manifest();
+        // Another build may pack or write the same content in other bytes: what counts is its root.
+        let most = manifest.snapshot.size.max(manifest.snapshot.raw_size).saturating_mul(2);
+        read_file(&self.root.join(name).join(MANIFEST), MANIFEST_MOST).is_ok_and(|kept| kept == signed)
+            && self.snapshot(name, most).is_ok_and(|content| manifest.is_of(&content))
+    }
+
     fn snapshot(&self, name: &str, most: u64) -> Result<Content, String> {
-        let packed = read_file(&self.root.join(name).join("snapshot"), most)?;
+        let packed = read_file(&self.root.join(name).join(SNAPSHOT), most)?;
         // All objects are what makes a content of an empty one.
         Content::default()
             .with_delta(&packed, most)
@@ -164,6 +186,20 @@ impl LastGood {
 
 fn directory(manifest: &Manifest) -> String {
     format!("{}-{}", manifest.seq, manifest.root.short())
+}
+
+fn packed(revision: &Remembered) -> io::Result<Vec<u8>> {
+    match &revision.snapshot {
+        Some(bytes) => Ok(bytes.clone()),
+        None => Ok(revision.published.content.to_snapshot()?.1),
+    }
+}
+
+fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = directory.join(format!("{name}.new"));
+    write_synced(&fresh, bytes)?;
+    std::fs::rename(&fresh, directory.join(name))?;
+    sync_directory(directory)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -271,6 +307,27 @@ mod tests {
         drop(last_good);
         assert_eq!(kept(&open(directory.path()), &author), [1]);
         assert!(!root.join("9-abcdef.new").exists());
+    }
+
+    #[test]
+    fn what_is_kept_damaged_or_signed_by_a_key_from_before_is_written_anew_and_what_holds_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (author, heir, last_good) = (Author::somebody(), Author::somebody(), open(directory.path()));
+        let one = revision(&author, 1);
+        last_good.keep(&one).unwrap();
+        let file = |name: &str| last_good.root.join(self::directory(one.manifest())).join(name);
+        let written = |name: &str| std::fs::metadata(file(name)).unwrap().modified().unwrap();
+        let before = written(SNAPSHOT);
+        last_good.keep(&one).unwrap();
+        assert_eq!(written(SNAPSHOT), before);
+        for name in [SNAPSHOT, MANIFEST] {
+            std::fs::write(file(name), "damaged").unwrap();
+            assert!(kept(&last_good, &author).is_empty());
+            last_good.keep(&one).unwrap();
+            assert_eq!(kept(&last_good, &author), [1], "{name}");
+        }
+        last_good.keep(&revision(&heir, 1)).unwrap();
+        assert_eq!(kept(&last_good, &heir), [1]);
     }
 
     #[test]

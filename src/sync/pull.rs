@@ -119,15 +119,14 @@ impl Pull {
         }
         let mut state = State {
             highest: self.last_good.highest().unwrap_or_else(|error| {
-                log::error!("{error}; what is older than what is on disk is not noticed");
+                log::error!("{error}; what is older than what runs is refused still");
                 None
             }),
             wait_s: WAIT,
             ..State::default()
         };
         if let Some(running) = self.revisions.published() {
-            state.settled = Some(highest(&running.manifest));
-            self.settle(&mut state, highest(&running.manifest));
+            self.runs(&mut state, highest(&running.manifest));
         }
         let mut boot_again = Instant::now();
         loop {
@@ -136,7 +135,7 @@ impl Pull {
                 let booted = tokio::task::spawn_blocking(move || pull.boot()).await.unwrap_or(false);
                 boot_again = Instant::now() + AGAIN_MOST;
                 if let Some(running) = self.revisions.published().filter(|_| booted) {
-                    self.settle(&mut state, highest(&running.manifest));
+                    self.runs(&mut state, highest(&running.manifest));
                 }
             }
             let round = self.round(&mut state).await;
@@ -218,7 +217,9 @@ impl Pull {
             Ok(false) => nothing_new(),
             Err(refusal) => {
                 self.refuse(&refusal);
-                let settled = state.settled.is_some_and(|settled| settled.seq == refusal.seq);
+                // What goes back does not get better by asking at once, and who has no long poll answers at once.
+                let settled =
+                    refusal.code != "replayed" && state.settled.is_some_and(|settled| settled.seq == refusal.seq);
                 if !settled {
                     self.client.turn();
                 }
@@ -293,9 +294,15 @@ impl Pull {
     ) -> Result<(), Refusal> {
         let newest = highest(&manifest);
         if self.guard.refuses(manifest.root) {
-            self.settle(state, newest);
-            let message = "the process ended twice within a minute after this revision; the one before serves";
-            return Err(Refusal::new(manifest.seq, "crash", message));
+            if self.revisions.current().is_some() {
+                self.settle(state, newest);
+                let message = "the process ended twice within a minute after this revision; the one before serves";
+                return Err(Refusal::new(manifest.seq, "crash", message));
+            }
+            log::error!(
+                "revision {}: the process ended twice after it, and it may end again; there is nothing else to serve",
+                manifest.seq
+            );
         }
         let spread = manifest.spread_ms.min(SPREAD_MOST);
         let spread = Duration::from_millis(spread).mul_f64(jitter(0.0..1.0));
@@ -351,6 +358,15 @@ impl Pull {
     fn refuse(&self, refusal: &Refusal) {
         self.revisions.refuse(refusal, unix_ms());
         self.progress.refused(refusal.nack());
+    }
+
+    /// This was taken from disk. What was written down of the newest number may be lost, and nothing goes back behind
+    /// what runs.
+    fn runs(&self, state: &mut State, running: Highest) {
+        if state.highest.is_none_or(|highest| highest.seq < running.seq) {
+            state.highest = Some(running);
+        }
+        self.settle(state, running);
     }
 
     fn settle(&self, state: &mut State, newest: Highest) {

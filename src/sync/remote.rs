@@ -108,7 +108,9 @@ impl Remote {
         };
         if standing != Standing::NotNeeded {
             match runtime.block_on(seats.ask(unix_ms(), patience)) {
-                Verdict::Full(message, _) if seats.ends_when_full() => return Err(OpenError::PoolFull(message)),
+                Verdict::Full(message, _) if seats.ends_when_full() => {
+                    return Err(OpenError::PoolFull(Seats::last_words(&message)));
+                }
                 Verdict::Full(message, _) => log::error!("{message}"),
                 Verdict::Refused(message) => log::error!("pool \"{}\": {message}", gateway.pool),
                 Verdict::Away(message) => log::warn!("control plane: {message}"),
@@ -123,6 +125,8 @@ impl Remote {
             environment: gateway.environment.clone(),
             mode: settings.keys,
             manifests: manifests.subscribe(),
+            // What can not be read is told when revisions are followed.
+            newest_seen: last_good.highest().ok().flatten().map_or(0, |newest| newest.seq),
             metrics: metrics.keys(),
         };
         let keys = KeyFollower::open(keys, &state.path().join("keys")).map_err(OpenError::Machine)?;
@@ -197,7 +201,7 @@ impl Remote {
         let (full, ends, leaves) = (Arc::clone(&self.full), self.seats.ends_when_full(), Arc::clone(leave));
         let on_full = move |message: &str| {
             if ends {
-                let _ = full.set(message.to_owned());
+                let _ = full.set(Seats::last_words(message));
                 leaves.begin();
             }
         };

@@ -1,9 +1,10 @@
 //! A seat in a pool: how many gateways may run is for the control plane to say, and for each of them to ask.
 //!
-//! The limit is one of admission: who runs goes on when the control plane is away, and starts again with a seat that is
-//! not too old. Who never had one waits.
+//! The limit is one of admission: who serves goes on when the control plane is away, and also when it comes back and has
+//! no seat left; then it says so, and keeps asking. Who starts, and does not serve yet, needs a seat, or one that is not
+//! too old while nobody can be asked.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,9 @@ pub enum Standing {
     Offline,
     /// There are no pools: a directory, or a plain web server.
     NotNeeded,
-    /// The pool has no seat for it.
+    /// It serves, and the pool has no seat for it any more.
+    OverLimit,
+    /// The pool has no seat for it, and it does not serve yet.
     Full,
     /// The control plane does not want it; the log says why.
     Refused,
@@ -72,11 +75,10 @@ pub enum Verdict {
 /// The seat of this gateway.
 pub struct Seats {
     client: Client,
-    state: Arc<StateDir>,
     register: Register,
     pool: String,
     settings: Settings,
-    kept: Mutex<Option<Kept>>,
+    paper: Arc<Paper>,
     standing: watch::Sender<Standing>,
     metrics: ControlPlaneMetrics,
 }
@@ -86,6 +88,14 @@ pub struct Seats {
 struct Settings {
     on_full: OnPoolFull,
     offline_join: bool,
+}
+
+/// The seat, and the file in which it is kept.
+struct Paper {
+    state: Arc<StateDir>,
+    kept: Mutex<Option<Kept>>,
+    /// Held while the file is written, so that the newest seat is in it at last.
+    writing: Mutex<()>,
 }
 
 /// What is on disk.
@@ -109,7 +119,10 @@ impl Standing {
     /// Whether it may serve.
     #[must_use]
     pub fn may_serve(self) -> bool {
-        matches!(self, Self::Seated | Self::Remembered | Self::Offline | Self::NotNeeded)
+        match self {
+            Self::Seated | Self::Remembered | Self::Offline | Self::NotNeeded | Self::OverLimit => true,
+            Self::Unknown | Self::Full | Self::Refused => false,
+        }
     }
 
     /// Why it may not, for `/status/ready`.
@@ -132,6 +145,7 @@ impl Standing {
             Self::Remembered => "remembered",
             Self::Offline => "offline",
             Self::NotNeeded => "not_needed",
+            Self::OverLimit => "over_limit",
             Self::Full => "pool_full",
             Self::Refused => "refused",
         }
@@ -148,13 +162,18 @@ impl Seats {
         settings: &ControlPlane,
         (metrics, now_ms): (ControlPlaneMetrics, u64),
     ) -> Self {
-        let kept = read(&state).filter(|kept| kept.seat.pool == pool && kept.environment == register.environment);
+        let paper = Paper::read(state);
+        let kept = paper
+            .kept()
+            .clone()
+            .filter(|kept| kept.seat.pool == pool && kept.environment == register.environment);
         let grace = u64::try_from(settings.offline_grace.as_millis()).unwrap_or(u64::MAX);
         let is_young = |kept: &Kept| now_ms.saturating_sub(kept.at_ms) <= grace;
         let standing = match &kept {
             Some(kept) if is_young(kept) => Standing::Remembered,
             _ => Standing::Unknown,
         };
+        *paper.kept() = kept;
         Self {
             standing: watch::Sender::new(if client.is_directory() {
                 Standing::NotNeeded
@@ -162,14 +181,13 @@ impl Seats {
                 standing
             }),
             client,
-            state,
             register,
             pool,
             settings: Settings {
                 on_full: settings.on_pool_full,
                 offline_join: settings.allow_offline_join,
             },
-            kept: Mutex::new(kept),
+            paper: Arc::new(paper),
             metrics,
         }
     }
@@ -180,10 +198,16 @@ impl Seats {
         self.standing.subscribe()
     }
 
-    /// Whether a full pool ends this process.
+    /// Whether a full pool ends this process, if it does not serve yet.
     #[must_use]
     pub fn ends_when_full(&self) -> bool {
         self.settings.on_full == OnPoolFull::Exit
+    }
+
+    /// What is said at such an end.
+    #[must_use]
+    pub fn last_words(full: &str) -> String {
+        format!("{full} (with control_plane: {{ on_pool_full: wait }} it waits for one)")
     }
 
     /// Who this is.
@@ -195,36 +219,47 @@ impl Seats {
     /// The token of the seat; empty without one.
     #[must_use]
     pub fn token(&self) -> String {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.paper.kept();
         kept.as_ref().map(|kept| kept.seat.token.clone()).unwrap_or_default()
     }
 
-    /// Asks once.
+    /// Asks once, before anything is served: without a seat nothing will be.
     pub async fn ask(&self, now_ms: u64, patience: Duration) -> Verdict {
+        self.inquire((now_ms, patience), false).await
+    }
+
+    async fn inquire(&self, (now_ms, patience): (u64, Duration), serves: bool) -> Verdict {
         let mut register = self.register.clone();
         register.seat = Some(self.token()).filter(|token| !token.is_empty());
         let path = format!("/v1/pools/{}/instances", segment(&self.pool));
         let verdict = match self.client.post(&path, &register, patience).await {
-            Ok(answer) => self.read(&answer, now_ms),
+            Ok(answer) => self.read(&answer, now_ms).await,
             Err(error) => Verdict::Away(error.to_string()),
         };
-        self.note(&verdict);
+        self.note(&verdict, serves);
         verdict
     }
 
-    /// Asks until there is a seat, or none is needed. `on_full` is called for every refusal of a full pool.
+    /// Asks until there is a seat, or none is needed. `on_full` is called for every refusal of a full pool, unless this
+    /// gateway serves: then it goes on.
     pub async fn ask_until_seated(&self, now_ms: impl Fn() -> u64, on_full: impl Fn(&str)) {
         let mut failures = 0_u32;
         let mut told = None;
         loop {
-            let verdict = self.ask(now_ms(), PATIENCE).await;
+            let serves = self.standing.borrow().may_serve();
+            let verdict = self.inquire((now_ms(), PATIENCE), serves).await;
             let pause = match &verdict {
                 Verdict::Seated | Verdict::NotNeeded => return,
                 Verdict::Full(message, again) => {
-                    if told.as_ref() != Some(&verdict) {
-                        log::error!("{message}");
+                    let is_new = told.as_ref() != Some(&verdict);
+                    match (serves, is_new) {
+                        (true, true) => log::error!("{message}; it serves on, and keeps asking for one"),
+                        (false, true) => log::error!("{message}"),
+                        (_, false) => {}
                     }
-                    on_full(message);
+                    if !serves {
+                        on_full(message);
+                    }
                     again.mul_f64(jitter(1.0..1.1))
                 }
                 Verdict::Refused(message) | Verdict::Away(message) => {
@@ -242,16 +277,19 @@ impl Seats {
     }
 
     /// The control plane has just said that the seat is held, and how many there are.
-    pub fn held(&self, live: u32, now_ms: u64) {
+    pub async fn held(&self, live: u32, now_ms: u64) {
         self.metrics.seat.set(1);
         self.metrics.up.set(1);
         self.metrics.pool_live.set(i64::from(live));
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_mut()
-            && now_ms.saturating_sub(kept.at_ms) > TOUCH_MS
-        {
-            kept.at_ms = now_ms;
-            self.write(kept);
+        let is_late = match self.paper.kept().as_mut() {
+            Some(kept) if now_ms.saturating_sub(kept.at_ms) > TOUCH_MS => {
+                kept.at_ms = now_ms;
+                true
+            }
+            _ => false,
+        };
+        if is_late {
+            self.paper.write().await;
         }
     }
 
@@ -261,10 +299,8 @@ impl Seats {
         match self.client.delete(&path, (PROOF, &self.token()), patience).await {
             Ok(answer) if matches!(answer.status, 200 | 202 | 204 | 404) => {
                 log::info!("pool \"{}\": the seat is free", self.pool);
-                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                if let Err(error) = self.state.remove(FILE) {
-                    log::warn!("{}: {error}", self.state.path().join(FILE).display());
-                }
+                *self.paper.kept() = None;
+                self.paper.write().await;
             }
             Ok(answer) => log::warn!(
                 "pool \"{}\": the seat could not be freed ({}); it ends by itself",
@@ -278,7 +314,7 @@ impl Seats {
         }
     }
 
-    fn read(&self, answer: &Answer, now_ms: u64) -> Verdict {
+    async fn read(&self, answer: &Answer, now_ms: u64) -> Verdict {
         let problem = || answer.json::<Problem>().ok();
         match answer.status {
             200 | 201 => match answer.json::<Seat>() {
@@ -289,8 +325,8 @@ impl Seats {
                         at_ms: now_ms,
                     };
                     self.metrics.pool_live.set(i64::from(kept.seat.live));
-                    self.write(&kept);
-                    *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+                    *self.paper.kept() = Some(kept);
+                    self.paper.write().await;
                     Verdict::Seated
                 }
                 Err(error) => Verdict::Refused(error.to_string()),
@@ -301,9 +337,7 @@ impl Seats {
                     true => format!("the pool \"{}\" is full", self.pool),
                     false => detail,
                 };
-                let message = format!(
-                    "this gateway has no seat: {why} (with control_plane: {{ on_pool_full: wait }} it waits for one)"
-                );
+                let message = format!("this gateway has no seat: {why}");
                 Verdict::Full(message, answer.retry_after.unwrap_or(FULL).clamp(BACKOFF, FULL_MOST))
             }
             // Only a control plane has codes; whatever else says that there is no such thing, has no pools.
@@ -316,15 +350,16 @@ impl Seats {
         }
     }
 
-    fn note(&self, verdict: &Verdict) {
+    fn note(&self, verdict: &Verdict, serves: bool) {
         self.metrics.seat.set(i64::from(*verdict == Verdict::Seated));
         self.metrics.up.set(i64::from(!matches!(verdict, Verdict::Away(_))));
         self.standing.send_if_modified(|standing| {
             let fresh = match (verdict, *standing) {
                 (Verdict::Seated, _) => Standing::Seated,
                 (Verdict::NotNeeded, _) => Standing::NotNeeded,
-                (Verdict::Full(..), _) => Standing::Full,
                 // Who serves goes on; the limit is one of admission.
+                (Verdict::Full(..), _) if serves => Standing::OverLimit,
+                (Verdict::Full(..), _) => Standing::Full,
                 (_, serving) if serving.may_serve() => serving,
                 (Verdict::Refused(_), _) => Standing::Refused,
                 (Verdict::Away(_), Standing::Unknown) if self.settings.offline_join => Standing::Offline,
@@ -335,24 +370,48 @@ impl Seats {
             changed
         });
     }
+}
 
-    fn write(&self, kept: &Kept) {
-        let written = serde_json::to_string(kept)
-            .map_err(std::io::Error::other)
-            .and_then(|text| self.state.write(FILE, &text));
+impl Paper {
+    fn read(state: Arc<StateDir>) -> Self {
+        let place = state.path().join(FILE);
+        let text = state
+            .read(FILE)
+            .inspect_err(|error| log::error!("{}: {error}", place.display()));
+        let kept = text.ok().flatten().and_then(|text| {
+            serde_json::from_str(&text)
+                .inspect_err(|error| log::error!("{}: {error}; a new seat is asked for", place.display()))
+                .ok()
+        });
+        Self {
+            state,
+            kept: Mutex::new(kept),
+            writing: Mutex::default(),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the file to what is known now, beside the thread that asks: a disk may take its time.
+    async fn write(self: &Arc<Self>) {
+        let paper = Arc::clone(self);
+        // A panic has been logged.
+        let _ = tokio::task::spawn_blocking(move || paper.write_now()).await;
+    }
+
+    fn write_now(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept().clone();
+        let written = match kept {
+            Some(kept) => serde_json::to_string(&kept)
+                .map_err(std::io::Error::other)
+                .and_then(|text| self.state.write(FILE, &text)),
+            None => self.state.remove(FILE),
+        };
         if let Err(error) = written {
             log::error!("{}: {error}", self.state.path().join(FILE).display());
         }
     }
-}
-
-fn read(state: &StateDir) -> Option<Kept> {
-    let place = state.path().join(FILE);
-    let text = state
-        .read(FILE)
-        .inspect_err(|error| log::error!("{}: {error}", place.display()))
-        .ok()??;
-    serde_json::from_str(&text)
-        .inspect_err(|error| log::error!("{}: {error}; a new seat is asked for", place.display()))
-        .ok()
 }

@@ -67,7 +67,7 @@ fn a_full_pool_refuses_a_new_gateway_and_a_restarted_one_keeps_its_seat() {
 }
 
 #[test]
-fn a_gateway_that_lost_its_seat_to_others_meanwhile_ends_when_it_is_told() {
+fn a_gateway_that_serves_and_has_lost_its_seat_to_others_serves_on_and_takes_the_next_one_that_is_free() {
     let (plane, state) = (Plane::start(), directory());
     plane.knows().seats = Some(1);
     plane.publish(1, &document(&["a"]));
@@ -79,8 +79,51 @@ fn a_gateway_that_lost_its_seat_to_others_meanwhile_ends_when_it_is_told() {
         knows.seated.insert("another".into(), other);
     }
     plane.publish(2, &document(&["a", "b"]));
-    until("it leaves", || gateway.drain.is_begun());
-    assert!(gateway.stop().unwrap().contains("the pool is full"));
+    until("it knows", || standing(&gateway) == Standing::OverLimit);
+    gateway.serves(2);
+    plane.publish(3, &document(&["c"]));
+    gateway.serves(3);
+    assert!(!gateway.drain.is_begun());
+    plane.knows().seated.clear();
+    until("it has a seat again", || standing(&gateway) == Standing::Seated);
+    assert_eq!(gateway.stop(), None);
+}
+
+#[test]
+fn a_gateway_that_starts_with_a_seat_that_others_have_taken_does_not_serve() {
+    let (plane, state) = (Plane::start(), directory());
+    plane.knows().seats = Some(1);
+    plane.publish(1, &document(&["a"]));
+    let gateway = Gateway::start(state.path(), &[plane.url()]);
+    gateway.serves(1);
+    gateway.stop();
+    {
+        let mut knows = plane.knows();
+        let other = knows.seated.pop_first().unwrap().1;
+        knows.seated.insert("another".into(), other);
+    }
+    let error = Gateway::with(&configured(state.path(), &[plane.url()], "", "", ""))
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("with control_plane: { on_pool_full: wait }"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_control_plane_that_forgets_every_seat_is_not_asked_without_pause() {
+    let (plane, state) = (Plane::start(), directory());
+    plane.knows().seats = Some(1);
+    plane.knows().forgetful = true;
+    plane.publish(1, &document(&["a"]));
+    let gateway = Gateway::start(state.path(), &[plane.url()]);
+    gateway.serves(1);
+    until("it has registered again", || plane.asked("POST /v1/pools/") >= 2);
+    std::thread::sleep(Duration::from_secs(1));
+    let asked = plane.asked("POST /v1/pools/");
+    assert!(asked <= 20, "{asked} times");
+    assert_eq!(standing(&gateway), Standing::Seated);
 }
 
 #[test]

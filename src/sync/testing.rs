@@ -147,6 +147,8 @@ pub struct Knows {
     pub broken: Option<StatusCode>,
     /// How many seats there are; none is without pools.
     pub seats: Option<usize>,
+    /// Whether a seat that was given is not known afterwards.
+    pub forgetful: bool,
     /// Who sits.
     pub seated: BTreeMap<String, Register>,
     /// What gateways have told.
@@ -396,7 +398,7 @@ async fn heartbeat(
     Json(beat): Json<Heartbeat>,
 ) -> Response {
     let mut knows = shared.knows.lock().unwrap();
-    if !knows.seated.contains_key(&id) {
+    if knows.forgetful || !knows.seated.contains_key(&id) {
         return problem(StatusCode::NOT_FOUND, "seat_unknown");
     }
     knows.heartbeats.push(beat);

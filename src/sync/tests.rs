@@ -258,6 +258,71 @@ fn a_revision_that_takes_the_process_down_twice_is_not_taken_a_third_time() {
 }
 
 #[test]
+fn a_revision_that_takes_the_process_down_is_taken_again_if_there_is_nothing_else() {
+    let (plane, state) = (Plane::start(), directory());
+    let revisions = state.path().join("revisions");
+    plane.publish(1, &document(&["a"]));
+    let start = || Gateway::start(state.path(), &[plane.url()]);
+    let gateway = start();
+    gateway.serves(1);
+    until("it is on disk", || {
+        revisions.read_dir().unwrap().count() == 1 && state.path().join("current").exists()
+    });
+    drop(gateway);
+    let gateway = start();
+    assert_eq!(gateway.seq(), Some(1));
+    drop(gateway);
+    let gateway = start();
+    assert_eq!(gateway.seq(), Some(1), "a third time, from disk");
+    drop(gateway);
+    std::fs::remove_dir_all(&revisions).unwrap();
+    let gateway = start();
+    assert_eq!(gateway.seq(), None);
+    gateway.serves(1);
+}
+
+#[test]
+fn a_number_that_is_another_revision_now_is_refused_and_not_asked_for_without_pause() {
+    let (plane, state) = (Plane::start(), directory());
+    plane.publish(1, &document(&["a"]));
+    let gateway = Gateway::start(state.path(), &[plane.url()]);
+    gateway.serves(1);
+    // Whoever answers has another number in his address, and never waits.
+    let (manifest, _) = Author::manifest(1, &document(&["b"]));
+    plane.publish_signed(2, plane.author().sign(&manifest));
+    gateway.refuses(1, "replayed");
+    let before = plane.asked("/revision");
+    std::thread::sleep(Duration::from_secs(1));
+    let asked = plane.asked("/revision") - before;
+    assert!(asked <= 30, "{asked} times in a second");
+    assert!(gateway.publishes("/a") && !gateway.publishes("/b"));
+    plane.publish(3, &document(&["c"]));
+    gateway.serves(3);
+}
+
+#[test]
+fn what_is_older_than_what_runs_is_refused_also_when_the_newest_number_was_lost() {
+    let (plane, state) = (Plane::start(), directory());
+    plane.publish(5, &document(&["a"]));
+    let gateway = Gateway::start(state.path(), &[plane.url()]);
+    gateway.serves(5);
+    gateway.stop();
+    plane.publish(4, &document(&["b"]));
+    for damage in [true, false] {
+        let seen = state.path().join("seen");
+        if damage {
+            std::fs::write(&seen, "five").unwrap();
+        } else {
+            std::fs::remove_file(&seen).unwrap();
+        }
+        let gateway = Gateway::start(state.path(), &[plane.url()]);
+        gateway.refuses(4, "replayed");
+        assert_eq!(gateway.seq(), Some(5));
+        gateway.stop();
+    }
+}
+
+#[test]
 fn the_files_objects_win_and_a_change_of_the_file_does_not_undo_the_control_planes() {
     let (plane, state) = (Plane::start(), directory());
     let file = state.path().join("local.yaml");

@@ -24,6 +24,8 @@ pub struct Trust {
     state: Arc<StateDir>,
     /// From the configuration, which is never added to; or what was shown, and empty before.
     keys: Mutex<Vec<PublicKey>>,
+    /// Held during the first contact: whoever comes first decides.
+    contact: tokio::sync::Mutex<()>,
 }
 
 /// Why something is not believed.
@@ -59,6 +61,7 @@ impl Trust {
         Ok(Self {
             state,
             keys: Mutex::new(keys),
+            contact: tokio::sync::Mutex::default(),
         })
     }
 
@@ -77,23 +80,29 @@ impl Trust {
         if !known.is_empty() {
             return Ok(known);
         }
-        let shown = first_contact(client).await.map_err(TrustError::NoKeys)?;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever came first has decided.
-        if keys.is_empty() {
-            let text: String = shown.iter().map(|key| format!("{key}\n")).collect();
-            self.state
-                .write(FILE, &text)
-                .map_err(|error| TrustError::Kept(format!("{}: {error}", self.state.path().join(FILE).display())))?;
-            for key in &shown {
-                log::warn!(
-                    "control plane: first contact, its signing key {} is trusted from now on; write public_keys: [{key}]",
-                    key.id()
-                );
-            }
-            *keys = shown;
+        let _contact = self.contact.lock().await;
+        let known = self.known();
+        if !known.is_empty() {
+            return Ok(known);
         }
-        Ok(keys.clone())
+        let shown = first_contact(client).await.map_err(TrustError::NoKeys)?;
+        let text: String = shown.iter().map(|key| format!("{key}\n")).collect();
+        let state = Arc::clone(&self.state);
+        let written = tokio::task::spawn_blocking(move || state.write(FILE, &text)).await;
+        written
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|error| TrustError::Kept(format!("{}: {error}", self.state.path().join(FILE).display())))?;
+        for key in &shown {
+            log::warn!(
+                "control plane: first contact, its signing key {} is trusted from now on; write public_keys: [{key}]",
+                key.id()
+            );
+        }
+        self.keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&shown);
+        Ok(shown)
     }
 
     /// The text that somebody signed who is trusted.

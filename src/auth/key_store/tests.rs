@@ -147,6 +147,11 @@ fn a_page_that_does_not_come_next_is_not_applied_at_all() {
     assert_eq!(refused(&|page| page.records[1].seq = 13), PageError::Gap);
     assert_eq!(refused(&|page| page.records[0].seq = 10), PageError::Gap);
     assert_eq!(refused(&|page| page.head = 11), PageError::Gap);
+    let shorter = |page: &mut KeyPage| {
+        page.records.clear();
+        page.head = 9;
+    };
+    assert_eq!(refused(&shorter), PageError::Restored);
     let long = refused(&|page| {
         page.records[0].change = KeyChange::Put(KeyEntry {
             id: "x".repeat(256),
@@ -187,6 +192,23 @@ fn an_older_foundation_is_refused_and_a_newer_one_brings_nothing_revoked_back() 
 }
 
 #[test]
+fn all_keys_from_before_forgotten_revocations_are_refused_and_a_filter_is_not() {
+    let view = View {
+        merged: 20,
+        floor: 20,
+        ..View::start(Foundation {
+            epoch: 7,
+            seq: 5,
+            keys: filter(&["a"]),
+        })
+    };
+    let on = |seq, keys| view.on(Foundation { epoch: 7, seq, keys }).map(|_| ());
+    assert_eq!(on(19, all(&["a"])), Err(Unfit::Replayed), "\"a\" may have been revoked");
+    assert_eq!(on(19, filter(&["a"])), Ok(()), "who passes it is asked for");
+    assert_eq!(on(20, all(&["a"])), Ok(()));
+}
+
+#[test]
 fn another_log_starts_over() {
     let store = store(10, all(&["a"]));
     apply(&store, [del("b"), put("c")]);
@@ -199,6 +221,21 @@ fn another_log_starts_over() {
     assert_eq!(find(&store, "a"), Found::Unknown);
     assert_eq!(find(&store, "b"), key("b"));
     assert_eq!(find(&store, "c"), Found::Unknown);
+}
+
+#[test]
+fn a_replaced_view_is_freed_as_soon_as_nobody_reads_it() {
+    let store = store(0, all(&["a"]));
+    let reader = store.view.load_full();
+    apply(&store, [put("b")]);
+    store.merge().unwrap();
+    let kept = || store.writer().replaced.len();
+    assert_eq!(kept(), 1);
+    store.bury();
+    assert_eq!(kept(), 1, "somebody reads it");
+    drop(reader);
+    apply(&store, [put("c")]);
+    assert_eq!(kept(), 0);
 }
 
 #[test]

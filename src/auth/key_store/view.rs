@@ -135,9 +135,12 @@ impl View {
     /// the foundation stays known; revocations stay in any case.
     ///
     /// # Errors
-    /// When the foundation is older than the one before, or too large.
+    /// When the foundation is older than the one before, or than revocations that were forgotten here, or too large.
     pub fn on(&self, foundation: Foundation) -> Result<Self, Unfit> {
-        if foundation.seq < self.foundation {
+        // Up to the floor, revocations may have been forgotten: a filter then asks somebody who knows, and all keys from
+        // before would bring the revoked ones back.
+        let forgotten = matches!(foundation.keys, Keys::All(_)) && foundation.seq < self.floor;
+        if foundation.seq < self.foundation || forgotten {
             return Err(Unfit::Replayed);
         }
         let (fetched, filter) = match foundation.keys {

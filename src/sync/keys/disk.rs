@@ -17,6 +17,7 @@ const RECORDS: u64 = 10_000;
 const EVERY: Duration = Duration::from_secs(180);
 
 /// Where keys are kept: `base` and `log`.
+#[derive(Clone)]
 pub(super) struct Disk(Arc<Inner>);
 
 struct Inner {
@@ -100,6 +101,28 @@ impl Disk {
                 inner.is_writing.store(false, Ordering::Release);
             });
         }
+    }
+
+    /// Writes what is not written yet, beside the thread that asks. A disk that does not take it is left to
+    /// [`Self::save_if_due`].
+    pub(super) async fn save_soon(&self, store: &Arc<KeyStore>, environment: &str) {
+        let (inner, store, environment) = (Arc::clone(&self.0), Arc::clone(store), environment.to_owned());
+        let written = tokio::task::spawn_blocking(move || {
+            let is_broken = inner.written.lock().unwrap_or_else(PoisonError::into_inner).is_broken;
+            if store.is_ready() && !is_broken {
+                inner.save(&store, &environment);
+            }
+        });
+        // A panic has been logged.
+        let _ = written.await;
+    }
+
+    /// What is on disk is of another log, even if that is called the same. Blocks while somebody writes.
+    pub(super) fn is_of_another_log(&self) {
+        let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.place = None;
+        // It would seem to belong to the base that is written next.
+        let _ = fs::remove_file(self.0.directory.join("log"));
     }
 
     /// Writes what is not written yet. Blocks.

@@ -8,9 +8,7 @@ use super::head::Want;
 use crate::auth::key_store::base::{Base, Builder};
 use crate::auth::key_store::{Foundation, Keys};
 use crate::distribution::content::unpack;
-use crate::distribution::{
-    BlobRef, ContentHash, KeyChange, KeyEntry, KeysHead, Manifest, SCHEMA, Signed, Topic, decode_filter,
-};
+use crate::distribution::{BlobRef, ContentHash, KeyChange, KeyEntry, Manifest, SCHEMA, Signed, Topic, decode_filter};
 use crate::sync::client::{Client, segment};
 use crate::sync::trust::Trust;
 
@@ -27,8 +25,8 @@ const FILTER_MOST: u64 = 128 << 20;
 /// A line of the base: a key with the longest names.
 const LINE_MOST: u64 = 4096;
 
-/// Where keys begin; None if nothing was published yet.
-pub(super) async fn head(client: &Client, trust: &Trust, environment: &str) -> Result<Option<KeysHead>, String> {
+/// The manifest, which says where keys begin; None if nothing was published yet.
+pub(super) async fn manifest(client: &Client, trust: &Trust, environment: &str) -> Result<Option<Manifest>, String> {
     let path = format!("/v1/environments/{}/revision?after=0&wait=0", segment(environment));
     let answer = client
         .get(&path, MANIFEST_MOST, PATIENCE)
@@ -58,7 +56,7 @@ pub(super) async fn head(client: &Client, trust: &Trust, environment: &str) -> R
             manifest.schema
         )));
     }
-    Ok(Some(manifest.keys))
+    Ok(Some(manifest))
 }
 
 /// What keys are to stand on.

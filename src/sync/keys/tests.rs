@@ -31,6 +31,8 @@ const ENVIRONMENT: &str = "prod";
 struct Plane {
     signer: SigningKey,
     epoch: u64,
+    /// The number of the manifest.
+    seq: u64,
     trimmed: u64,
     records: Vec<KeyRecord>,
     base: Option<KeysBlob>,
@@ -133,7 +135,7 @@ impl Plane {
         let manifest = Manifest {
             environment: ENVIRONMENT.to_owned(),
             environment_type: EnvironmentType::Hybrid,
-            seq: 1,
+            seq: self.seq,
             schema: 1,
             requires: Vec::new(),
             published_at_ms: 1,
@@ -237,6 +239,7 @@ impl House {
         let plane = Arc::new(Mutex::new(Plane {
             signer,
             epoch: 7,
+            seq: 1,
             trimmed: 0,
             records: Vec::new(),
             base: None,
@@ -311,6 +314,7 @@ impl House {
             environment: ENVIRONMENT.to_owned(),
             mode,
             manifests: manifests.subscribe(),
+            newest_seen: 1,
             metrics: metrics.keys(),
         };
         let store = Arc::clone(&parts.store);
@@ -540,6 +544,69 @@ fn a_log_that_has_forgotten_too_much_and_a_new_one_lead_back_to_the_base() {
         gateway.lets_in("e") && gateway.lets_in("g9")
     });
     assert_eq!((gateway.find("b"), gateway.store.epoch()), (Found::Unknown, 8));
+}
+
+#[test]
+fn a_log_that_was_restored_from_an_older_copy_is_read_anew() {
+    let house = House::new();
+    house.put("a");
+    house.change(Plane::make_base);
+    ["b", "c", "d"].iter().for_each(|text| house.put(text));
+    let gateway = house.running(KeysMode::Auto);
+    // Made before "c", and since then something else has happened.
+    house.change(|plane| {
+        plane.records.truncate(2);
+        plane.write(KeyChange::Put(entry("e")));
+    });
+    until("it follows what is there now", || gateway.lets_in("e"));
+    assert!(gateway.lets_in("a") && gateway.lets_in("b"));
+    assert_eq!((gateway.find("c"), gateway.find("d")), (Found::Unknown, Found::Unknown));
+    assert_eq!(gateway.store.seq(), 3);
+    gateway.end(&house);
+    let again = house.gateway(KeysMode::Auto);
+    assert!(again.lets_in("e"), "on disk too");
+    assert_eq!((again.find("c"), again.store.seq()), (Found::Unknown, 3));
+}
+
+#[test]
+fn keys_do_not_begin_where_a_manifest_from_before_says() {
+    let house = House::new();
+    house.put("a");
+    house.change(Plane::make_base);
+    house.change(|plane| plane.seq = 5);
+    let old = serde_json::from_str::<Manifest>(&house.plane.lock().unwrap().manifest().signed).unwrap();
+    house.change(|plane| plane.seq = 4);
+    let mut gateway = house.gateway(KeysMode::Auto);
+    gateway.manifests.send_replace(Some(old));
+    gateway.start(&house);
+    until("it says why", || {
+        let error = gateway.follower.status().last_error;
+        error.is_some_and(|error| error.contains("older than revision 5"))
+    });
+    assert!(!gateway.store.is_ready());
+    house.change(|plane| plane.seq = 6);
+    until("it begins", || gateway.lets_in("a"));
+}
+
+#[test]
+fn a_revocation_is_on_disk_soon_also_if_nothing_follows_it() {
+    let house = House::new();
+    house.put("a");
+    let gateway = house.running(KeysMode::Auto);
+    let place = house.directory.path().join("keys");
+    let on_disk = || {
+        let (base, log) = (
+            std::fs::read(place.join("base")).ok()?,
+            std::fs::read(place.join("log")).ok()?,
+        );
+        let store = KeyStore::new();
+        store.restore(ENVIRONMENT, &base, Some(&log)).ok()?;
+        Some(store.find(&hash("a"), unix_ms(), |_| ()))
+    };
+    until("the key is there", || on_disk() == Some(Found::Key(())));
+    house.revoke("a");
+    until("it is revoked there", || on_disk() == Some(Found::Revoked));
+    drop(gateway);
 }
 
 #[test]
