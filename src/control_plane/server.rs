@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -24,7 +25,7 @@ use super::listen::{Acceptor, Certificate};
 use super::plane::{Plane, Settings};
 use super::problem::Problem;
 use super::store::{self, ObjectKind, Store, StoreError};
-use super::{authoring, background, delivery, key_manager, metrics, openapi, pools};
+use super::{authoring, background, delivery, key_manager, metrics, openapi, pools, request_body};
 use crate::clock::unix_ms;
 use crate::distribution::SigningKey;
 use crate::document::Secret;
@@ -324,6 +325,7 @@ async fn live() -> Response {
     Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })).into_response()
 }
 
+        .layer(from_fn(request_body::bounded))
 /// 200 while the store answers.
 async fn ready(State(plane): State<Arc<Plane>>) -> Response {
     let why_not = match timeout(PING, plane.store.ping()).await {
