@@ -352,6 +352,9 @@ async fn the_key_log_comes_in_signed_pages_and_wakes_who_waits() {
         assert_eq!((page.records.len(), page.after, page.head), (expected, after, 2500));
         assert_eq!((page.environment.as_str(), page.epoch), ("prod", epoch));
         for (record, seq) in page.records.iter().zip(after + 1..) {
+    let whole = page("after=0&limit=20000").await;
+    assert_eq!((whole.records.len(), whole.head), (2500, 2500), "for a directory");
+    assert_eq!(page("after=0&limit=7").await.records.len(), 7);
             assert_eq!(record.seq, seq);
         }
         after = page.records.last().unwrap().seq;

@@ -55,6 +55,7 @@ impl Plane {
                 count: 1,
                 base: Some(KeysBlob { seq: 5, blob: base }),
                 filter: None,
+                revoked: None,
             },
             spread_ms: 0,
             wait_s: 0,
