@@ -15,12 +15,13 @@ use crate::distribution::protocol::KEY_EXPORT_MOST;
 use crate::distribution::{
     BlobRef, Content, ContentHash, KeyPage, Manifest, PublicKey, SCHEMA, Signed, Topic, content,
 };
+use crate::document::quote;
 
 /// The largest manifest, list of keys, and page of the key log that are read.
 const SMALL: u64 = 8 << 20;
-/// The largest blob, as it is sent and as it unpacks.
 /// The largest page of the key log that a gateway reads.
 const LARGEST_PAGE: usize = 4 << 20;
+/// The largest blob, as it is sent and as it unpacks.
 const LARGEST_BLOB: u64 = 1 << 30;
 
 /// The answer of `/v1/signing-keys`.
@@ -103,6 +104,9 @@ impl Export {
                 "the snapshot does not have the root that the manifest names".to_owned(),
             ));
         }
+        if let Some(why) = secret_in_clear(&content) {
+            return Err(wrong(why));
+        }
         let mut blobs = vec![(manifest.snapshot.sha256, bytes)];
         let keys = [manifest.keys.base, manifest.keys.filter, manifest.keys.revoked];
         for keys in keys.into_iter().flatten() {
@@ -156,6 +160,20 @@ impl Export {
         }
         write(to, &[&environment[..], &["revision"]].concat(), &self.manifest_bytes)
     }
+}
+
+/// The first secret that whoever reads the directory would read: the control plane shows contents to gateways only, a web
+/// server to anybody.
+fn secret_in_clear(content: &Content) -> Option<String> {
+    content.iter().find_map(|(kind, name, value)| {
+        let mut value: Value = serde_json::from_str(value).ok()?;
+        let path = secrets::hide(&mut value).into_iter().next()?;
+        Some(format!(
+            "{} {} has a secret in clear at {path}; write ${{cred:name}}, publish, and export again",
+            kind.as_str(),
+            quote(name)
+        ))
+    })
 }
 
 fn public_keys(bytes: &[u8]) -> Result<Vec<PublicKey>, Failure> {

@@ -218,6 +218,35 @@ fn what_does_not_hold_what_is_signed_is_not_written() {
 }
 
 #[test]
+fn a_secret_in_clear_is_not_exported_and_a_reference_to_one_is() {
+    for (secret, is_exported) in [("hush-hush", false), ("${cred:partner}", true)] {
+        let mut plane = Plane::start();
+        let mut content = Content::default();
+        let introspection = json!({ "url": "https://i.example/", "client_id": "us", "client_secret": secret });
+        let issuer = json!({ "name": "partner", "introspection": introspection });
+        content.insert(Kind::Issuer, "partner", &issuer);
+        let (snapshot, bytes) = content.to_snapshot().unwrap();
+        plane.put(&format!("/v1/blobs/{}", snapshot.sha256), bytes);
+        plane.manifest.snapshot = snapshot;
+        plane.manifest.root = content.root();
+        plane.sign_manifest(&plane.manifest);
+        let directory = tempfile::tempdir().unwrap();
+        match plane.export(directory.path()) {
+            Ok(_) => assert!(is_exported),
+            Err(error) => {
+                assert!(!is_exported, "{error}");
+                assert!(
+                    error.contains("issuer \"partner\" has a secret in clear at introspection.client_secret"),
+                    "{error}"
+                );
+                assert!(!error.contains(secret), "{error}");
+                assert_eq!(files_below(directory.path()), [""; 0]);
+            }
+        }
+    }
+}
+
+#[test]
 fn an_environment_is_no_way_out_of_the_directory() {
     let plane = Plane::start();
     let directory = tempfile::tempdir().unwrap();
