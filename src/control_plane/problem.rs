@@ -124,10 +124,11 @@ impl Problem {
         }
     }
 
+    /// Not of a store that does not answer: gateways take the field for an appointment with this node, and would not ask
+    /// another one meanwhile.
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::PoolFull { retry_after_ms, .. } | Self::Busy { retry_after_ms } => Some(*retry_after_ms),
-            Self::Unavailable => Some(1000),
             _ => None,
         }
     }
