@@ -38,6 +38,9 @@ const CONNECTIONS: u32 = 10_000;
 /// How long the store may take to answer a question after its health.
 const PING: Duration = Duration::from_secs(2);
 
+/// How long the store is given to take the last signs of life when the process ends.
+const LAST_SIGNS: Duration = Duration::from_secs(10);
+
 /// How long another node that starts at the same time is given to make the first token.
 const OTHER_NODE: Duration = Duration::from_secs(10);
 
@@ -191,7 +194,9 @@ impl ControlPlane {
                 }
             };
             let served = side_http::serve_until(listener, acceptor, router(plane), bounds, end).await;
-            seats.finish().await;
+            if timeout(LAST_SIGNS, seats.finish()).await.is_err() {
+                log::warn!("the last signs of life of gateways were not stored in time; they give others");
+            }
             served
         });
         match served.await {
@@ -212,7 +217,10 @@ async fn open(config: &Config, address: SocketAddr) -> Result<(Arc<Plane>, Optio
     let plane = Plane::configured(store, Arc::new(signing), settings(config, address));
     background::refresh(&plane).await?;
     if let Some(token) = &config.bootstrap_token {
-        plane.tokens.adopt(token, admin("bootstrap token")).await?;
+        let is_there = plane.tokens.adopt(token, admin("bootstrap token")).await?;
+        if !is_there {
+            log::warn!("bootstrap_token: this token was revoked and stays so; remove it from the configuration");
+        }
     }
     let first_token = first_token(&plane).await?;
     Ok((plane, first_token))
@@ -317,6 +325,7 @@ fn router(plane: Arc<Plane>) -> Router {
         .route("/metrics", get(render))
         .fallback(async || Problem::NotFound("there is nothing here; /openapi.json says what there is".to_owned()))
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
+        .layer(from_fn(request_body::bounded))
         .with_state(plane)
 }
 
@@ -325,7 +334,6 @@ async fn live() -> Response {
     Json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })).into_response()
 }
 
-        .layer(from_fn(request_body::bounded))
 /// 200 while the store answers.
 async fn ready(State(plane): State<Arc<Plane>>) -> Response {
     let why_not = match timeout(PING, plane.store.ping()).await {
