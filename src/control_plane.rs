@@ -22,6 +22,7 @@ pub mod plane;
 pub mod pools;
 pub mod problem;
 pub mod publish;
+pub mod request_body;
 pub mod secrets;
 pub mod server;
 pub mod store;

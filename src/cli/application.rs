@@ -23,6 +23,9 @@ enum Verb {
     Create {
         /// Its name.
         name: String,
+        /// What its access tokens may be granted, as in orders:read; may be given several times.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
     },
     /// All applications.
     List(Part),
@@ -65,8 +68,9 @@ pub fn run(args: &Args, output: Output) -> u8 {
 fn done(args: &Args, output: Output) -> Result<u8, Failure> {
     let remote = args.server.remote()?;
     Ok(match &args.verb {
-        Verb::Create { name } => {
-            let made = remote.post(&["applications"], &json!({ "name": name, "subscriptions": [] }))?;
+        Verb::Create { name, scopes } => {
+            let body = json!({ "name": name, "subscriptions": [], "scopes": scopes });
+            let made = remote.post(&["applications"], &body)?;
             show(output, &made, |_| {
                 print_line(&format_args!("application {} created", plain(name)));
             })
@@ -85,6 +89,7 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
                 print_facts(&[
                     ("name", fact(application, "name")),
                     ("subscriptions", subscriptions(application)),
+                    ("scopes", scopes(application)),
                 ]);
             })
         }
@@ -118,6 +123,17 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
             })
         }
     })
+}
+
+/// `orders:read, orders:write`
+fn scopes(application: &Value) -> String {
+    let all = application.get("scopes").and_then(Value::as_array);
+    let all: Vec<String> = all
+        .into_iter()
+        .flatten()
+        .filter_map(|scope| scope.as_str().map(plain))
+        .collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 
 /// `orders (gold), catalog (bronze)`

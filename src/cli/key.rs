@@ -3,6 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::published::print_published;
 use super::remote::{Failure, Part, Server, finish, show, strange};
 use super::table::{cell, fact, hint_at_more, instant, items, plain, print_facts, print_table};
 use super::{DONE, Output, print_json, print_line};
@@ -150,8 +151,9 @@ fn done(args: &Args, output: Output) -> Result<u8, Failure> {
         }
         Verb::Revoke { id } => {
             let gone = remote.delete(&["keys", id], &[])?;
-            show(output, &gone, |_| {
+            show(output, &gone, |gone| {
                 print_line(&format_args!("key {} revoked", plain(id)));
+                print_published(gone);
             })
         }
     })

@@ -82,6 +82,9 @@ enum Verb {
         note: String,
     },
     /// Write what gateways fetch to a directory, from which any web server can serve it in the control plane's stead.
+    ///
+    /// What is written is confidential: it names upstreams, applications and hashes of keys. Let gateways read it, and
+    /// nobody else.
     Export {
         /// Of these environments.
         #[arg(

@@ -135,16 +135,26 @@ impl Tokens {
         Ok((id, Secret::from(text)))
     }
 
-    /// Stores a token that somebody else has thought up, under this id; one that is there already stays.
+    /// Stores a token that somebody else has thought up, under this id, once: one that is there already stays, and one that
+    /// was revoked is not taken again, however often it is read from a file. Tells whether it is there now.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn adopt(&self, text: &Secret, record: impl FnOnce(String) -> TokenRecord) -> StoreResult<()> {
+    pub async fn adopt(&self, text: &Secret, record: impl FnOnce(String) -> TokenRecord) -> StoreResult<bool> {
         let id = id_of(text.expose());
-        match self.put(&id, text.expose(), record).await {
-            Err(StoreError::Conflict(_)) => Ok(()),
-            other => other,
+        let adopted = format!("adopted_token_{id}");
+        if self.store.object(ObjectKind::Token, &id).await?.is_none() {
+            if !self.store.setting(&adopted, "").await?.is_empty() {
+                return Ok(false);
+            }
+            match self.put(&id, text.expose(), record).await {
+                // Another node that starts at the same time has adopted it.
+                Ok(()) | Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
+        self.store.set_setting(&adopted, Some("1")).await?;
+        Ok(true)
     }
 
     /// Who presents this text.

@@ -26,6 +26,9 @@ const BREATH: Duration = Duration::from_secs(1);
 /// Revisions of an environment that are kept, to go back to and to make deltas of.
 const REVISIONS: usize = 1000;
 
+/// What is younger is kept, however many there are: who publishes every minute can still go back to yesterday.
+const YOUNG: Duration = Duration::from_hours(7 * 24);
+
 /// Objects that are read at a time.
 const PAGE: usize = 1000;
 
@@ -132,12 +135,10 @@ async fn tidy(plane: Arc<Plane>) {
 }
 
 async fn prune(plane: &Plane) -> StoreResult<()> {
-    let used: Vec<_> = key_base::stored(plane)
-        .await?
-        .map(|base| base.blobs().collect())
-        .unwrap_or_default();
+    let young = u64::try_from(YOUNG.as_millis()).unwrap_or(u64::MAX);
+    let before_ms = plane.now_ms().saturating_sub(young);
     for (environment, _) in plane.store.head_seqs().await? {
-        plane.store.prune(&environment, REVISIONS, &used).await?;
+        plane.store.prune(&environment, REVISIONS, before_ms).await?;
     }
     Ok(())
 }

@@ -149,6 +149,7 @@ impl Manifests {
                 count: head.live,
                 base: base.as_ref().map(|base| base.base),
                 filter: base.as_ref().and_then(|base| base.filter),
+                revoked: base.as_ref().and_then(|base| base.revoked),
             },
             spread_ms: milliseconds(settings.spread),
             wait_s: settings.wait.as_secs(),

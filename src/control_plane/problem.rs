@@ -41,6 +41,8 @@ pub enum Problem {
     Gone(String),
     /// The body is too large.
     TooLarge(String),
+    /// The body did not come.
+    TooSlow,
     /// Too many want this at the same time.
     Busy {
         /// When to come back, in milliseconds from now.
@@ -94,6 +96,7 @@ impl Problem {
             Self::SeatUnknown => (StatusCode::NOT_FOUND, "seat_unknown"),
             Self::Gone(_) => (StatusCode::GONE, "gone"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "body_too_slow"),
             Self::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -114,16 +117,18 @@ impl Problem {
             Self::MethodNotAllowed => "this path does not answer this method".to_owned(),
             Self::Refused(mistakes) => format!("nothing was changed: {} mistakes", mistakes.len()),
             Self::SeatUnknown => "this seat is not known; register again".to_owned(),
+            Self::TooSlow => "the body did not come in time; send it again".to_owned(),
             Self::Busy { .. } => "too many at the same time; come back when Retry-After says".to_owned(),
             Self::Unavailable => "the store does not answer; try again".to_owned(),
             Self::Internal => "the control plane failed; its log says how".to_owned(),
         }
     }
 
+    /// Not of a store that does not answer: gateways take the field for an appointment with this node, and would not ask
+    /// another one meanwhile.
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::PoolFull { retry_after_ms, .. } | Self::Busy { retry_after_ms } => Some(*retry_after_ms),
-            Self::Unavailable => Some(1000),
             _ => None,
         }
     }

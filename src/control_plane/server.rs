@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -24,7 +25,7 @@ use super::listen::{Acceptor, Certificate};
 use super::plane::{Plane, Settings};
 use super::problem::Problem;
 use super::store::{self, ObjectKind, Store, StoreError};
-use super::{authoring, background, delivery, key_manager, metrics, openapi, pools};
+use super::{authoring, background, delivery, key_manager, metrics, openapi, pools, request_body};
 use crate::clock::unix_ms;
 use crate::distribution::SigningKey;
 use crate::document::Secret;
@@ -36,6 +37,9 @@ const CONNECTIONS: u32 = 10_000;
 
 /// How long the store may take to answer a question after its health.
 const PING: Duration = Duration::from_secs(2);
+
+/// How long the store is given to take the last signs of life when the process ends.
+const LAST_SIGNS: Duration = Duration::from_secs(10);
 
 /// How long another node that starts at the same time is given to make the first token.
 const OTHER_NODE: Duration = Duration::from_secs(10);
@@ -190,7 +194,9 @@ impl ControlPlane {
                 }
             };
             let served = side_http::serve_until(listener, acceptor, router(plane), bounds, end).await;
-            seats.finish().await;
+            if timeout(LAST_SIGNS, seats.finish()).await.is_err() {
+                log::warn!("the last signs of life of gateways were not stored in time; they give others");
+            }
             served
         });
         match served.await {
@@ -211,7 +217,10 @@ async fn open(config: &Config, address: SocketAddr) -> Result<(Arc<Plane>, Optio
     let plane = Plane::configured(store, Arc::new(signing), settings(config, address));
     background::refresh(&plane).await?;
     if let Some(token) = &config.bootstrap_token {
-        plane.tokens.adopt(token, admin("bootstrap token")).await?;
+        let is_there = plane.tokens.adopt(token, admin("bootstrap token")).await?;
+        if !is_there {
+            log::warn!("bootstrap_token: this token was revoked and stays so; remove it from the configuration");
+        }
     }
     let first_token = first_token(&plane).await?;
     Ok((plane, first_token))
@@ -316,6 +325,7 @@ fn router(plane: Arc<Plane>) -> Router {
         .route("/metrics", get(render))
         .fallback(async || Problem::NotFound("there is nothing here; /openapi.json says what there is".to_owned()))
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
+        .layer(from_fn(request_body::bounded))
         .with_state(plane)
 }
 

@@ -361,9 +361,10 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a blob; one that is there already is left alone.
     async fn put_blob(&self, hash: &ContentHash, bytes: &[u8]) -> StoreResult<()>;
 
-    /// Removes revisions of an environment but the newest `keep` (and never the very newest), and blobs that nothing
-    /// refers to any more and that are not among `also_used`.
-    async fn prune(&self, environment: &str, keep: usize, also_used: &[ContentHash]) -> StoreResult<()>;
+    /// Removes revisions of an environment that were published before `before_ms` (Unix milliseconds), but not the newest
+    /// `keep` (and never the very newest); and blobs that nothing refers to any more: no revision, and no setting, whose
+    /// text names the blobs that are in use by their 64 hex digits.
+    async fn prune(&self, environment: &str, keep: usize, before_ms: u64) -> StoreResult<()>;
 
     /// Writes keys and the records of it, in one go; gives the end of the log.
     async fn write_keys(&self, writes: &[KeyWrite], now_ms: u64) -> StoreResult<u64>;
@@ -386,6 +387,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Keys that let in, in the order of their hashes, beginning after one: for a base.
     async fn live_keys(&self, after: Option<&KeyHash>, limit: usize) -> StoreResult<Vec<KeyEntry>>;
+
+    /// Hashes that were revoked without ever having been stored as keys (they may stand in published documents), in their
+    /// order, beginning after one, and ending with another: for a base.
+    async fn revoked_unknown(
+        &self,
+        after: Option<&KeyHash>,
+        upto: Option<&KeyHash>,
+        limit: usize,
+    ) -> StoreResult<Vec<KeyHash>>;
 
     /// Where the log stands.
     async fn key_head(&self) -> StoreResult<KeyHead>;

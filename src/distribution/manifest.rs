@@ -63,6 +63,10 @@ pub struct KeysHead {
     /// The same keys as a filter, for gateways that do not keep them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<KeysBlob>,
+    /// What a filter can not say: keys that stand in published documents and were revoked, as lines of
+    /// [`KeyChange::Del`](super::KeyChange::Del). They are in the base too. None: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<KeysBlob>,
 }
 
 /// Keys up to a place in the log.

@@ -173,5 +173,9 @@ pub const RESOLVE_MOST: usize = 1000;
 /// How many records a page of the key log has at most.
 pub const KEY_PAGE_MOST: usize = 1000;
 
+/// How many records a page has at most for who asks for more than that: a directory that stands in for a control plane
+/// holds one page. It stays below the 4 MiB that a gateway reads.
+pub const KEY_EXPORT_MOST: usize = 20_000;
+
 /// What this build knows beyond the first release: compared with what revisions require.
 pub const CAPABILITIES: &[&str] = &[];

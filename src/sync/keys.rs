@@ -449,7 +449,7 @@ impl KeyFollower {
                 "the key log has forgotten records that were not read here, and no base has them yet".to_owned(),
             );
         }
-        match fetch::foundation(&self.parts.client, head.epoch, &want).await {
+        match fetch::foundation(&self.parts.client, &head, &want).await {
             Ok(foundation) => self.stand_on(foundation, is_same_log).await,
             Err(why) => Round::Failed(why),
         }
@@ -471,7 +471,7 @@ impl KeyFollower {
             let pause = Duration::from_millis(rand::rng().random_range(0..SPREAD_MS));
             state.fetching = Some(tokio::spawn(async move {
                 tokio::time::sleep(pause).await;
-                fetch::foundation(&client, head.epoch, &want).await
+                fetch::foundation(&client, &head, &want).await
             }));
         }
     }

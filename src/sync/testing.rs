@@ -99,6 +99,7 @@ impl Author {
                 count: 0,
                 base: None,
                 filter: None,
+                revoked: None,
             },
             spread_ms: 0,
             wait_s: 30,

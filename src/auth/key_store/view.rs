@@ -52,6 +52,8 @@ pub enum Keys {
     All(Base),
     /// Only who may be one.
     Filter(KeyFilter),
+    /// The same, and keys of published documents that were revoked, which a filter can not say.
+    FilterAndRevoked(KeyFilter, Base),
 }
 
 /// What was fetched is older than what it would replace.
@@ -70,6 +72,7 @@ impl View {
         let (base, filter) = match foundation.keys {
             Keys::All(base) => (base, None),
             Keys::Filter(filter) => (Base::default(), Some(Arc::new(filter))),
+            Keys::FilterAndRevoked(filter, revoked) => (revoked, Some(Arc::new(filter))),
         };
         Self {
             epoch: foundation.epoch,
@@ -146,6 +149,7 @@ impl View {
         let (fetched, filter) = match foundation.keys {
             Keys::All(base) => (base, None),
             Keys::Filter(filter) => (Base::default(), Some(Arc::new(filter))),
+            Keys::FilterAndRevoked(filter, revoked) => (revoked, Some(Arc::new(filter))),
         };
         let newer = self.merged > foundation.seq;
         let kept: Vec<_> = self

@@ -10,12 +10,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::remote::{Failure, Remote, strange};
+use crate::control_plane::secrets;
+use crate::distribution::protocol::KEY_EXPORT_MOST;
 use crate::distribution::{
     BlobRef, Content, ContentHash, KeyPage, Manifest, PublicKey, SCHEMA, Signed, Topic, content,
 };
+use crate::document::quote;
 
 /// The largest manifest, list of keys, and page of the key log that are read.
 const SMALL: u64 = 8 << 20;
+/// The largest page of the key log that a gateway reads.
+const LARGEST_PAGE: usize = 4 << 20;
 /// The largest blob, as it is sent and as it unpacks.
 const LARGEST_BLOB: u64 = 1 << 30;
 
@@ -99,8 +104,12 @@ impl Export {
                 "the snapshot does not have the root that the manifest names".to_owned(),
             ));
         }
+        if let Some(why) = secret_in_clear(&content) {
+            return Err(wrong(why));
+        }
         let mut blobs = vec![(manifest.snapshot.sha256, bytes)];
-        for keys in [manifest.keys.base, manifest.keys.filter].into_iter().flatten() {
+        let keys = [manifest.keys.base, manifest.keys.filter, manifest.keys.revoked];
+        for keys in keys.into_iter().flatten() {
             let bytes = blob(remote, &keys.blob)?;
             content::unpack(&keys.blob, &bytes).map_err(|error| wrong(format!("keys: {error}")))?;
             blobs.push((keys.blob.sha256, bytes));
@@ -108,7 +117,10 @@ impl Export {
 
         let after = manifest.keys.base.map_or(0, |base| base.seq);
         let path = ["environments", environment, "keys", "log"];
-        let log_bytes = match remote.bytes(&path, &[("after", &after.to_string()), ("wait", "0")], SMALL) {
+        // A file has no query: whoever reads the directory gets this one page, so that it has to have everything.
+        let (from, limit) = (after.to_string(), KEY_EXPORT_MOST.to_string());
+        let part = [("after", from.as_str()), ("wait", "0"), ("limit", limit.as_str())];
+        let log_bytes = match remote.bytes(&path, &part, SMALL) {
             // Nothing happened since the base, or ever: a reader of the directory finds no log and has missed nothing.
             Err(Failure::Problem(problem)) if problem.is_nothing_new() => None,
             other => Some(other?),
@@ -150,6 +162,20 @@ impl Export {
     }
 }
 
+/// The first secret that whoever reads the directory would read: the control plane shows contents to gateways only, a web
+/// server to anybody.
+fn secret_in_clear(content: &Content) -> Option<String> {
+    content.iter().find_map(|(kind, name, value)| {
+        let mut value: Value = serde_json::from_str(value).ok()?;
+        let path = secrets::hide(&mut value).into_iter().next()?;
+        Some(format!(
+            "{} {} has a secret in clear at {path}; write ${{cred:name}}, publish, and export again",
+            kind.as_str(),
+            quote(name)
+        ))
+    })
+}
+
 fn public_keys(bytes: &[u8]) -> Result<Vec<PublicKey>, Failure> {
     let keys: SigningKeys = serde_json::from_slice(bytes).map_err(|_| strange("no signing keys"))?;
     keys.keys
@@ -173,12 +199,12 @@ fn whole_page(bytes: &[u8], manifest: &Manifest, after: u64, trusted: &[PublicKe
         return Err("this is not the page that was asked for".to_owned());
     }
     let last = page.records.last().map_or(after, |record| record.seq);
-    if last < page.head {
-        // A file has no query: whoever reads the directory gets this one page, and would never hear of a revocation in
-        // the next one.
+    if last < page.head || bytes.len() > LARGEST_PAGE {
+        // Gateways would never hear of a revocation in the next page.
         return Err(format!(
-            "{} keys changed since the last key base, which is more than one page, and a directory holds one; have the \
-             control plane make bases more often (keys.base_every) or let gateways ask it",
+            "{} keys changed since the last key base, which is more than one page that gateways read, and a directory \
+             holds one; export again in ten minutes, when there may be a new base, have the control plane make bases \
+             more often (keys.base_every), or let gateways ask it",
             page.head - after
         ));
     }

@@ -20,6 +20,10 @@ use crate::document::{did_you_mean, quote};
 /// How many APIs an application may subscribe to.
 const MOST: usize = 10_000;
 
+/// How many scopes may be granted to it, and how long each may be.
+const SCOPES: usize = 100;
+const SCOPE: usize = 128;
+
 /// A client program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +37,9 @@ pub struct Application {
     /// What it may call, and under which plan; at most one for each API.
     #[serde(default)]
     pub subscriptions: Vec<Subscription>,
+    /// The scopes that its access tokens may have; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
 }
 
 /// The right to call an API under a plan.
@@ -219,7 +226,8 @@ async fn write(
         let mut new = become_(old.clone())?;
         new.name.clone_from(&named);
         bounded("a description", &new.description)?;
-        let mistakes = mistakes(draft, &old, &new);
+        let mut mistakes = mistakes(draft, &old, &new);
+        mistakes.extend(wrong_scopes(&new));
         if !mistakes.is_empty() {
             return Err(Problem::Refused(mistakes));
         }
@@ -315,6 +323,29 @@ fn publish_where_concerned(draft: &mut Draft, by: &Caller, states: &[&Applicatio
         draft.publish(&environment);
     }
     Ok(())
+}
+
+/// What is wrong with scopes: each is a scope-token of RFC 6749 §3.3, so that it can be asked for.
+fn wrong_scopes(application: &Application) -> Vec<String> {
+    let whose = format!("application {}", quote(&application.name));
+    if application.scopes.len() > SCOPES {
+        let count = application.scopes.len();
+        return vec![format!("{whose} may have {SCOPES} scopes at most, not {count}")];
+    }
+    let fits = |c: char| matches!(c, '!' | '#'..='[' | ']'..='~');
+    let mut seen = BTreeSet::new();
+    let mut mistakes = Vec::new();
+    for (position, scope) in application.scopes.iter().enumerate() {
+        if scope.is_empty() || scope.len() > SCOPE || !scope.chars().all(fits) {
+            mistakes.push(format!(
+                "{whose}: scopes[{position}] has to be 1 to {SCOPE} visible ASCII characters without spaces, quotes and \
+                 backslashes"
+            ));
+        } else if !seen.insert(scope) {
+            mistakes.push(format!("{whose}: the scope {} is there twice", quote(scope)));
+        }
+    }
+    mistakes
 }
 
 /// What is wrong with new subscriptions. Those that were there before are left alone: an API may have gone meanwhile.

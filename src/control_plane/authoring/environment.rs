@@ -11,6 +11,7 @@ use super::exchange::{Answer, Asked, List, Named, Node, Page, Preconditions, Sen
 use super::exchange::{answer, bounded, created, name, object, or_empty, order, same_name};
 use crate::clock::unix_ms;
 use crate::control_plane::access::{Caller, Scope};
+use crate::control_plane::compose::Source;
 use crate::control_plane::problem::Problem;
 use crate::control_plane::publish::{self, Draft, stored};
 use crate::control_plane::store::{Changes, Expected, ObjectChange, ObjectKind, Store, StoreError, StoreResult};
@@ -319,6 +320,11 @@ async fn write(
         draft.environments.put(&named, environment.clone());
         let head = draft.heads.get(&named).cloned();
         let seq = head.as_ref().map(|head| head.seq);
+        if before.is_none() && head.is_some() {
+            // One of this name was there before. What it served was deleted with it, and must not come back to gateways.
+            draft.set_source(&named, Some(Source::default()));
+            draft.publish(&named);
+        }
         if let Some(head) = head.filter(|_| retyped) {
             draft.repeat(head, false);
         }

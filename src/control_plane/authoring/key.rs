@@ -110,6 +110,13 @@ pub struct Imported {
     pub imported: usize,
 }
 
+/// A key that was revoked, and what was not done about it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Revoked {
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
+}
+
 /// Which keys are listed.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -278,26 +285,58 @@ pub(super) async fn get(node: Node, caller: Caller, Named(id): Named<String>) ->
 /// Revokes a key, for ever: gateways refuse it within a second or two.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys",
     params(("id" = String, Path, description = "Which one.")),
-    responses((status = 204, description = "It is revoked.")))]
+    responses(
+        (status = 204, description = "It is revoked."),
+        (status = 200, description = "It is revoked, but not every document could be searched for it", body = Revoked)))]
 pub(super) async fn revoke(node: Node, caller: Caller, Named(id): Named<String>) -> Answer {
     caller.need(Scope::Keys)?;
-    let mut writes: Vec<KeyWrite> = Vec::new();
-    if node.store.key_by_id(&id).await?.is_some() {
-        writes.push(KeyWrite::RevokeId(id.clone()));
+    // What is certain comes first: nothing that may be wrong with a document keeps a key alive.
+    let is_stored = node.store.key_by_id(&id).await?.is_some();
+    if is_stored {
+        write(&node, &[KeyWrite::RevokeId(id.clone())]).await?;
     }
-    // The same id may be another key in a document. All of them are meant.
-    for (_, key) in in_documents(&node, &id).await? {
+    match revoke_in_documents(&node, &id).await {
+        Ok(0) if !is_stored => Err(missing(&id)),
+        Ok(_) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(problem) if is_stored => {
+            log::error!(
+                "key {id} is revoked, but the documents were not searched for another one of this id: {problem:?}"
+            );
+            let warning = format!(
+                "the key {} is revoked; whether a published document has another key of this id could not be looked up, \
+                 so try again",
+                quote(&id)
+            );
+            Ok(answer(
+                StatusCode::OK,
+                &Revoked {
+                    warnings: vec![warning],
+                },
+            ))
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The same id may be another key in a document. All of them are meant. Gives how many there are.
+async fn revoke_in_documents(node: &Node, id: &str) -> Result<usize, Problem> {
+    let mut writes: Vec<KeyWrite> = Vec::new();
+    for (_, key) in in_documents(node, id).await? {
         let write = KeyWrite::RevokeHash(key.hash);
         if !writes.contains(&write) {
             writes.push(write);
         }
     }
-    if writes.is_empty() {
-        return Err(missing(&id));
+    if !writes.is_empty() {
+        write(node, &writes).await?;
     }
-    let head = node.store.write_keys(&writes, unix_ms()).await?;
+    Ok(writes.len())
+}
+
+async fn write(node: &Node, writes: &[KeyWrite]) -> Result<(), Problem> {
+    let head = node.store.write_keys(writes, unix_ms()).await?;
     node.heads.keys_written(head);
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(())
 }
 
 /// Keys of this id in the newest revisions, with their environments.

@@ -10,7 +10,9 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
+use utoipa::IntoParams;
 
 use super::cache::Ready;
 use super::poll::{self, Wait};
@@ -20,7 +22,9 @@ use crate::control_plane::manifests::signed;
 use crate::control_plane::plane::Plane;
 use crate::control_plane::problem::{Problem, ProblemDocument};
 use crate::control_plane::store::StoreError;
-use crate::distribution::protocol::{KEY_PAGE_MOST, NONCE_MOST, RESOLVE_MOST, Resolve, Resolved, ResolvedFor};
+use crate::distribution::protocol::{
+    KEY_EXPORT_MOST, KEY_PAGE_MOST, NONCE_MOST, RESOLVE_MOST, Resolve, Resolved, ResolvedFor,
+};
 use crate::distribution::{KeyPage, Signed, Topic};
 
 /// Bytes of pages that are kept in memory.
@@ -38,6 +42,22 @@ const AHEAD: Duration = Duration::from_secs(1);
 /// What may be kept of an answer in between.
 const CACHED: HeaderValue = HeaderValue::from_static("max-age=0, s-maxage=1");
 
+/// What a poll of the log says.
+#[derive(Debug, Default, Clone, Copy, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Part {
+    /// What the client has already; 0 is nothing.
+    #[serde(default)]
+    after: Option<u64>,
+    /// For how many seconds it waits for something newer; at most 60. Default 0.
+    #[serde(default)]
+    wait: Option<u64>,
+    /// How many records at most: 1,000 unless it is said, 20,000 at most.
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
 /// Pages that were asked for.
 pub(super) struct Pages(Ready<Page>);
 
@@ -46,6 +66,7 @@ pub(super) struct Pages(Ready<Page>);
 struct Page {
     environment: String,
     after: u64,
+    limit: usize,
     head: u64,
 }
 
@@ -64,9 +85,9 @@ impl Pages {
 /// Answers at once if there are records after `after`, else waits for some. All environments have the same keys; which of
 /// them let in where, gateways decide by their types.
 #[utoipa::path(get, path = "/v1/environments/{environment}/keys/log", tag = "distribution",
-    params(("environment" = String, Path, description = "Its name"), Wait),
+    params(("environment" = String, Path, description = "Its name"), Part),
     responses(
-        (status = OK, description = "A signed page of at most 1,000 records", body = Object),
+        (status = OK, description = "A signed page of at most so many records", body = Object),
         (status = NOT_MODIFIED, description = "Nothing new"),
         (status = GONE, description = "These records are not kept any more: begin at the base", body = ProblemDocument),
         (status = NOT_FOUND, description = "No such environment", body = ProblemDocument),
@@ -75,11 +96,12 @@ pub(super) async fn poll(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     environment: Result<Path<String>, PathRejection>,
-    wait: Result<Query<Wait>, QueryRejection>,
+    part: Result<Query<Part>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let environment = path(environment)?;
     caller.need_in(Scope::Gateway, &environment)?;
-    let wait = query(wait)?;
+    let Part { after, wait, limit } = query(part)?;
+    let wait = Wait { after, wait };
     let _place = poll::enter(&plane, &environment).await?;
     let after = wait.after.unwrap_or(0);
     let until = wait.until();
@@ -96,6 +118,7 @@ pub(super) async fn poll(
     let page = Page {
         environment,
         after,
+        limit: limit.unwrap_or(KEY_PAGE_MOST).clamp(1, KEY_EXPORT_MOST),
         head: *news.borrow(),
     };
     let bytes = plane.delivery.pages.get(&plane, &page).await?;
@@ -108,7 +131,7 @@ pub(super) async fn poll(
 }
 
 async fn make(plane: &Plane, page: &Page) -> Result<Bytes, Problem> {
-    let records = match plane.store.key_log(page.after, KEY_PAGE_MOST).await {
+    let records = match plane.store.key_log(page.after, page.limit).await {
         Ok(records) => records,
         Err(StoreError::NotFound(what)) => {
             return Err(Problem::Gone(format!("{what}; begin at the key base of the manifest")));

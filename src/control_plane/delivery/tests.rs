@@ -107,10 +107,16 @@ async fn a_poll_is_answered_at_once_when_there_is_news_and_not_before_the_end_wh
         begun.elapsed() >= Duration::from_secs(1),
         "the tag is as good as the number"
     );
-    assert_eq!(
-        node.get(&format!("{path}?after=1")).await.status(),
-        StatusCode::NOT_MODIFIED
-    );
+    // Who sets no condition and does not wait wants to see it.
+    for plain in [
+        format!("{path}?after=1"),
+        format!("{path}?after=7&wait=0"),
+        path.to_owned(),
+    ] {
+        assert_eq!(node.get(&plain).await.status(), StatusCode::OK, "{plain}");
+    }
+    let conditional = node.asking(path).header("if-none-match", &etag).send().await.unwrap();
+    assert_eq!(conditional.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(
         node.get(&format!("{path}?after=0&wait=60")).await.status(),
         StatusCode::OK
@@ -346,6 +352,9 @@ async fn the_key_log_comes_in_signed_pages_and_wakes_who_waits() {
     );
     write(&node, &(0..2500).map(key).collect::<Vec<_>>()).await;
     let epoch = node.plane.store.key_head().await.unwrap().epoch;
+    let whole = page("after=0&limit=20000").await;
+    assert_eq!((whole.records.len(), whole.head), (2500, 2500), "for a directory");
+    assert_eq!(page("after=0&limit=7").await.records.len(), 7);
     let mut after = 0;
     for expected in [1000, 1000, 500] {
         let page = page(&format!("after={after}&wait=60")).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 
 use super::super::plane::Plane;
-use super::super::store::{StoreResult, StoredKey};
+use super::super::store::{StoreError, StoreResult, StoredKey};
 use crate::distribution::KeyHash;
 use crate::distribution::protocol::KEY_PAGE_MOST;
 
@@ -87,7 +87,12 @@ impl Memory {
             if followed >= head {
                 return Ok(());
             }
-            let page = plane.store.key_log(followed, KEY_PAGE_MOST).await?;
+            let page = match plane.store.key_log(followed, KEY_PAGE_MOST).await {
+                Ok(page) => page,
+                // The log was trimmed beyond what is known here: nothing is known any more, and it goes on from the end.
+                Err(StoreError::NotFound(_)) => break,
+                Err(error) => return Err(error),
+            };
             let is_next = page.first().is_some_and(|record| record.seq == followed + 1);
             let Some(last) = page.last().filter(|_| is_next) else {
                 break;

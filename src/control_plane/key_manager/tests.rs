@@ -106,6 +106,19 @@ async fn a_long_change_of_the_key_log_forgets_everything_instead_of_reading_it()
 }
 
 #[tokio::test]
+async fn a_node_that_starts_after_the_log_was_trimmed_answers_all_the_same() {
+    let desk = Desk::new().await;
+    let text = desk.key("mobile", "mobile-1", None).await;
+    let other = desk.key("mobile", "mobile-2", None).await;
+    desk.house.plane.store.trim_key_log(u64::MAX).await.unwrap();
+    // Nothing of the log was read before: a new node knows the end of it only.
+    assert_eq!(desk.introspect(&text).await.json()["active"], true);
+    desk.write(KeyWrite::RevokeId("mobile-1".to_owned())).await;
+    assert_eq!(desk.introspect(&text).await.json()["active"], false);
+    assert_eq!(desk.introspect(&other).await.json()["active"], true);
+}
+
+#[tokio::test]
 async fn what_a_slow_lookup_has_found_is_not_kept_when_the_log_went_on() {
     let desk = Desk::new().await;
     let plane = &desk.house.plane;

@@ -73,6 +73,15 @@ pub(super) async fn register(
     let store = plane.store.as_ref();
     pools.roster.fresh(store, now_ms).await?;
     let before = pools.roster.member_or_read(store, &id).await?;
+    // A token of one environment takes no seat from the gateways of another.
+    if let Some(before) = &before {
+        caller.need_in(Scope::Gateway, &before.about.environment)?;
+    }
+    if let Some(replaced) = &replaces
+        && let Some(replaced) = pools.roster.member_or_read(store, replaced).await?
+    {
+        caller.need_in(Scope::Gateway, &replaced.about.environment)?;
+    }
     if before.is_none() && replaces.is_none() && pools.roster.len() >= MOST_GATEWAYS {
         return Err(Problem::Conflict(format!(
             "{MOST_GATEWAYS} gateways are known, which is as many as there can be; forget those that are gone"

@@ -645,3 +645,32 @@ async fn publish(house: &House, seq: u64) -> String {
     house.plane.heads.published(&committed.revisions[0]);
     content.root().to_string()
 }
+
+#[tokio::test]
+async fn a_token_of_one_environment_takes_no_seat_of_another() {
+    let house = House::new().await;
+    house.register("a").await.seat();
+    let stranger = house.token(&[Scope::Gateway], &["test"]).await;
+    for (id, more) in [("a", json!({})), ("b", json!({ "replaces": "a" }))] {
+        let mut about = json!({ "instance_id": id, "name": id, "environment": "test", "version": "0.1.0" });
+        about.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let path = "/v1/pools/default/instances";
+        let answer = house.ask(Method::POST, path, &stranger, Some(about)).await;
+        assert_eq!(answer.problem(), (403, "scope_insufficient".to_owned()), "{id}");
+    }
+    let gateways = house.get("/v1/gateways").await.json();
+    assert_eq!(gateways["items"].as_array().unwrap().len(), 1);
+    assert_eq!(gateways["items"][0]["environment"], "prod");
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_any_number_is_shown_all_the_same() {
+    let house = House::new().await;
+    let seat = house.register("a").await.seat();
+    let root = "0".repeat(64);
+    let applied = json!({ "applied": { "seq": u64::MAX, "root": root }, "key_seq": u64::MAX });
+    assert_eq!(house.beat_with("a", &seat, applied).await.status, StatusCode::OK);
+    let shown = house.get("/v1/gateways/a").await;
+    assert_eq!(shown.status, StatusCode::OK, "{}", shown.text);
+    assert_eq!(shown.json()["drift"], "drift");
+}

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::testing::{Log, Node, PATIENCE, TOKEN, client};
 use super::*;
@@ -100,6 +100,80 @@ async fn whoever_asks_for_nonsense_is_told_so_in_a_problem_document() {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
     }
     assert_eq!(node.get("/healthz").await.status(), StatusCode::OK);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_scope_that_an_application_is_given_through_the_api_is_in_its_tokens() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(&sqlite(&directory), "").await;
+    let post = async |path: &str, body: Value| {
+        let answer = node.posting(path, &body).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let bytes = answer.bytes().await.unwrap();
+        (status, serde_json::from_slice::<Value>(&bytes).unwrap())
+    };
+    for wrong in [
+        json!(["a b"]),
+        json!(["\""]),
+        json!([""]),
+        json!(["x", "x"]),
+        json!(["ü"]),
+    ] {
+        let (status, problem) = post("/v1/applications", json!({ "name": "mobile", "scopes": wrong })).await;
+        assert_eq!(status, 422, "{problem}");
+    }
+    let scopes = json!(["orders:read", "orders:write"]);
+    let (status, made) = post("/v1/applications", json!({ "name": "mobile", "scopes": scopes })).await;
+    assert_eq!((status, &made["scopes"]), (201, &scopes));
+    let (_, key) = post("/v1/applications/mobile/keys", json!({})).await;
+    let grant = async |scope: &str| -> Value {
+        let form = format!(
+            "grant_type=client_credentials&client_id=mobile&client_secret={}&scope={scope}",
+            key["key"].as_str().unwrap()
+        );
+        let request = client().post(format!("{}/oauth2/token", node.url));
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let answer = request.body(form).send().await.unwrap();
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+    };
+    assert_eq!(grant("orders:read").await["scope"], "orders:read");
+    assert_eq!(grant("orders:delete").await["error"], "invalid_scope");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_that_was_revoked_is_not_taken_from_the_file_again() {
+    let directory = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let node = Node::start(&sqlite(&directory), "").await;
+        assert_eq!(
+            node.get("/v1/tokens").await.status(),
+            StatusCode::OK,
+            "a restart changes nothing"
+        );
+        node.stop().await;
+    }
+    let node = Node::start(&sqlite(&directory), "").await;
+    // The last one who may make tokens can not be revoked.
+    node.plane.tokens.create(admin("another")).await.unwrap();
+    let tokens: Value = serde_json::from_slice(&node.get("/v1/tokens").await.bytes().await.unwrap()).unwrap();
+    let is_it = |token: &&Value| token["note"] == "bootstrap token";
+    let id = tokens["items"].as_array().unwrap().iter().find(is_it).unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let revoked = client()
+        .delete(format!("{}/v1/tokens/{id}", node.url))
+        .bearer_auth(TOKEN);
+    assert_eq!(revoked.send().await.unwrap().status(), StatusCode::NO_CONTENT);
+    node.stop().await;
+
+    let log = Log::listen();
+    let node = Node::start(&sqlite(&directory), "").await;
+    assert_eq!(node.get("/v1/tokens").await.status(), StatusCode::UNAUTHORIZED);
+    let told = |line: &String| line.contains("bootstrap_token") && line.contains("revoked");
+    assert!(log.lines().iter().any(told));
     node.stop().await;
 }
 

@@ -208,10 +208,10 @@ impl Store for SqlStore {
         .await
     }
 
-    async fn prune(&self, environment: &str, keep: usize, also_used: &[ContentHash]) -> StoreResult<()> {
+    async fn prune(&self, environment: &str, keep: usize, before_ms: u64) -> StoreResult<()> {
         self.within(async {
             let mut transaction = self.begin_write().await?;
-            revisions::prune(&mut transaction, self.dialect, environment, keep, also_used).await?;
+            revisions::prune(&mut transaction, self.dialect, environment, keep, before_ms).await?;
             commit(transaction).await
         })
         .await
@@ -279,6 +279,19 @@ impl Store for SqlStore {
         self.within(async {
             let mut reader = self.reader.acquire().await?;
             keys::live(&mut reader, after, limit).await
+        })
+        .await
+    }
+
+    async fn revoked_unknown(
+        &self,
+        after: Option<&KeyHash>,
+        upto: Option<&KeyHash>,
+        limit: usize,
+    ) -> StoreResult<Vec<KeyHash>> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            keys::revoked_unknown(&mut reader, after, upto, limit).await
         })
         .await
     }

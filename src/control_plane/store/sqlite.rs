@@ -1,8 +1,8 @@
 //! The store in one file: what SQLite needs beside SQL.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -87,6 +87,19 @@ async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
+/// A file that was there before keeps its mode: somebody may want it so, a group that makes copies for one.
+fn warn_if_others_read(file: &File, path: &Path) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        log::warn!(
+            "{path}: other users may read or change this database (mode {mode:03o}), in which the signing key is; make it \
+             its owner's own: chmod 600 {path}"
+        );
+    }
+    Ok(())
+}
+
 /// The file is there afterwards, and nobody else may read it: it holds hashes of tokens and the signing key.
 fn prepare_file(path: &Path) -> io::Result<SqliteConnectOptions> {
     let path = std::path::absolute(path)?;
@@ -103,6 +116,7 @@ fn prepare_file(path: &Path) -> io::Result<SqliteConnectOptions> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(&path)?;
+        .open(&path)
+        .and_then(|file| warn_if_others_read(&file, &path))?;
     Ok(SqliteConnectOptions::new().filename(&path))
 }

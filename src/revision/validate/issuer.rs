@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::raw::{RawIntrospection, RawIssuer, RawJwks};
 use super::super::{IntrospectionCredential, Introspector, Issuer, JwksSource};
 use super::{Checker, who};
-use crate::document::{At, Place, quote};
+use crate::document::{At, Place, is_credential, quote};
 
 /// More than this is not a difference between clocks but a broken clock.
 const LARGEST_LEEWAY: Duration = Duration::from_secs(300);
@@ -196,7 +196,7 @@ impl Checker<'_> {
                     self.report.error(keys.place, message);
                 }
                 for key in &keys.value {
-                    if let Err(message) = inline_key(key, shared) {
+                    if let Err(message) = inline_key(key, shared, self.surroundings.directory.is_none()) {
                         self.report.error(key.place, format!("{who}: {message}"));
                     }
                 }
@@ -249,8 +249,9 @@ impl Checker<'_> {
 }
 
 /// Whether a key written into the revision can verify anything. Its members are never repeated: they may be
-/// secret even where they should not be.
-fn inline_key(key: &Value, shared: bool) -> Result<(), String> {
+/// secret even where they should not be. In a document `for_gateways`, a secret may be a reference to a credential that
+/// only they have: they look at it once more.
+fn inline_key(key: &Value, shared: bool, for_gateways: bool) -> Result<(), String> {
     let Some(members) = key.as_object() else {
         return Err("a key has to be a mapping of JWK members such as kty, crv, x and y".to_owned());
     };
@@ -280,6 +281,10 @@ fn inline_key(key: &Value, shared: bool) -> Result<(), String> {
             "the key has the private member {}; a gateway needs the public part only, and this key should be replaced",
             quote(private)
         ));
+    }
+    let is_elsewhere = members.get("k").and_then(Value::as_str).is_some_and(is_credential);
+    if kty == "oct" && for_gateways && is_elsewhere {
+        return Ok(());
     }
     let incomplete = || format!("the members of this {kty} key are not complete or not base64url");
     let jwk = Jwk::deserialize_value(key).ok_or_else(incomplete)?;
@@ -318,9 +323,13 @@ mod tests {
     #[test]
     fn an_inline_key_is_public_complete_and_of_the_right_kind() {
         let public = json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y});
-        assert_eq!(inline_key(&public, false), Ok(()));
+        assert_eq!(inline_key(&public, false, false), Ok(()));
         let secret = json!({"kty": "oct", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"});
-        assert_eq!(inline_key(&secret, true), Ok(()));
+        assert_eq!(inline_key(&secret, true, false), Ok(()));
+        let elsewhere = json!({"kty": "oct", "k": "${cred:shared}"});
+        assert_eq!(inline_key(&elsewhere, true, true), Ok(()));
+        assert!(inline_key(&elsewhere, true, false).is_err(), "here it has to be there");
+        assert!(inline_key(&elsewhere, false, true).is_err());
         for (key, shared, expected) in [
             (public.clone(), true, "known to everybody"),
             (secret, false, "HS256, HS384 or HS512 only"),
@@ -340,7 +349,7 @@ mod tests {
             (json!({"x": X}), false, "no \"kty\""),
             (json!("text"), false, "has to be a mapping"),
         ] {
-            let message = inline_key(&key, shared).unwrap_err();
+            let message = inline_key(&key, shared, false).unwrap_err();
             assert!(message.contains(expected), "{key} gave {message}");
             assert!(!message.contains("hidden") && !message.contains(X), "{message}");
         }

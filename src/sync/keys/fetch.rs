@@ -8,7 +8,9 @@ use super::head::Want;
 use crate::auth::key_store::base::{Base, Builder};
 use crate::auth::key_store::{Foundation, Keys};
 use crate::distribution::content::unpack;
-use crate::distribution::{BlobRef, ContentHash, KeyChange, KeyEntry, Manifest, SCHEMA, Signed, Topic, decode_filter};
+use crate::distribution::{
+    BlobRef, ContentHash, KeyChange, KeyEntry, KeysHead, Manifest, SCHEMA, Signed, Topic, decode_filter,
+};
 use crate::sync::client::{Client, segment};
 use crate::sync::trust::Trust;
 
@@ -60,7 +62,7 @@ pub(super) async fn manifest(client: &Client, trust: &Trust, environment: &str) 
 }
 
 /// What keys are to stand on.
-pub(super) async fn foundation(client: &Client, epoch: u64, want: &Want) -> Result<Foundation, String> {
+pub(super) async fn foundation(client: &Client, head: &KeysHead, want: &Want) -> Result<Foundation, String> {
     let keys = match want {
         Want::All(None) => Keys::All(Base::default()),
         Want::All(Some((_, announced))) => {
@@ -75,11 +77,21 @@ pub(super) async fn foundation(client: &Client, epoch: u64, want: &Want) -> Resu
                 let raw = unpack(&announced, &bytes).map_err(|error| format!("the filter of keys: {error}"))?;
                 decode_filter(&raw).map_err(|error| format!("the filter of keys: {error}"))
             };
-            Keys::Filter(off_thread(read).await?)
+            let filter = off_thread(read).await?;
+            match head.revoked {
+                // A filter does not know what was never a key of the log: without them, a key of a document that was
+                // revoked would let in again.
+                Some(revoked) => {
+                    let announced = revoked.blob;
+                    let bytes = blob(client, "revocations", &announced, (BASE_MOST, BASE_RAW_MOST)).await?;
+                    Keys::FilterAndRevoked(filter, off_thread(move || read_base(&announced, &bytes)).await?)
+                }
+                None => Keys::Filter(filter),
+            }
         }
     };
     Ok(Foundation {
-        epoch,
+        epoch: head.epoch,
         seq: want.seq(),
         keys,
     })

@@ -80,6 +80,7 @@ mod tests {
             count,
             base: Some(blob(10, 1)),
             filter: Some(blob(20, 2)),
+            revoked: None,
         }
     }
 

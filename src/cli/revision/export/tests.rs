@@ -55,6 +55,7 @@ impl Plane {
                 count: 1,
                 base: Some(KeysBlob { seq: 5, blob: base }),
                 filter: None,
+                revoked: None,
             },
             spread_ms: 0,
             wait_s: 0,
@@ -213,6 +214,35 @@ fn what_does_not_hold_what_is_signed_is_not_written() {
         let error = plane.export(directory.path()).unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
         assert_eq!(files_below(directory.path()), [""; 0], "{expected}");
+    }
+}
+
+#[test]
+fn a_secret_in_clear_is_not_exported_and_a_reference_to_one_is() {
+    for (secret, is_exported) in [("hush-hush", false), ("${cred:partner}", true)] {
+        let mut plane = Plane::start();
+        let mut content = Content::default();
+        let introspection = json!({ "url": "https://i.example/", "client_id": "us", "client_secret": secret });
+        let issuer = json!({ "name": "partner", "introspection": introspection });
+        content.insert(Kind::Issuer, "partner", &issuer);
+        let (snapshot, bytes) = content.to_snapshot().unwrap();
+        plane.put(&format!("/v1/blobs/{}", snapshot.sha256), bytes);
+        plane.manifest.snapshot = snapshot;
+        plane.manifest.root = content.root();
+        plane.sign_manifest(&plane.manifest);
+        let directory = tempfile::tempdir().unwrap();
+        match plane.export(directory.path()) {
+            Ok(_) => assert!(is_exported),
+            Err(error) => {
+                assert!(!is_exported, "{error}");
+                assert!(
+                    error.contains("issuer \"partner\" has a secret in clear at introspection.client_secret"),
+                    "{error}"
+                );
+                assert!(!error.contains(secret), "{error}");
+                assert_eq!(files_below(directory.path()), [""; 0]);
+            }
+        }
     }
 }
 

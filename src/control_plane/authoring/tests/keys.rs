@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::auth::key::digest;
-use crate::distribution::{KeyChange, KeyHash};
+use crate::control_plane::store::{Changes, NewRevision};
+use crate::distribution::{ContentHash, KeyChange, KeyHash};
 
 fn hex(text: &str) -> String {
     digest(text).0.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -148,4 +149,39 @@ async fn an_application_takes_its_keys_along_also_if_that_was_cut_short() {
     node.plane.store.commit(&changes, 1).await.unwrap();
     node.delete("/v1/applications/shop").await.is(204);
     assert!(node.get("/v1/keys/two").await.body["revoked"].is_string());
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_though_a_published_document_can_not_be_read() {
+    let node = Node::with(&["prod"]).await;
+    node.post("/v1/applications", json!({ "name": "mobile" })).await.is(201);
+    node.post("/v1/applications/mobile/keys", json!({ "id": "mobile-7" }))
+        .await
+        .is(201);
+    let junk = b"no snapshot".to_vec();
+    let snapshot = ContentHash::of(&junk);
+    let revision = NewRevision {
+        environment: "prod".to_owned(),
+        after: 0,
+        root: snapshot,
+        snapshot,
+        snapshot_raw_size: 1,
+        routes: 0,
+        source: "{}".to_owned(),
+        author: "test".to_owned(),
+        note: String::new(),
+        rollback_of: None,
+    };
+    let changes = Changes {
+        blobs: vec![(snapshot, junk)],
+        revisions: vec![revision],
+        ..Changes::default()
+    };
+    node.plane.store.commit(&changes, 1).await.unwrap();
+    let revoked = node.delete("/v1/keys/mobile-7").await.is(200);
+    let warning = revoked.body["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("the key \"mobile-7\" is revoked"), "{warning}");
+    assert!(node.get("/v1/keys/mobile-7").await.is(200).body["revoked"].is_string());
+    assert_eq!(node.plane.heads.key_seq(), 2, "whoever waits is woken");
+    node.delete("/v1/keys/nobody").await.is(500);
 }

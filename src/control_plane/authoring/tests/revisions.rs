@@ -321,3 +321,34 @@ async fn bodies_that_are_too_large_or_no_json_are_refused() {
         .refused(400, "bad_request", "from 1 to 1000");
     node.get("/v1/plans?limit=x").await.refused(400, "bad_request", "limit");
 }
+
+#[tokio::test]
+async fn an_environment_that_is_made_anew_does_not_serve_what_the_deleted_one_did() {
+    let node = Node::with(&["prod"]).await;
+    node.publish(&["prod"], FIRST).await.is(200);
+    assert!(node.document("prod").await["apis"].is_array());
+    node.delete("/v1/environments/prod").await.is(204);
+    let made = node
+        .post("/v1/environments", json!({ "name": "prod", "type": "production" }))
+        .await
+        .is(201);
+    assert_eq!(made.body["revision"], 2, "gateways never go back");
+    let document = node.document("prod").await;
+    assert!(document.get("apis").is_none_or(|apis| apis == &json!([])), "{document}");
+    node.publish(&["prod"], FIRST).await.is(200);
+    assert!(node.document("prod").await["apis"].is_array());
+}
+
+#[tokio::test]
+async fn a_shared_secret_of_the_gateways_is_published_as_a_reference() {
+    let node = Node::with(&["prod"]).await;
+    let document = "version: 1
+upstreams: [{ name: u, endpoints: [{ address: 'u:80' }] }]
+issuers: [{ name: corp, issuer: 'https://corp', audience: [a], algorithms: [HS256], jwks: { keys: [{ kty: oct, k: '${cred:shared}' }] } }]
+apis: [{ name: a, base_path: /a, auth: [{ jwt: corp }], upstream: u }]
+";
+    let published = node.publish(&["prod"], document).await.is(200);
+    assert!(!published.text.contains("in clear"), "{}", published.text);
+    let shown = node.document("prod").await;
+    assert_eq!(shown["issuers"][0]["jwks"]["keys"][0]["k"], "${cred:shared}");
+}

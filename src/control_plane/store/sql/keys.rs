@@ -7,7 +7,7 @@
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::row::{Columns, count, int, optional_int, placeholders, rows};
+use super::row::{Columns, clamped, count, int, optional_int, placeholders, rows};
 use crate::control_plane::store::{KeyHead, KeyQuery, KeyWrite, StoreError, StoreResult, StoredKey};
 use crate::distribution::{KeyChange, KeyEntry, KeyHash, KeyRecord};
 use crate::revision::KeyType;
@@ -266,6 +266,23 @@ pub(super) async fn live(
     found.iter().map(entry).collect()
 }
 
+/// Hashes that were revoked without ever having been stored, in their order. The end keeps whoever reads page by page
+/// beside [`live`] from looking through the rest of the table each time.
+pub(super) async fn revoked_unknown(
+    connection: &mut AnyConnection,
+    after: Option<&KeyHash>,
+    upto: Option<&KeyHash>,
+    limit: usize,
+) -> StoreResult<Vec<KeyHash>> {
+    let after = after.map_or(&[][..], |hash| &hash.0[..]);
+    let upto = upto.map_or(&[0xff; 16][..], |hash| &hash.0[..]);
+    let query = "SELECT hash FROM keys WHERE hash > $1 AND hash <= $2 AND id IS NULL AND revoked_ms IS NOT NULL \
+                 ORDER BY hash LIMIT $3";
+    let query = sqlx::query(query).bind(after).bind(upto).bind(rows(limit));
+    let found = query.fetch_all(connection).await?;
+    found.iter().map(|row| Ok(KeyHash(row.bytes("hash")?))).collect()
+}
+
 /// Where the log stands.
 pub(super) async fn head(connection: &mut AnyConnection) -> StoreResult<KeyHead> {
     let query = sqlx::query("SELECT epoch, seq, trimmed, live FROM key_state WHERE id = 1");
@@ -282,7 +299,7 @@ pub(super) async fn head(connection: &mut AnyConnection) -> StoreResult<KeyHead>
 pub(super) async fn log(connection: &mut AnyConnection, after: u64, limit: usize) -> StoreResult<Vec<KeyRecord>> {
     let query = "SELECT seq, at_ms, hash, id, application, key_type, expires_ms FROM key_log \
                  WHERE seq > $1 ORDER BY seq LIMIT $2";
-    let query = sqlx::query(query).bind(int(after)?).bind(rows(limit));
+    let query = sqlx::query(query).bind(clamped(after)).bind(rows(limit));
     let found = query.fetch_all(&mut *connection).await?;
     let records: Vec<KeyRecord> = found.iter().map(record).collect::<StoreResult<_>>()?;
     let goes_on = records
@@ -301,9 +318,11 @@ pub(super) async fn log(connection: &mut AnyConnection, after: u64, limit: usize
 pub(super) async fn trim(connection: &mut AnyConnection, upto: u64) -> StoreResult<()> {
     let query = "UPDATE key_state SET trimmed = CASE WHEN seq < $1 THEN seq ELSE $1 END WHERE id = 1 AND trimmed < $1 \
                  RETURNING trimmed";
-    // A number that is too large for a column is the end of any log.
-    let upto = i64::try_from(upto).unwrap_or(i64::MAX);
-    let Some(row) = sqlx::query(query).bind(upto).fetch_optional(&mut *connection).await? else {
+    let Some(row) = sqlx::query(query)
+        .bind(clamped(upto))
+        .fetch_optional(&mut *connection)
+        .await?
+    else {
         return Ok(());
     };
     let query = sqlx::query("DELETE FROM key_log WHERE seq <= $1").bind(int(row.number("trimmed")?)?);

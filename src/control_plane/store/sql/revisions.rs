@@ -2,10 +2,9 @@
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use std::collections::HashSet;
 
 use super::Dialect;
-use super::row::{Columns, count, int, optional_int, placeholders, rows};
+use super::row::{Columns, clamped, count, int, optional_int, placeholders, rows};
 use crate::control_plane::store::{NewRevision, PublishedRevision, StoreError, StoreResult};
 use crate::distribution::ContentHash;
 
@@ -42,8 +41,10 @@ pub(super) async fn one(
     environment: &str,
     seq: u64,
 ) -> StoreResult<Option<PublishedRevision>> {
+    // Whoever asks may name any number, and one that no column holds was never published.
+    let Ok(seq) = i64::try_from(seq) else { return Ok(None) };
     let query = format!("SELECT {COLUMNS} FROM revisions WHERE environment = $1 AND seq = $2");
-    let query = sqlx::query(&query).bind(environment).bind(int(seq)?);
+    let query = sqlx::query(&query).bind(environment).bind(seq);
     let row = query.fetch_optional(connection).await?;
     row.as_ref().map(revision).transpose()
 }
@@ -59,7 +60,7 @@ pub(super) async fn list(
         format!("SELECT {COLUMNS} FROM revisions WHERE environment = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3");
     let query = sqlx::query(&query)
         .bind(environment)
-        .bind(optional_int(before)?.unwrap_or(i64::MAX))
+        .bind(before.map_or(i64::MAX, clamped))
         .bind(rows(limit));
     query.fetch_all(connection).await?.iter().map(revision).collect()
 }
@@ -182,12 +183,15 @@ pub(super) async fn put_blob(connection: &mut AnyConnection, hash: &ContentHash,
 
 /// Removes old revisions of an environment, and every blob that is not used any more. The newest revision stays, whatever
 /// is asked for: the next one builds on it.
+///
+/// What settings name is read here and not before: another node may just have made a key base. It writes the blobs of it,
+/// then the setting, then the blobs once more, so that it is either seen here or comes after this.
 pub(super) async fn prune(
     connection: &mut AnyConnection,
     dialect: Dialect,
     environment: &str,
     keep: usize,
-    also_used: &[ContentHash],
+    before_ms: u64,
 ) -> StoreResult<()> {
     // A publish that has found a blob but not yet referred to it must be over before the blob is judged. Who publishes
     // takes these tables in the same order.
@@ -196,17 +200,23 @@ pub(super) async fn prune(
         query.execute(&mut *connection).await?;
     }
     let query = "DELETE FROM revisions WHERE environment = $1 AND seq <= \
-                 (SELECT seq FROM environment_heads WHERE environment = $1) - $2";
-    let query = sqlx::query(query).bind(environment).bind(rows(keep.max(1)));
+                 (SELECT seq FROM environment_heads WHERE environment = $1) - $2 AND published_ms < $3";
+    let query = sqlx::query(query)
+        .bind(environment)
+        .bind(rows(keep.max(1)))
+        .bind(clamped(before_ms));
     query.execute(&mut *connection).await?;
 
     let query = "SELECT hash FROM blobs WHERE NOT EXISTS (SELECT 1 FROM revisions WHERE snapshot = blobs.hash)";
     let found = sqlx::query(query).fetch_all(&mut *connection).await?;
-    let also_used: HashSet<&ContentHash> = also_used.iter().collect();
+    let settings: Vec<String> = sqlx::query_scalar("SELECT value FROM settings")
+        .fetch_all(&mut *connection)
+        .await?;
     let mut unused = Vec::new();
     for row in found {
         let hash = ContentHash(row.bytes("hash")?);
-        if !also_used.contains(&hash) {
+        let named = hash.to_string();
+        if !settings.iter().any(|setting| setting.contains(&named)) {
             unused.push(hash);
         }
     }

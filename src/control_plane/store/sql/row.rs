@@ -16,6 +16,11 @@ pub(super) fn optional_int(value: Option<u64>) -> StoreResult<Option<i64>> {
     value.map(int).transpose()
 }
 
+/// A number that is only compared with others: one that is too large for a column is larger than all in it.
+pub(super) fn clamped(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 /// As many rows as this; a number that is too large for a column is as good as all.
 pub(super) fn rows(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)

@@ -12,6 +12,7 @@ told_of_both_stores!(
     all_keys_of_an_application_are_revoked_at_once,
     keys_are_listed_by_application_and_type_and_in_pages,
     live_keys_come_in_the_order_of_hashes_without_the_revoked,
+    what_was_revoked_without_being_a_key_is_listed_by_itself,
     the_log_is_trimmed_and_says_so,
     a_hundred_thousand_keys_are_written_at_once,
     two_nodes_that_write_at_once_make_one_log_without_gaps,
@@ -248,6 +249,29 @@ async fn live_keys_come_in_the_order_of_hashes_without_the_revoked(place: Place)
     assert_eq!(found, expected);
 }
 
+async fn what_was_revoked_without_being_a_key_is_listed_by_itself(place: Place) {
+    let store = &place.store;
+    let mut writes: Vec<KeyWrite> = (0..5).map(create).collect();
+    writes.extend((3..20).map(|number| KeyWrite::RevokeHash(key_hash(number))));
+    store.write_keys(&writes, 1).await.unwrap();
+    let mut expected: Vec<KeyHash> = (5..20).map(key_hash).collect();
+    expected.sort();
+    let mut found: Vec<KeyHash> = Vec::new();
+    loop {
+        let page = store.revoked_unknown(found.last(), None, 4).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page);
+    }
+    assert_eq!(found, expected);
+    let part = store
+        .revoked_unknown(Some(&expected[2]), Some(&expected[5]), 100)
+        .await
+        .unwrap();
+    assert_eq!(part, expected[3..=5]);
+}
+
 async fn the_log_is_trimmed_and_says_so(place: Place) {
     let store = &place.store;
     store
@@ -270,6 +294,9 @@ async fn the_log_is_trimmed_and_says_so(place: Place) {
         not_found(store.key_log(3, 100).await).contains("after 3"),
         "a gap would pass for a whole page"
     );
+    for beyond in [10, 11, i64::MAX as u64 + 1, u64::MAX] {
+        assert_eq!(seqs(beyond).await, [0; 0], "{beyond}");
+    }
     store.trim_key_log(2).await.unwrap();
     assert_eq!(store.key_head().await.unwrap().trimmed, 4, "nothing comes back");
     store.trim_key_log(u64::MAX).await.unwrap();

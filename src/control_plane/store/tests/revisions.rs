@@ -1,5 +1,7 @@
 //! Revisions and blobs.
 
+use serde_json::json;
+
 use super::*;
 
 told_of_both_stores!(
@@ -149,7 +151,17 @@ async fn pruning_leaves_what_is_still_referred_to(place: Place) {
     store.put_blob(&base, b"base").await.unwrap();
     store.put_blob(&base, b"base").await.unwrap();
 
-    store.prune("prod", 1, &[base]).await.unwrap();
+    let named = json!({ "newest": base }).to_string();
+    store.set_setting("what is in use", Some(&named)).await.unwrap();
+
+    // All of them were published at 1.
+    store.prune("prod", 1, 1).await.unwrap();
+    assert_eq!(
+        store.revisions("prod", None, 10).await.unwrap().len(),
+        4,
+        "they are young"
+    );
+    store.prune("prod", 1, 2).await.unwrap();
     let left: Vec<u64> = store
         .revisions("prod", None, 10)
         .await
@@ -163,19 +175,22 @@ async fn pruning_leaves_what_is_still_referred_to(place: Place) {
         (b"two", true, "the newest has it too"),
         (b"six", false, "nothing has it"),
         (b"delta", false, "nothing has it"),
-        (b"base", true, "it was named"),
+        (b"base", true, "a setting names it"),
     ] {
         let blob = store.blob(&ContentHash::of(bytes)).await.unwrap();
         assert_eq!(blob.as_deref(), there.then_some(bytes), "{why}");
     }
     // The newest one stays, whatever is asked for, and the numbers go on.
-    store.prune("prod", 0, &[]).await.unwrap();
+    store.prune("prod", 0, u64::MAX).await.unwrap();
     assert_eq!(store.head("prod").await.unwrap().unwrap().seq, 4);
     assert_eq!(
         store.commit(&publish("prod", 4, b"new"), 1).await.unwrap().revisions[0].seq,
         5
     );
-    store.prune("nowhere", 3, &[]).await.unwrap();
+    store.prune("nowhere", 3, u64::MAX).await.unwrap();
+    // Whoever asks may name any number.
+    assert_eq!(store.revision("prod", u64::MAX).await.unwrap(), None);
+    assert_eq!(store.revisions("prod", Some(u64::MAX), 10).await.unwrap()[0].seq, 5);
 }
 
 async fn a_publish_never_loses_its_snapshot_to_a_prune(place: Place) {
@@ -190,7 +205,7 @@ async fn a_publish_never_loses_its_snapshot_to_a_prune(place: Place) {
         }
     });
     while !publishing.is_finished() {
-        pruner.prune("prod", 1, &[]).await.unwrap();
+        pruner.prune("prod", 1, u64::MAX).await.unwrap();
     }
     publishing.await.unwrap();
     let left = place.store.revisions("prod", None, 100).await.unwrap();
