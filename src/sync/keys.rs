@@ -276,6 +276,8 @@ impl KeyFollower {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.wake.notified() => {}
+                // The first manifest of an environment says where keys begin.
+                Ok(()) = state.manifests.changed(), if state.lost.is_some() => {}
             }
         }
     }

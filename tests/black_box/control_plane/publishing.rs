@@ -29,7 +29,7 @@ fn a_publish_reaches_a_gateway_and_a_rollback_is_a_new_number_with_the_old_conte
 
     assert_eq!(control_plane.publish("Default", open_at(&origin, "/one")), 1);
     until("the first revision is served", || status(&gateway, "/one") == 200);
-    assert_eq!(gateway.ready()["ready"], true);
+    until("the keys are known too", || gateway.ready()["ready"] == true);
 
     assert_eq!(control_plane.publish("Default", open_at(&origin, "/two")), 2);
     until("the second revision is served", || status(&gateway, "/two") == 200);
