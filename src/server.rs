@@ -210,17 +210,21 @@ impl Server {
         engine.bootstrap();
         let service = self.proxy_service(&engine, &census);
         engine.add_service(self.sockets.give_to(service));
+        let signals = {
+            let _side = self.side.enter();
+            Signals::new(
+                (Arc::clone(&self.leave), self.drain.clone()),
+                Arc::clone(&census),
+                self.config.server.timeouts.drain,
+            )
+        };
         self.start_side_tasks();
         for address in self.addresses() {
             log::info!("listening on {address}");
         }
         log::info!("status on {}", self.status_address);
         engine.run(RunArgs {
-            shutdown_signal: Box::new(Signals::new(
-                (Arc::clone(&self.leave), self.drain.clone()),
-                Arc::clone(&census),
-                self.config.server.timeouts.drain,
-            )),
+            shutdown_signal: Box::new(signals),
         });
         self.leave.begin();
         wait_until_empty(&census);

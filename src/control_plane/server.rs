@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::runtime::{Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -162,7 +162,11 @@ impl ControlPlane {
             let _ = writeln!(std::io::stdout(), "first admin token (shown once): {}", token.expose());
         }
         let handle = self.runtime.handle().clone();
-        handle.block_on(self.serve(signals()));
+        let ended = {
+            let _runtime = handle.enter();
+            signals()
+        };
+        handle.block_on(self.serve(ended));
     }
 
     /// Serves until `shutdown`, on threads of its own. Then who waits for news is answered at once, and answers that are
@@ -361,9 +365,11 @@ async fn render(State(plane): State<Arc<Plane>>) -> Response {
     }
 }
 
-/// Returns when somebody wants the process to end.
-async fn signals() {
-    let next = async |kind: SignalKind| match signal(kind) {
+/// Returns when somebody wants the process to end. Signals are heard from the call on, not from the first look: before
+/// that they would end the process at once.
+fn signals() -> impl Future<Output = ()> + Send + 'static {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let next = async |signal: std::io::Result<Signal>| match signal {
         Ok(mut signal) => {
             signal.recv().await;
         }
@@ -372,9 +378,11 @@ async fn signals() {
             std::future::pending::<()>().await;
         }
     };
-    tokio::select! {
-        () = next(SignalKind::terminate()) => log::info!("SIGTERM: leaving"),
-        () = next(SignalKind::interrupt()) => log::info!("interrupted: leaving"),
+    async move {
+        tokio::select! {
+            () = next(terminate) => log::info!("SIGTERM: leaving"),
+            () = next(interrupt) => log::info!("interrupted: leaving"),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
 
 use super::census::Census;
 use crate::gateway::drain::{Drain, Leave};
@@ -21,10 +22,21 @@ pub struct Signals {
     drain: Drain,
     census: Arc<Census>,
     deadline: Duration,
+    heard: Mutex<Heard>,
+}
+
+/// From when it is made on, none of these signals ends the process.
+struct Heard {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+    quit: Option<Signal>,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    /// Drains this long at most. Whoever else begins to leave does as much as a signal.
+    /// Drains this long at most. Whoever else begins to leave does as much as a signal. Signals are heard from now on, by
+    /// the runtime in whose context this is called: one that comes before the engine asks would otherwise end the process
+    /// in the middle of its start.
     #[must_use]
     pub fn new((leave, drain): (Arc<Leave>, Drain), census: Arc<Census>, deadline: Duration) -> Self {
         Self {
@@ -32,6 +44,12 @@ impl Signals {
             drain,
             census,
             deadline,
+            heard: Mutex::new(Heard {
+                terminate: listen(SignalKind::terminate()),
+                interrupt: listen(SignalKind::interrupt()),
+                quit: listen(SignalKind::quit()),
+                hangup: listen(SignalKind::hangup()),
+            }),
         }
     }
 }
@@ -39,15 +57,16 @@ impl Signals {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let (mut terminate, mut interrupt, mut quit) = (
-            listen(SignalKind::terminate()),
-            listen(SignalKind::interrupt()),
-            listen(SignalKind::quit()),
-        );
-        let mut hangup = listen(SignalKind::hangup());
+        let mut heard = self.heard.lock().await;
+        let Heard {
+            terminate,
+            interrupt,
+            quit,
+            hangup,
+        } = &mut *heard;
         let ignored = async {
             loop {
-                next(&mut hangup).await;
+                next(hangup).await;
                 log::info!("SIGHUP: nothing to do, the revision and the log are watched");
             }
         };
@@ -55,9 +74,9 @@ impl ShutdownSignalWatch for Signals {
         tokio::select! {
             () = ignored => {}
             () = drain.begun() => log::info!("leaving"),
-            () = next(&mut terminate) => log::info!("SIGTERM: leaving"),
-            () = next(&mut interrupt) => log::info!("interrupted: leaving"),
-            () = next(&mut quit) => log::info!("SIGQUIT: leaving"),
+            () = next(terminate) => log::info!("SIGTERM: leaving"),
+            () = next(interrupt) => log::info!("interrupted: leaving"),
+            () = next(quit) => log::info!("SIGQUIT: leaving"),
         }
         self.leave.begin();
         let alone = async {
@@ -70,8 +89,8 @@ impl ShutdownSignalWatch for Signals {
             () = tokio::time::sleep(self.deadline) => {
                 log::warn!("{} connections are cut at the drain deadline", self.census.open());
             }
-            () = next(&mut terminate) => log::warn!("SIGTERM again: {} connections are cut", self.census.open()),
-            () = next(&mut interrupt) => log::warn!("interrupted again: {} connections are cut", self.census.open()),
+            () = next(terminate) => log::warn!("SIGTERM again: {} connections are cut", self.census.open()),
+            () = next(interrupt) => log::warn!("interrupted again: {} connections are cut", self.census.open()),
         }
         ShutdownSignal::FastShutdown
     }
