@@ -1,10 +1,12 @@
 //! Bodies of requests that do not come: who has sent a head and then falls silent must not hold a connection for ever,
-//! least of all before it has said who it is. One place for every route, whatever reads the body there.
+//! least of all before it has said who it is. And bodies that nobody reads: a connection that is closed while its client
+//! still sends is reset, and the client never sees why it was refused. One place for every route, whatever reads the body
+//! there.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +14,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::problem::Problem;
 
@@ -23,10 +26,18 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How long it may take in all: a byte now and then is no progress either.
 const WHOLE: Duration = Duration::from_secs(120);
 
+/// How much of a body that nobody wanted is read away before the refusal is sent, and for how long.
+const REST: usize = 1 << 20;
+const REST_TIME: Duration = Duration::from_secs(2);
+
+/// Where a body is left that was not read to its end.
+type Left = Arc<Mutex<Option<Body>>>;
+
 /// Lets a request through with a body that ends with an error when it takes too long, and then answers 408, whatever the
 /// route has made of the error.
 pub async fn bounded(request: Request, next: Next) -> Response {
     let is_late = Arc::new(AtomicBool::new(false));
+    let left = Left::default();
     let request = request.map(|body| {
         if body.is_end_stream() {
             return body;
@@ -36,13 +47,32 @@ pub async fn bounded(request: Request, next: Next) -> Response {
             silence: None,
             whole: None,
             is_late: Arc::clone(&is_late),
+            left: Arc::clone(&left),
         })
     });
     let answer = next.run(request).await;
-    if is_late.load(Ordering::Relaxed) && answer.status().is_client_error() {
+    if !answer.status().is_client_error() {
+        return answer;
+    }
+    if is_late.load(Ordering::Relaxed) {
         return Problem::TooSlow.into_response();
     }
+    let rest = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(rest) = rest {
+        // Whoever sends more, or slower, may lose the connection before the answer.
+        let _ = timeout(REST_TIME, read_away(rest)).await;
+    }
     answer
+}
+
+async fn read_away(mut body: Body) {
+    let mut read = 0_usize;
+    while let Some(Ok(frame)) = body.frame().await {
+        read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if read > REST {
+            return;
+        }
+    }
 }
 
 /// A body with deadlines. They run while it is waited for only.
@@ -51,6 +81,16 @@ struct Hurried {
     silence: Option<Pin<Box<Sleep>>>,
     whole: Option<Pin<Box<Sleep>>>,
     is_late: Arc<AtomicBool>,
+    left: Left,
+}
+
+impl Drop for Hurried {
+    fn drop(&mut self) {
+        let body = std::mem::take(&mut self.body);
+        if !body.is_end_stream() {
+            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
 }
 
 impl hyper::body::Body for Hurried {
@@ -130,6 +170,30 @@ mod tests {
         });
         assert_eq!(ask(Body::from_stream(Box::pin(slow))).await.0, StatusCode::OK);
         assert_eq!(ask(Body::from("at once")).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_unread_is_read_away_up_to_a_bound() {
+        use std::sync::atomic::AtomicUsize;
+
+        for (pieces, expected) in [(10, 10), (1000, 65)] {
+            let sent = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&sent);
+            let body = stream::iter(0..pieces).map(move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Infallible>(Bytes::from(vec![0; 16 << 10]))
+            });
+            let router = Router::new()
+                .route("/", post(async || StatusCode::PAYLOAD_TOO_LARGE))
+                .layer(from_fn(bounded));
+            let request = Request::builder().method("POST").uri("/");
+            let answer = router
+                .oneshot(request.body(Body::from_stream(body)).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+            assert_eq!(sent.load(Ordering::Relaxed), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

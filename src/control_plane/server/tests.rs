@@ -65,6 +65,7 @@ async fn whoever_asks_for_nonsense_is_told_so_in_a_problem_document() {
     let hash = "0".repeat(32);
     for (body, status) in [
         (serde_json::json!({ "h": vec![hash.as_str(); 1001] }), 413),
+        (serde_json::json!({ "h": vec![hash.as_str(); 5000] }), 413),
         (serde_json::json!({ "h": ["short"] }), 422),
         (serde_json::json!([]), 422),
     ] {
@@ -73,11 +74,6 @@ async fn whoever_asks_for_nonsense_is_told_so_in_a_problem_document() {
             found == status || (status == 422 && found == 400),
             "{found} for {status}"
         );
-    }
-    // Too long to be read to its end: whoever is still sending then may see the connection end before the answer.
-    let endless = serde_json::json!({ "h": vec![hash.as_str(); 5000] });
-    if let Ok(answer) = node.posting("/v1/keys:resolve", &endless).send().await {
-        assert_eq!(answer.status().as_u16(), 413);
     }
     for token in ["", "wrong", "tgcp_0123456789_aaaa"] {
         let path = format!("{}/v1/environments/prod/revision", node.url);
