@@ -106,7 +106,9 @@ pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result
     if let Some(attempt) = &mut journey.attempt {
         attempt.answered(status, now);
     }
-    let fleeting = is_failure(status) && status != 500;
+    // A 500 is the service's word, unless it only shows that an endpoint that is tried out is still broken.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    let fleeting = is_failure(status) && (status != 500 || probe);
     if fleeting && may_arrive_twice(session, journey) && another(journey, now) {
         return Err(Error::new(ANOTHER).into_up());
     }
@@ -217,12 +219,13 @@ fn silence(
     request_timeout: Duration,
 ) -> Option<Duration> {
     let timeouts = &upstream.terms().timeouts;
+    let try_ = timeouts.per_try.map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
     let (is_wire, whole) = match super::wire_of(session) {
         Some(wire) => {
-            if plan.upgrade || !wire.is_received() {
-                wire.home().expect_silence(timeouts.read, timeouts.tunnel);
+            if plan.upgrade || !wire.is_whole() {
+                wire.home().expect_silence(try_, timeouts.tunnel);
             }
-            (true, wire.is_received())
+            (true, wire.is_whole())
         }
         None => (false, session.as_downstream_mut().is_body_empty()),
     };
@@ -232,9 +235,6 @@ fn silence(
     if !whole {
         return Some(timeouts.read.max(request_timeout));
     }
-    let try_ = timeouts
-        .per_try
-        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
     Some(match plan.until {
         // Never zero, which would be no timeout at all to some.
         Some(until) => try_.min(until.since(now)).max(Duration::from_millis(1)),
@@ -267,6 +267,12 @@ fn another(journey: &Journey, now: Moment) -> bool {
         let is_other = |id: u32| Some(id) != tried && !journey.tried.contains(&id);
         upstream.view().can_pick(is_other)
     };
+    // Whoever was sent to find out whether an endpoint works again pays nothing for it.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    if probe && in_time && elsewhere() {
+        upstream.counters().retried.inc();
+        return true;
+    }
     if journey.outcome.tries >= retries.attempts || !in_time || !elsewhere() {
         return false;
     }

@@ -27,7 +27,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::framing::{BodyFault, Head, MessageBody};
+use crate::framing::{Body, BodyFault, Head, MessageBody};
 
 /// Bytes of a next message that are kept while the current one is being answered.
 const AHEAD_MAX: usize = 16 * 1024;
@@ -311,6 +311,16 @@ impl Wire {
     #[must_use]
     pub fn is_received(&self) -> bool {
         self.home.is_received()
+    }
+
+    /// Whether nothing of the current message is waited for: the engine has it, or finds it here without waiting.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let is_here = |core: &Core| {
+            let length = core.head.map(|head| head.body);
+            matches!(length, Some(Body::Length(length)) if core.buffer.len() as u64 >= length)
+        };
+        self.is_received() || self.core.as_deref().is_some_and(is_here)
     }
 
     /// The connection's side of the exchange.
