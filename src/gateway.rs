@@ -538,7 +538,13 @@ fn failure(error: &Error, fault: Option<BodyFault>) -> Option<Refusal> {
         }
         (None, ErrorSource::Downstream, _) => None,
         (None, ErrorSource::Upstream, kind) => Some(match kind {
-            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert => {
+                Refusal::UpstreamFailed(tries::handshake_fault(error))
+            }
             ErrorType::ConnectNoRoute => Refusal::UpstreamUnavailable,
             kind if *kind == tries::NO_ROOM => Refusal::Overloaded("upstream_connections"),
             ErrorType::ConnectRefused => Refusal::UpstreamFailed("connection_refused"),

@@ -92,6 +92,14 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
 /// No connection stands: nothing was sent, so any request may go to the next endpoint.
 pub fn not_connected(journey: &mut Journey, error: &mut Error) {
     let now = Moment::now();
+    if matches!(error.etype, ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert)
+        && let Some(attempt) = &journey.attempt
+        && attempt.endpoint().may_complain(now)
+    {
+        // What the engine says of it holds names and reasons, nothing that was sent.
+        let said = error.context.as_ref().map_or("", |text| text.as_str());
+        log::warn!("upstream endpoint {}: no TLS with it: {said}", attempt.label());
+    }
     give_up(journey, now);
     let again = another(journey, now);
     error.set_retry(again);
@@ -159,6 +167,21 @@ pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reuse
     error.set_retry(again);
 }
 
+/// Why there is no TLS with an endpoint, in a word for the log.
+#[must_use]
+pub fn handshake_fault(error: &Error) -> &'static str {
+    let said = error.context.as_ref().map_or("", |text| text.as_str());
+    let faults = [
+        ("UnknownIssuer", "certificate_of_unknown_issuer"),
+        ("NotValidForName", "certificate_of_another_name"),
+        ("Expired", "certificate_expired"),
+        ("NotValidYet", "certificate_not_valid_yet"),
+        ("invalid peer certificate", "certificate_refused"),
+    ];
+    let found = faults.iter().find(|(text, _)| said.contains(text));
+    found.map_or("handshake_failed", |(_, fault)| fault)
+}
+
 impl Plan {
     fn of(request: &RequestHeader, journey: &Journey, upstream: &Upstream, now: Moment) -> Self {
         let headers = &request.headers;
@@ -219,7 +242,9 @@ fn silence(
     request_timeout: Duration,
 ) -> Option<Duration> {
     let timeouts = &upstream.terms().timeouts;
-    let try_ = timeouts.per_try.map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
+    let try_ = timeouts
+        .per_try
+        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
     let (is_wire, whole) = match super::wire_of(session) {
         Some(wire) => {
             if plan.upgrade || !wire.is_whole() {

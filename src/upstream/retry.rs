@@ -64,7 +64,11 @@ mod tests {
         for _ in 0..1000 {
             budget.asked(now);
         }
-        assert_eq!(taken(1000), 100, "two hundred of a thousand, a hundred of which are gone");
+        assert_eq!(
+            taken(1000),
+            100,
+            "two hundred of a thousand, a hundred of which are gone"
+        );
         let later = now.plus(WINDOW);
         assert!(budget.take(Ratio::ZERO, later), "another window");
     }

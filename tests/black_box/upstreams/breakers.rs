@@ -37,7 +37,10 @@ fn upstream(services: &[&Origin], settings: &str) -> Revision {
         .map(|service| format!("{{ address: \"{}\" }}", service.address()))
         .collect();
     Revision::empty()
-        .upstream(&format!("{{ name: orders, endpoints: [{}], {settings} }}", endpoints.join(", ")))
+        .upstream(&format!(
+            "{{ name: orders, endpoints: [{}], {settings} }}",
+            endpoints.join(", ")
+        ))
         .api("{ name: orders, base_path: /orders, auth: none, upstream: orders }")
 }
 
@@ -61,7 +64,9 @@ fn a_failing_endpoint_is_left_out_and_comes_back_when_it_works_again() {
     let failures = (0..60).filter(|_| ask() == 500).count();
     assert!((3..=8).contains(&failures), "{failures} clients saw it");
     moody.answers(200);
-    until("it is asked again", || ask() == 200 && state(&gateway, &moody.origin) == 0.0);
+    until("it is asked again", || {
+        ask() == 200 && state(&gateway, &moody.origin) == 0.0
+    });
     let before = moody.origin.requests();
     (0..20).for_each(|_| assert_eq!(ask(), 200));
     assert!(moody.origin.requests() > before, "it has its share again");
@@ -74,7 +79,11 @@ fn a_failing_endpoint_is_left_out_and_comes_back_when_it_works_again() {
 fn a_share_of_failures_among_good_answers_opens_it_too() {
     let turn = std::sync::atomic::AtomicUsize::new(0);
     let flaky = Origin::start(move |exchange: &mut Exchange| {
-        let status = if turn.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) { 500 } else { 200 };
+        let status = if turn.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+            500
+        } else {
+            200
+        };
         exchange.respond(status, "", b"")
     });
     let good = Origin::start(echo());
@@ -105,7 +114,11 @@ fn no_more_endpoints_are_left_out_than_may_be() {
     assert_eq!(open(), 2);
     let before: Vec<usize> = all.iter().map(|service| service.requests()).collect();
     (0..20).for_each(|_| assert_eq!(gateway.client().get("/orders").send().status, 500));
-    let asked = all.iter().zip(before).filter(|(service, before)| service.requests() > *before).count();
+    let asked = all
+        .iter()
+        .zip(before)
+        .filter(|(service, before)| service.requests() > *before)
+        .count();
     assert_eq!(asked, 2, "the others carry the traffic");
 }
 

@@ -37,7 +37,9 @@ fn an_endpoint_gets_no_more_requests_at_a_time_than_it_may_and_the_others_wait()
     let gateway = before(&origin, "pool: { max_connections: 2, queue: 10, queue_timeout: 1m }");
     let client = gateway.client();
     std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| client.get("/orders").send().status)).collect();
+        let asked: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| client.get("/orders").send().status))
+            .collect();
         let pool = |state: &str| {
             gateway.metric(&format!(
                 "tollgate_pool_connections{{state=\"{state}\",upstream=\"orders\"}}"
@@ -89,7 +91,9 @@ fn no_more_unused_connections_are_kept_than_may() {
     let gateway = before(&origin, "pool: { max_idle: 1 }");
     let client = gateway.client();
     std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| client.get("/orders").send().status)).collect();
+        let asked: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| client.get("/orders").send().status))
+            .collect();
         until("all are there", || origin.requests() == 8);
         gate.open();
         for answer in asked {
@@ -118,7 +122,10 @@ fn a_connection_is_not_used_beyond_its_age() {
     while started.elapsed() < Duration::from_secs(2) {
         forever.client().get("/orders").send().expect(200);
     }
-    assert!(origin.connections() - before <= 2, "one, and one more if the hour was over");
+    assert!(
+        origin.connections() - before <= 2,
+        "one, and one more if the hour was over"
+    );
 }
 
 #[test]

@@ -28,7 +28,11 @@ fn an_answer_that_says_try_again_is_another_endpoints_chance_when_the_request_ma
         let client = gateway.client();
         for _ in 0..6 {
             for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
-                assert_eq!(client.request(method, "/orders").send().status, 200, "{method} {status}");
+                assert_eq!(
+                    client.request(method, "/orders").send().status,
+                    200,
+                    "{method} {status}"
+                );
             }
             let keyed = client.post("/orders", "once").header("Idempotency-Key", "17").send();
             assert_eq!(keyed.expect(200).echo().body, "once", "what was sent is sent again");
@@ -97,10 +101,18 @@ fn the_total_is_for_all_tries_together() {
         &format!("{PLAIN}, retries: {{ attempts: 3 }}, timeouts: {{ per_try: 400ms, total: 600ms }}"),
     );
     let started = Instant::now();
-    gateway.client().get("/orders").send().expect_refusal(504, "upstream_timeout");
+    gateway
+        .client()
+        .get("/orders")
+        .send()
+        .expect_refusal(504, "upstream_timeout");
     let sent: usize = services.iter().map(Origin::requests).sum();
     assert_eq!(sent, 2, "there was no time for a third");
-    assert!(started.elapsed() >= Duration::from_millis(550), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() >= Duration::from_millis(550),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
@@ -136,7 +148,11 @@ fn what_is_larger_than_what_is_kept_is_not_sent_again() {
         assert_eq!(put(&small).expect(200).echo().body.len(), small.len());
     }
     let answers: Vec<u16> = (0..4).map(|_| put(&large).status).collect();
-    assert_eq!(answers.iter().filter(|status| **status == 503).count(), 2, "{answers:?}");
+    assert_eq!(
+        answers.iter().filter(|status| **status == 503).count(),
+        2,
+        "{answers:?}"
+    );
 }
 
 #[test]
@@ -170,7 +186,10 @@ fn when_everything_fails_the_budget_keeps_retries_to_a_share_of_the_traffic() {
     let sent: usize = services.iter().map(Origin::requests).sum();
     // A tenth, or what each window of ten seconds always gives.
     let windows = usize::try_from(started.elapsed().as_secs()).unwrap() / 10 + 2;
-    assert!((1600..=1500 + 150 + 100 * windows).contains(&sent), "{sent} tries for 1500 requests");
+    assert!(
+        (1600..=1500 + 150 + 100 * windows).contains(&sent),
+        "{sent} tries for 1500 requests"
+    );
     let series = "tollgate_upstream_tries_total{result=\"budget_spent\",upstream=\"orders\"}";
     assert!(gateway.metric(series) >= 1.0);
 }
