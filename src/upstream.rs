@@ -6,6 +6,7 @@
 
 pub mod balance;
 pub mod resolve;
+pub mod split;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -16,7 +16,9 @@ use super::refusal::Refusal;
 use super::request_id::Ids;
 use super::wire::{Home, Wire};
 use crate::auth::Caller;
-use crate::snapshot::Snapshot;
+use crate::edit::cors;
+use crate::framing::BodyFault;
+use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
 use crate::upstream::{Tried, Upstream};
@@ -39,6 +41,14 @@ pub struct Journey {
     pub admission: Option<Admission>,
     /// Where it came from.
     pub origin: Origin,
+    /// Position of the upstream that answers, chosen once for all tries; absent while there is none.
+    pub destination: Option<usize>,
+    /// What its API tells the browser about the origin of the script; absent unless the API has CORS.
+    pub cors: Option<cors::Verdict>,
+    /// Largest body, when route or API say it.
+    pub body_bytes: Option<u64>,
+    /// What was wrong with its body, beside what the connection has found.
+    pub fault: Option<BodyFault>,
     /// The endpoints that could not be connected to.
     pub tried: Tried,
     /// The endpoint that is used now.
@@ -115,6 +125,10 @@ impl Journey {
             snapshot,
             admission: None,
             origin: Origin::default(),
+            destination: None,
+            cors: None,
+            body_bytes: None,
+            fault: None,
             tried: Tried::default(),
             endpoint: None,
             upstream_started: None,
@@ -166,17 +180,13 @@ impl Journey {
     /// The upstream that it goes to.
     #[must_use]
     pub fn upstream(&self) -> Option<&Upstream> {
-        let snapshot = self.snapshot.as_ref()?;
-        let (_, api) = snapshot.route_and_api(self.admission.as_ref()?.route)?;
-        snapshot.upstream_of(api)
+        self.snapshot.as_ref()?.upstream(self.destination?)
     }
 
     /// The histogram of that upstream.
     #[must_use]
     pub fn upstream_seconds(&self) -> Option<&Histogram> {
-        let snapshot = self.snapshot.as_ref()?;
-        let (_, api) = snapshot.route_and_api(self.admission.as_ref()?.route)?;
-        snapshot.upstream_seconds_of(api)
+        self.snapshot.as_ref()?.upstream_seconds(self.destination?)
     }
 
     /// Takes a place among the requests in flight, until its end. False when all are taken.
@@ -213,6 +223,12 @@ impl Journey {
     /// Notes the position of the route.
     pub fn matched(&mut self, route: u32) {
         self.route = Some(route);
+    }
+
+    /// The route that was matched, and its API.
+    #[must_use]
+    pub fn route_and_api(&self) -> Option<(&Route, &Api)> {
+        self.snapshot.as_ref()?.route_and_api(self.route?)
     }
 
     /// Notes that the gateway answers itself.
