@@ -251,6 +251,7 @@ fn walk(
                 _ => "respond",
             };
             explanation.local = Some(LocalFacts::of(by, &answer));
+            explanation.headers.request.clear();
         }
         None => explanation.upstream = upstream_facts(snapshot, (route, api), &caller, question, &path),
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::HOST;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
@@ -330,6 +330,11 @@ impl Drop for Journey {
         }
         if let Some(home) = &self.home {
             home.leave_request_id(self.ids.request_id_text());
+            if self.cors.is_some() {
+                let mut fields = HeaderMap::new();
+                self.tell_browser(&mut fields);
+                home.leave_fields(fields);
+            }
         }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
