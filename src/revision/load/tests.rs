@@ -1,5 +1,7 @@
 //! Whole revisions: what is read, and everything that is said about one with mistakes.
 
+mod edits;
+
 use std::time::Duration;
 
 use jiff::Timestamp;

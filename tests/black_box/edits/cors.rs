@@ -151,6 +151,11 @@ fn a_browser_can_read_that_its_request_took_too_long() {
     let answer = gateway.client().get("/a").header("Origin", APP).send();
     let answer = answer.expect_refusal(504, "upstream_timeout");
     assert_eq!(answer.header("access-control-allow-origin"), Some(APP), "{answer:?}");
-    let stranger = gateway.client().get("/a").header("Origin", "https://evil.example").send().expect(504);
+    let stranger = gateway
+        .client()
+        .get("/a")
+        .header("Origin", "https://evil.example")
+        .send()
+        .expect(504);
     assert!(stranger.header("access-control-allow-origin").is_none(), "{stranger:?}");
 }
