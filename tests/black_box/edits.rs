@@ -7,6 +7,7 @@ mod cors;
 mod fields;
 mod local_answers;
 mod paths;
+mod told;
 
 use crate::harness::*;
 
