@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -71,6 +71,8 @@ pub struct Home {
     tunnel_ms: AtomicU64,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
+    /// What its answer has to carry besides; left and taken like the id.
+    fields: Mutex<Option<HeaderMap>>,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -227,6 +229,16 @@ impl Home {
     /// That id, once.
     pub fn take_request_id(&self) -> Option<String> {
         self.request_id.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Leaves what the answer to such a request has to carry besides.
+    pub fn leave_fields(&self, fields: HeaderMap) {
+        *self.fields.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
+    }
+
+    /// That, once.
+    pub fn take_fields(&self) -> Option<HeaderMap> {
+        self.fields.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether a final answer has begun.
