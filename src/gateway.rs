@@ -41,6 +41,7 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
+use crate::transport::Transport;
 use crate::upstream::Upstream;
 use drain::Drain;
 use forward::{Origin, Told};
@@ -288,11 +289,13 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
         let api = snapshot.route_and_api(admission.route).map(|(_, api)| api);
+        let transport = wire_of(session).and_then(Wire::transport);
         forward::prepare(
             request,
             &Told {
                 origin: journey.origin,
-                peer: wire_of(session).and_then(Wire::peer_field),
+                peer: transport.and_then(|transport| transport.peer_field.as_ref()),
+                scheme: transport.map_or("http", Transport::scheme),
                 ids: &journey.ids,
                 application: snapshot.application_of(caller).map(|(_, header)| header),
                 key_type: caller.key_type().map(crate::revision::KeyType::as_str),

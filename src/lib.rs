@@ -20,6 +20,9 @@ pub mod server;
 pub mod framing;
 pub mod gateway;
 
+// What a connection is before HTTP.
+pub mod transport;
+
 // Its stages, in order.
 pub mod auth;
 pub mod route;
@@ -48,4 +51,6 @@ pub mod revision;
 // Words.
 pub mod clock;
 pub mod names;
+pub mod san;
 pub mod units;
+pub mod watched_file;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{DONE, Output, REFUSED, print_json, print_line};
 use crate::document::{Environment, Mistake, Mistakes, Place, Severity, Source};
+use crate::server::listeners;
 use crate::{config, revision, snapshot};
 
 /// Arguments of `check`.
@@ -47,6 +48,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
             None
         }
     };
+    mistakes.extend(config.iter().flat_map(|config| listeners::findings(config, &args.config)));
     if args.connect
         && let Some(config) = &config
     {

@@ -1,5 +1,7 @@
 //! Prometheus metrics: names and labels as in the contract. No label takes its value from a client.
 
+mod transport;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+
+pub use self::transport::TransportMetrics;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -71,6 +75,7 @@ pub struct Metrics {
     sharing: SharingMetrics,
     keys: KeyMetrics,
     control_plane: ControlPlaneMetrics,
+    transport: TransportMetrics,
     revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
 }
@@ -291,6 +296,7 @@ impl Metrics {
             sharing: SharingMetrics::new(&registry)?,
             keys: KeyMetrics::new(&registry)?,
             control_plane: ControlPlaneMetrics::new(&registry)?,
+            transport: TransportMetrics::new(&registry)?,
             revision_seq: register(
                 &registry,
                 IntGauge::new(
@@ -374,6 +380,12 @@ impl Metrics {
     #[must_use]
     pub fn sharing(&self) -> SharingMetrics {
         self.sharing.clone()
+    }
+
+    /// What is shown of connections before HTTP begins on them.
+    #[must_use]
+    pub fn transport(&self) -> &TransportMetrics {
+        &self.transport
     }
 
     /// What is shown of keys that come by the key log.
