@@ -130,7 +130,14 @@ impl Gateway {
 
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
+            .identify(
+                route.api,
+                &route.scopes,
+                &request.headers,
+                query,
+                journey.certificate.as_deref(),
+                journey.now_ms,
+            )
             .await
             .map_err(|denial| {
                 self.metrics.key_lookup(denial.reason()).inc();

@@ -105,7 +105,7 @@ applications:
         let (route, api) = snapshot.route_and_api(position).unwrap();
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, headers, None, journey.now_ms)
+            .identify(route.api, &route.scopes, headers, None, None, journey.now_ms)
             .now_or_never()
             .unwrap()
             .unwrap();

@@ -15,12 +15,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::raw::{
-    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawLogFormat, RawServer,
-    RawStatus, RawTelemetry, RawThreads, RawTimeouts,
+    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawLogFormat, RawServer, RawStatus,
+    RawTelemetry, RawThreads, RawTimeouts,
 };
-use super::{
-    AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts,
-};
+use super::{AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts};
 use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Secret, Size, Text};
 use crate::revision::EnvironmentType;
 

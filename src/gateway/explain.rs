@@ -14,10 +14,11 @@ use self::counter::SharedFacts;
 use super::counter_name::subject_name;
 use super::refusal::Refusal;
 use super::{denied, missed, upstream_target};
-use crate::auth::Caller;
+use crate::auth::{Caller, Identity};
 use crate::route::path::normalise;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::throttle::{Throttle, Time};
+use crate::transport::ClientIdentity;
 
 /// A request to be explained.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Question<'a> {
     pub headers: &'a HeaderMap,
     /// Address that it would come from.
     pub client: IpAddr,
+    /// Whose certificate the client would show in its handshake.
+    pub certificate: Option<&'a ClientIdentity>,
 }
 
 /// What would happen.
@@ -74,7 +77,7 @@ pub struct Explanation {
 /// Who would be calling.
 #[derive(Debug, Serialize)]
 pub struct CallerFacts {
-    /// `anonymous`, `key` or `token`.
+    /// `anonymous`, `key`, `token` or `certificate`.
     pub by: &'static str,
     /// Application.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +85,7 @@ pub struct CallerFacts {
     /// Plan of its subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Public name of the key.
+    /// Public name of the key or certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
     /// Its type.
@@ -184,7 +187,14 @@ fn walk(
     let now_ms = now.unix_nanos() / 1_000_000;
     let caller = snapshot
         .authenticator()
-        .examine(route.api, &route.scopes, question.headers, question.query, now_ms)
+        .examine(
+            route.api,
+            &route.scopes,
+            question.headers,
+            question.query,
+            question.certificate,
+            now_ms,
+        )
         .map_err(|denial| {
             let reason = denial.reason().to_owned();
             (denied(denial, api), reason)
@@ -209,10 +219,11 @@ fn walk(
 
 fn caller_facts(snapshot: &Snapshot, caller: &Caller) -> CallerFacts {
     CallerFacts {
-        by: match (caller.key_id(), caller.token()) {
-            (Some(_), _) => "key",
-            (None, Some(_)) => "token",
-            (None, None) => "anonymous",
+        by: match caller.identity() {
+            Identity::Key(_) => "key",
+            Identity::Certificate(_) => "certificate",
+            Identity::Token(_) => "token",
+            Identity::Anonymous => "anonymous",
         },
         application: snapshot.application_of(caller).map(|(name, _)| name.to_string()),
         plan: snapshot.plan_name(caller).map(ToString::to_string),

@@ -4,6 +4,7 @@
 //! complete and its positions are the positions of the file.
 
 mod api;
+mod certificate;
 mod issuer;
 mod limit;
 
@@ -20,6 +21,7 @@ use super::raw::{
 };
 use super::{Application, AuthMethod, Endpoint, Key, KeyType, Revision, Subscription, Upstream, UpstreamTimeouts};
 use crate::document::{At, Dropped, Name, NotAvailable, Place, Report, Text, did_you_mean, quote};
+use crate::san::San;
 
 /// The longest deadline that makes sense to anybody; it also keeps sums of durations far from overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -252,6 +254,7 @@ impl Checker<'_> {
             name,
             subscriptions,
             keys,
+            certificates,
         } = &raw.value;
         let who = who("application", name.as_ref());
         let name = self.need(raw.place, &who, "name", name.as_ref());
@@ -271,10 +274,13 @@ impl Checker<'_> {
             resolved.push(subscription);
         }
         let keys = keys.iter().filter_map(|raw| self.key(raw, &who, keys_seen)).collect();
+        let certificates = certificates.iter();
+        let certificates = certificates.filter_map(|raw| self.certificate(raw, &who, keys_seen));
         Some(Application {
             name: name?.as_str().into(),
             subscriptions: resolved,
             keys,
+            certificates: certificates.collect(),
         })
     }
 
@@ -414,11 +420,13 @@ impl Checker<'_> {
     }
 }
 
-/// The keys of all applications so far, with their lines.
+/// The keys and certificates of all applications so far, with their lines.
 #[derive(Default)]
 struct KeysSeen {
     ids: HashMap<String, u32>,
     hashes: HashMap<[u8; 32], u32>,
+    /// Names in certificates.
+    names: HashMap<San, u32>,
 }
 
 /// `api "orders"`, or `an API` as long as it has no name.

@@ -195,7 +195,14 @@ impl Connections {
             (greeted, seated.map(|()| seat))
         } else {
             let received = BytesMut::new();
-            (Greeted { stream, received, peer: known }, seat)
+            (
+                Greeted {
+                    stream,
+                    received,
+                    peer: known,
+                },
+                seat,
+            )
         };
         let seat = match seat {
             Ok(seat) => seat,
@@ -207,7 +214,8 @@ impl Connections {
                     && let Ok(accepted) = listener.secure(greeted).await
                 {
                     // Those who find no seat are told so, but not in any number at a time.
-                    self.refuse(core_of(accepted), &Refusal::Overloaded("connections")).await;
+                    self.refuse(core_of(accepted), &Refusal::Overloaded("connections"))
+                        .await;
                 }
                 return None;
             }

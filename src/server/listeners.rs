@@ -92,7 +92,11 @@ pub fn findings(config: &Config, name: &Path) -> Vec<Mistake> {
                 Err(unusable) => found(files.place, Severity::Error, unusable.to_string()),
                 Ok(certificate) => {
                     if let Some(warning) = certificate.warning(now()) {
-                        found(files.place, Severity::Warning, format!("{}: {warning}", certificate.label));
+                        found(
+                            files.place,
+                            Severity::Warning,
+                            format!("{}: {warning}", certificate.label),
+                        );
                     }
                 }
             }

@@ -199,7 +199,9 @@ impl Listener {
 impl fmt::Display for Unaccepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stranger => f.write_str("a PROXY header is expected, and the peer is not among server.trusted_proxies"),
+            Self::Stranger => {
+                f.write_str("a PROXY header is expected, and the peer is not among server.trusted_proxies")
+            }
             Self::ProxyHeader(Fault::Malformed) => f.write_str("no PROXY header came"),
             Self::ProxyHeader(Fault::Closed) => f.write_str("the connection ended before a PROXY header came"),
             Self::NotTls(_) => f.write_str("HTTP without TLS on a port for TLS"),

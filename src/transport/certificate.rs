@@ -126,7 +126,9 @@ impl Certificate {
         let days = (self.not_after - now) / 86_400;
         if now < self.not_before {
             let begin = date(self.not_before);
-            return Some(format!("the certificate is valid from {begin} on, and clients refuse it until then"));
+            return Some(format!(
+                "the certificate is valid from {begin} on, and clients refuse it until then"
+            ));
         }
         if days < WARN_DAYS {
             let end = date(self.not_after);
@@ -148,7 +150,10 @@ pub fn client_verifier(ca: &Path, text: &[u8], required: bool) -> Result<Arc<dyn
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca, text)? {
         roots.add(certificate).map_err(|error| {
-            Unusable::new(ca, format!("a certificate in it can not be used as an authority: {error}"))
+            Unusable::new(
+                ca,
+                format!("a certificate in it can not be used as an authority: {error}"),
+            )
         })?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
@@ -280,8 +285,11 @@ mod tests {
             Certificate::load(&files, now())
         };
         let soon = load("soon", Days { from: -1, to: 10 }).unwrap().warning(now()).unwrap();
-        assert!(soon.contains("expires at") && soon.contains("in 9 days"), "{soon}");
-        let later = load("later", Days { from: 2, to: 300 }).unwrap().warning(now()).unwrap();
+        assert!(soon.contains("expires at") && soon.contains("days; renew it"), "{soon}");
+        let later = load("later", Days { from: 2, to: 300 })
+            .unwrap()
+            .warning(now())
+            .unwrap();
         assert!(later.contains("is valid from"), "{later}");
         let over = load("over", Days { from: -9, to: -2 }).err().unwrap();
         assert!(over.why.contains("expired at"), "{over}");
@@ -304,11 +312,21 @@ mod tests {
         let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         for (certificate, key, path, why) in [
-            (&one.certificate, &other.key, "other.key", "does not belong to the certificate in"),
+            (
+                &one.certificate,
+                &other.key,
+                "other.key",
+                "does not belong to the certificate in",
+            ),
             (&one.key, &one.key, "one.key", "no certificate in it"),
             (&one.certificate, &one.certificate, "one.crt", "no private key in it"),
             (&directory.path().join("nobody"), &one.key, "nobody", "can not be read"),
-            (&one.certificate, &directory.path().join("nobody"), "nobody", "can not be read"),
+            (
+                &one.certificate,
+                &directory.path().join("nobody"),
+                "nobody",
+                "can not be read",
+            ),
             (&directory.path().to_owned(), &one.key, "", "not a file"),
             (&one.certificate, &write("enc", encrypted), "enc", "is encrypted"),
             (&one.certificate, &write("empty", ""), "empty", "no private key in it"),

@@ -44,7 +44,12 @@ impl ByName {
     /// The certificate for a name in lower case: exact before wildcard before the first one. Of several for the same
     /// name the first one that this client can verify.
     fn find(&self, name: Option<&str>, fits: impl Fn(&CertifiedKey) -> bool) -> Option<&Arc<CertifiedKey>> {
-        let all = |positions: &Positions| positions.iter().filter_map(|at| self.keys.get(*at)).find(|key| fits(key));
+        let all = |positions: &Positions| {
+            positions
+                .iter()
+                .filter_map(|at| self.keys.get(*at))
+                .find(|key| fits(key))
+        };
         let named = name.and_then(|name| {
             let exact = self.exact.get(name).and_then(all);
             exact.or_else(|| {

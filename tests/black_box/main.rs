@@ -14,4 +14,5 @@ mod operations;
 mod reload;
 mod security;
 mod sharing;
+mod tls;
 mod upstreams;

@@ -3,9 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::super::raw::listener::{
-    RawCertificate, RawClientCertificates, RawListener, RawTls, RawTlsVersion,
-};
+use super::super::raw::listener::{RawCertificate, RawClientCertificates, RawListener, RawTls, RawTlsVersion};
 use super::super::{CertificateFiles, ClientCertificates, Listener, Tls, TlsVersion};
 use super::{GATEWAY_PORT, Resolver};
 use crate::document::{At, Place, quote};
@@ -100,7 +98,10 @@ impl Resolver<'_> {
     fn file(&mut self, item: Place, who: &str, key: &str, raw: Option<&At<String>>) -> Option<PathBuf> {
         let path = self.need(item, who, key, raw)?;
         if path.trim().is_empty() {
-            let message = format!("an empty text is not a file; write the path of a PEM file as {}", quote(key));
+            let message = format!(
+                "an empty text is not a file; write the path of a PEM file as {}",
+                quote(key)
+            );
             self.report.error(path.place, message);
             return None;
         }
@@ -175,9 +176,18 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_its_place() {
         for (tls, expected) in [
-            ("{}", "t.yaml:2:41: \"tls\" has no \"certificates\"; write certificates: [{ certificate: FILE, key: FILE }]"),
-            ("{ certificates: [{ key: b }] }", "t.yaml:2:58: a certificate has no \"certificate\""),
-            ("{ certificates: [{ certificate: b }] }", "t.yaml:2:58: a certificate has no \"key\""),
+            (
+                "{}",
+                "t.yaml:2:44: \"tls\" has no \"certificates\"; write certificates: [{ certificate: FILE, key: FILE }]",
+            ),
+            (
+                "{ certificates: [{ key: b }] }",
+                "t.yaml:2:58: a certificate has no \"certificate\"",
+            ),
+            (
+                "{ certificates: [{ certificate: b }] }",
+                "t.yaml:2:58: a certificate has no \"key\"",
+            ),
             (
                 "{ certificates: [{ certificate: \"\", key: b }] }",
                 "t.yaml:2:73: an empty text is not a file; write the path of a PEM file as \"certificate\"",

@@ -40,10 +40,12 @@ pub struct TransportMetrics {
 
 impl TransportMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str| {
-            register(registry, IntCounterVec::new(Opts::new(name, help), &["result"])?)
-        };
-        let handshakes = counters("tollgate_tls_handshakes_total", "TLS handshakes with clients, by result")?;
+        let counters =
+            |name: &str, help: &str| register(registry, IntCounterVec::new(Opts::new(name, help), &["result"])?);
+        let handshakes = counters(
+            "tollgate_tls_handshakes_total",
+            "TLS handshakes with clients, by result",
+        )?;
         let proxy = counters("tollgate_proxy_headers_total", "PROXY headers expected, by result")?;
         let reloads = counters(
             "tollgate_certificate_reloads_total",
