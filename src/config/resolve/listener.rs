@@ -182,19 +182,19 @@ mod tests {
             ),
             (
                 "{ certificates: [{ key: b }] }",
-                "t.yaml:2:58: a certificate has no \"certificate\"",
+                "t.yaml:2:61: a certificate has no \"certificate\"",
             ),
             (
                 "{ certificates: [{ certificate: b }] }",
-                "t.yaml:2:58: a certificate has no \"key\"",
+                "t.yaml:2:61: a certificate has no \"key\"",
             ),
             (
                 "{ certificates: [{ certificate: \"\", key: b }] }",
-                "t.yaml:2:73: an empty text is not a file; write the path of a PEM file as \"certificate\"",
+                "t.yaml:2:76: an empty text is not a file; write the path of a PEM file as \"certificate\"",
             ),
             (
                 "{ certificates: [{ certificate: a, key: b }], client: {} }",
-                "t.yaml:2:95: \"client\" has no \"ca\"",
+                "t.yaml:2:98: \"client\" has no \"ca\"",
             ),
         ] {
             let text = format!("listeners: [{{ address: \"127.0.0.1:1\", tls: {tls} }}]\n");

@@ -111,7 +111,7 @@ mod tests {
             ),
             (
                 "[{ id: c, san: \"ip:10.0.0.0/8\" }]",
-                "r.yaml:8:33: \"ip:10.0.0.0/8\": this is not an IP address, such as ip:192.0.2.1",
+                "r.yaml:8:32: \"ip:10.0.0.0/8\": this is not an IP address, such as ip:192.0.2.1",
             ),
         ] {
             assert_eq!(parsed(certificates, "[client_certificate]").unwrap_err(), expected);
