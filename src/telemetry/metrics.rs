@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 pub use self::transport::TransportMetrics;
+use super::upstream_metrics::UpstreamMetrics;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -76,6 +77,7 @@ pub struct Metrics {
     keys: KeyMetrics,
     control_plane: ControlPlaneMetrics,
     transport: TransportMetrics,
+    upstreams: UpstreamMetrics,
     revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
 }
@@ -297,6 +299,7 @@ impl Metrics {
             keys: KeyMetrics::new(&registry)?,
             control_plane: ControlPlaneMetrics::new(&registry)?,
             transport: TransportMetrics::new(&registry)?,
+            upstreams: UpstreamMetrics::new(&registry)?,
             revision_seq: register(
                 &registry,
                 IntGauge::new(
@@ -335,6 +338,12 @@ impl Metrics {
     #[must_use]
     pub fn upstream_seconds(&self, upstream: &str) -> Histogram {
         self.upstream_seconds.with_label_values(&[upstream])
+    }
+
+    /// What is shown of upstreams.
+    #[must_use]
+    pub fn upstreams(&self) -> &UpstreamMetrics {
+        &self.upstreams
     }
 
     /// The histogram of a stage.
