@@ -9,12 +9,15 @@
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
 pub mod counter_name;
+pub mod downstream;
 pub mod drain;
 pub mod explain;
 pub mod forward;
+pub mod grpc;
 pub mod journey;
 pub mod refusal;
 pub mod request_id;
+pub mod stream;
 pub mod wire;
 
 use std::borrow::Cow;
@@ -42,12 +45,12 @@ use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
 use crate::upstream::Upstream;
+use downstream::Downstream;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
 use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
-use wire::Wire;
 
 /// How often one request is sent at most when kept connections turn out to be closed.
 const RESENDS_MAX: u32 = 3;
@@ -169,6 +172,13 @@ impl Gateway {
     /// Writes a refusal. The connection goes on when the client has sent all of its request, or a short rest of it.
     async fn refuse(&self, session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> Result<()> {
         journey.refused(refusal);
+        if journey.is_grpc {
+            let (header, _) = refusal.grpc_answer(journey.ids.request_id_text()).into_response()?;
+            if let Some(stream) = session.as_downstream_mut().as_custom_mut() {
+                // The engine's own way to write a head has no word for one that is the whole answer.
+                return stream.write_response_header(Box::new(header), true).await;
+            }
+        }
         let (header, body) = refusal.answer(journey.ids.request_id_text()).into_response()?;
         let no_body = session.req_header().method == http::Method::HEAD;
         session.write_response_header(Box::new(header), no_body).await?;
@@ -200,11 +210,11 @@ impl ProxyHttp for Gateway {
         if self.drain.is_begun() {
             session.set_keepalive(None);
         }
-        let wire = wire_of(session);
-        if let Some(wire) = wire {
-            journey.came_from(wire);
+        let downstream = Downstream::of(session);
+        if let Some(downstream) = downstream {
+            journey.came_from(downstream);
         }
-        let peer = wire.and_then(Wire::peer);
+        let peer = downstream.and_then(Downstream::peer);
         let headers = &session.req_header().headers;
         journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
         journey.ids = Ids::of(headers);
@@ -213,7 +223,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
-        if wire_of(session).is_some_and(Wire::is_too_large) {
+        if Downstream::of(session).is_some_and(Downstream::is_too_large) {
             let (path, _) = split_target(session.req_header()).unwrap_or_default();
             journey.saw(session.req_header(), path);
             self.refuse(session, journey, &Refusal::BodyTooLarge).await?;
@@ -288,11 +298,14 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
         let api = snapshot.route_and_api(admission.route).map(|(_, api)| api);
+        let downstream = Downstream::of(session);
         forward::prepare(
             request,
             &Told {
                 origin: journey.origin,
-                peer: wire_of(session).and_then(Wire::peer_field),
+                peer: downstream.and_then(Downstream::peer_field),
+                grpc: journey.is_grpc,
+                grpc_timeout: downstream.and_then(Downstream::grpc_time_left).map(grpc::timeout_field),
                 ids: &journey.ids,
                 application: snapshot.application_of(caller).map(|(_, header)| header),
                 key_type: caller.key_type().map(crate::revision::KeyType::as_str),
@@ -313,7 +326,7 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
     ) -> Result<()> {
         if response.status.as_u16() == 101 {
-            if let Some(wire) = wire_of(session) {
+            if let Some(wire) = Downstream::of(session).and_then(Downstream::wire) {
                 wire.become_tunnel();
             }
         } else if response.status.is_informational() {
@@ -343,7 +356,8 @@ impl ProxyHttp for Gateway {
         if self.drain.is_begun() {
             session.set_keepalive(None);
         } else if session.req_header().version == http::Version::HTTP_11
-            && wire_of(session)
+            && Downstream::of(session)
+                .and_then(Downstream::wire)
                 .is_some_and(|wire| wire.is_received() && wire.head().is_some_and(|head| head.expect_continue))
         {
             // The engine took the 100 for an answer before the end of the body, and gave the connection up.
@@ -353,7 +367,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Box<Journey>) -> FailToProxy {
-        let fault = wire_of(session).and_then(Wire::fault);
+        let fault = Downstream::of(session).and_then(Downstream::fault);
         let nothing_written = session
             .response_written()
             .is_none_or(|header| header.status.is_informational());
@@ -380,7 +394,7 @@ impl ProxyHttp for Gateway {
         if written
             && session.get_keepalive().is_some()
             && session.as_downstream_mut().drain_request_body().await.is_ok()
-            && let Some(wire) = wire_of(session)
+            && let Some(wire) = Downstream::of(session).and_then(Downstream::wire)
             && wire.is_received()
         {
             wire.keep();
@@ -442,10 +456,6 @@ impl Stopwatch {
             *since = now;
         }
     }
-}
-
-fn wire_of(session: &Session) -> Option<&Wire> {
-    session.as_downstream().stream().and_then(Wire::of)
 }
 
 /// Path and query as the client wrote them. Heads were inspected, so the target is ASCII; this does not rely on it.

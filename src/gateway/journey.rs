@@ -11,10 +11,11 @@ use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
+use super::downstream::Downstream;
 use super::forward::Origin;
 use super::refusal::Refusal;
 use super::request_id::Ids;
-use super::wire::{Home, Wire};
+use super::wire::{Ending, Home};
 use crate::auth::Caller;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Record};
@@ -51,6 +52,8 @@ pub struct Journey {
     pub target: Option<Vec<u8>>,
     /// Whether the client sent names with underscores.
     pub underscores: bool,
+    /// Whether it is a gRPC call, whose refusals are told as gRPC.
+    pub is_grpc: bool,
     /// Whether a limit in shadow mode would have refused it.
     pub would_deny: bool,
     /// How it ended.
@@ -121,6 +124,7 @@ impl Journey {
             upstream_elapsed: None,
             target: None,
             underscores: false,
+            is_grpc: false,
             would_deny: false,
             outcome: Outcome::default(),
             now_ms,
@@ -192,10 +196,11 @@ impl Journey {
     }
 
     /// Remembers its connection, to know how an exchange ended that the engine did not report.
-    pub fn came_from(&mut self, wire: &Wire) {
-        self.home = Some(Arc::clone(wire.home()));
-        self.started = wire.arrived();
-        self.underscores = wire.head().is_some_and(|head| head.has_underscore_names);
+    pub fn came_from(&mut self, downstream: Downstream<'_>) {
+        self.home = Some(Arc::clone(downstream.home()));
+        self.started = downstream.arrived();
+        self.underscores = downstream.has_underscore_names();
+        self.is_grpc = downstream.is_grpc();
     }
 
     /// Notes what is asked for.
@@ -240,6 +245,11 @@ impl Journey {
     pub fn left(&mut self) {
         self.outcome.status = 499;
         self.outcome.reason = "client_left";
+    }
+
+    fn report_left(&mut self) {
+        self.left();
+        self.report();
     }
 
     /// Counts and logs the request, once.
@@ -317,10 +327,12 @@ impl Drop for Journey {
         }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
-            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), received) {
-                (true, _) => (500, "internal"),
-                (false, true) => (504, "upstream_timeout"),
-                (false, false) => (408, "request_timeout"),
+            let ending = self.home.as_ref().and_then(|home| home.ending());
+            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), ending, received) {
+                (true, ..) => (500, "internal"),
+                (false, Some(Ending::ClientLeft), _) => return self.report_left(),
+                (false, Some(Ending::OutOfTime), _) | (false, None, true) => (504, "upstream_timeout"),
+                (false, None, false) => (408, "request_timeout"),
             };
         }
         self.report();

@@ -11,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -64,8 +64,18 @@ pub struct Home {
     received: AtomicBool,
     tunnel: AtomicBool,
     keep: AtomicBool,
+    ending: AtomicU8,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
+}
+
+/// Why an exchange was taken from the engine before it was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The client has gone.
+    ClientLeft,
+    /// The time that the client gave it is over.
+    OutOfTime,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -98,6 +108,11 @@ impl Core {
             fault: None,
             gone: false,
         }
+    }
+
+    /// The peer as a header field, for a connection that goes on without this.
+    pub fn take_peer_field(&mut self) -> Option<HeaderValue> {
+        self.peer_field.take()
     }
 
     /// Whether the client has sent the whole current message and nothing in it was wrong.
@@ -180,6 +195,30 @@ impl Home {
         self.received.store(false, Ordering::Relaxed);
         self.tunnel.store(false, Ordering::Relaxed);
         self.keep.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that a final answer has begun.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the client has sent its whole message.
+    pub fn received(&self) {
+        self.received.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes why the exchange is taken from the engine, before it is.
+    pub fn end(&self, ending: Ending) {
+        self.ending.store(ending as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// Why it was.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        let ending = self.ending.load(Ordering::Relaxed);
+        [Ending::ClientLeft, Ending::OutOfTime]
+            .into_iter()
+            .find(|known| *known as u8 + 1 == ending)
     }
 
     /// The core, when the wire is gone.

@@ -33,15 +33,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
+use super::bounds::Bounds;
 use super::census::{Census, Unseated};
-use crate::clock::unix_ms;
+use super::http2::{self, Http2};
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
+use crate::gateway::stream::Client;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
-use crate::telemetry::{AccessLog, Metrics, Record};
+use crate::telemetry::{AccessLog, Metrics};
 
 /// First reservation for a request head; most fit.
 const HEAD_BUFFER: usize = 4096;
@@ -79,7 +81,9 @@ pub struct Connections {
     census: Arc<Census>,
     drain: Drain,
     metrics: Arc<Metrics>,
-    access_log: AccessLog,
+    bounds: Arc<Bounds>,
+    /// Who goes on when a client speaks HTTP/2.
+    http2: Arc<Http2>,
     /// Room for connections that are being refused for want of a seat.
     standing: Semaphore,
 }
@@ -87,6 +91,8 @@ pub struct Connections {
 /// What came out of waiting for a request.
 enum Next {
     Request(Head),
+    /// The client speaks HTTP/2 without having asked (RFC 9113 section 3.3).
+    Http2,
     Refuse(Refusal),
     Close,
 }
@@ -109,25 +115,29 @@ impl Connections {
         drain: Drain,
         (metrics, access_log): (Arc<Metrics>, AccessLog),
     ) -> Self {
+        let head_limits = HeadLimits {
+            bytes: limits.header_bytes,
+            ..HeadLimits::default()
+        };
+        let bounds = Arc::new(Bounds::new(*limits, *timeouts, Arc::clone(&metrics), access_log));
+        let http2 = Http2::new(Arc::clone(&proxy), Arc::clone(&bounds), head_limits, drain.clone());
         Self {
             proxy,
             limits: *limits,
-            head_limits: HeadLimits {
-                bytes: limits.header_bytes,
-                ..HeadLimits::default()
-            },
+            head_limits,
             timeouts: *timeouts,
             census,
             drain,
             metrics,
-            access_log,
+            bounds,
+            http2: Arc::new(http2),
             standing: Semaphore::new(STANDING_MAX),
         }
     }
 
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let mut core = Box::new(Core::new(stream));
-        let _seat = match self.census.seat(core.peer) {
+        let seat = match self.census.seat(core.peer) {
             Ok(seat) => seat,
             Err(Unseated) => {
                 self.metrics.connections_refused.inc();
@@ -146,9 +156,18 @@ impl Connections {
             begun: pin!(drain.begun()),
             registered: None,
         };
+        let mut first = true;
         loop {
-            let head = match self.next_head(&mut core, &mut deadline, &mut leaving).await {
+            let head = match self.next_head(&mut core, first, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
+                Next::Http2 => {
+                    let client = Client {
+                        peer: core.peer,
+                        peer_field: core.take_peer_field(),
+                    };
+                    let Core { io, buffer, .. } = *core;
+                    return self.http2.serve((io, buffer), client, seat, shutdown).await;
+                }
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
             };
@@ -156,6 +175,7 @@ impl Connections {
                 Some(core) => core,
                 None => return,
             };
+            first = false;
         }
     }
 
@@ -163,6 +183,7 @@ impl Connections {
     async fn next_head(
         &self,
         core: &mut Core,
+        first: bool,
         deadline: &mut Deadline,
         leaving: &mut Leaving<'_, impl Future<Output = ()>>,
     ) -> Next {
@@ -180,7 +201,11 @@ impl Connections {
         self.metrics.connections_idle.inc();
         let _idle = Undo(|| self.metrics.connections_idle.dec());
         loop {
-            if let Some(end) = framing::find_head_end(&core.buffer, searched) {
+            let preface = first && http2::may_be_preface(&core.buffer);
+            if preface && core.buffer.len() >= http2::PREFACE.len() {
+                return Next::Http2;
+            }
+            if !preface && let Some(end) = framing::find_head_end(&core.buffer, searched) {
                 return self.inspect(core, end);
             }
             if let Some(error) = framing::overrun(&core.buffer, &self.head_limits) {
@@ -295,19 +320,7 @@ impl Connections {
     /// Answers a message that the engine never sees, and closes.
     async fn refuse(&self, core: Box<Core>, refusal: &Refusal) {
         let request_id = request_id::new();
-        self.metrics.unrouted(refusal.status(), refusal.code());
-        let record = Record {
-            time_ms: unix_ms(),
-            client: core.peer,
-            status: refusal.status(),
-            code: refusal.code(),
-            reason: refusal.reason(),
-            request_id: &request_id,
-            ..Record::default()
-        };
-        if self.access_log.wants(record.status, record.code, 0) {
-            self.access_log.push(&record);
-        }
+        self.bounds.refused(core.peer, refusal, &request_id);
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(false)).await;
     }
 }
@@ -450,7 +463,7 @@ fn origin_form(mut head_bytes: BytesMut, head: &Head) -> BytesMut {
     rewritten
 }
 
-fn head_refusal(error: HeadError) -> Refusal {
+pub(super) fn head_refusal(error: HeadError) -> Refusal {
     match error {
         HeadError::Malformed(malformed) => Refusal::BadRequest(malformed.as_str()),
         HeadError::UriTooLong => Refusal::UriTooLong,

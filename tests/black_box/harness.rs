@@ -5,6 +5,7 @@ mod control_plane;
 mod fault_proxy;
 mod fleet;
 mod gateway;
+mod http2;
 mod load;
 mod oracle;
 mod origin;
@@ -30,6 +31,7 @@ pub use control_plane::ControlPlane;
 pub use fault_proxy::FaultProxy;
 pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
+pub use http2::{Http2, Http2Request, Http2Stream};
 pub use load::{Load, count};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,

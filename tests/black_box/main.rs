@@ -11,6 +11,7 @@ mod deadlines;
 mod journey;
 mod limits;
 mod operations;
+mod protocols;
 mod reload;
 mod security;
 mod sharing;

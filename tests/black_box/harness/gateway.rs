@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Connection, eventually, sha256_hex};
+use super::{Client, Connection, Http2, eventually, sha256_hex};
 
 /// How long a gateway may take to leave at the end of a test, before it is killed.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -260,6 +260,12 @@ impl Gateway {
     /// A client of it.
     pub fn client(&self) -> Client {
         Client::of(self.address)
+    }
+
+    /// A connection to it that speaks HTTP/2.
+    #[track_caller]
+    pub fn http2(&self) -> Http2 {
+        Http2::to(self.address)
     }
 
     /// A connection to it, for exact bytes.

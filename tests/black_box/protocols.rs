@@ -1,0 +1,3 @@
+//! What a gateway has to speak.
+
+mod http2;
