@@ -4,6 +4,7 @@ mod client;
 mod control_plane;
 mod fault_proxy;
 mod fleet;
+pub mod frames;
 mod gateway;
 mod http2;
 mod load;

@@ -305,6 +305,16 @@ impl Gateway {
             .unwrap_or_default()
     }
 
+    /// How many bytes of memory it holds.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid);
+        let status = std::fs::read_to_string(path).expect("the state of a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.expect("its memory") * 1024
+    }
+
     /// Where the revision file is.
     pub fn revision_file(&self) -> PathBuf {
         self.directory.path().join("revision.yaml")

@@ -112,6 +112,13 @@ impl Http2 {
     }
 }
 
+impl Drop for Http2 {
+    /// The connection ends with its client, whatever streams a test still holds.
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
 impl Http2Request<'_> {
     /// Adds a field.
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
