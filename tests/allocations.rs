@@ -20,7 +20,7 @@ use tollgate::snapshot::Compiler;
 use tollgate::telemetry::{AccessLog, Metrics};
 use tollgate::throttle::{Defaults, Throttle};
 use tollgate::upstream::resolve::Names;
-use tollgate::upstream::{Rotations, Tried};
+use tollgate::upstream::{Ask, Moment, Registry};
 
 /// The most that may be taken, from the architecture's budget.
 const ALLOCATIONS_MAX: usize = 8;
@@ -72,7 +72,7 @@ applications:
         key_store: None,
         names: Names::Leave,
         sharing: Defaults::default(),
-        rotations: Arc::new(Rotations::default()),
+        registry: Arc::new(Registry::new(None, Metrics::new().unwrap().upstreams().clone())),
         metrics: Arc::new(Metrics::new().unwrap()),
     };
     let (snapshot, _) = compiler.compile(loaded).unwrap();
@@ -124,8 +124,16 @@ applications:
             rate_limit: Some(rate_limit),
             policy: snapshot.policy(api, caller).cloned(),
         });
-        let (_, endpoint) = snapshot.upstream_of(api).unwrap().pick(Tried::default()).unwrap();
-        let peer = Box::new(endpoint.peer().clone());
+        let view = snapshot.upstream_of(api).unwrap().view();
+        let ask = Ask {
+            dice: 1,
+            key: 0,
+            tried: &[],
+            repeatable: true,
+            now: Moment::now(),
+        };
+        let pick = view.pick(&ask).unwrap();
+        let peer = Box::new(pick.member.peer.clone());
         std::hint::black_box((peer, journey));
     };
     // The first request makes its counters; the second shows what a request takes.

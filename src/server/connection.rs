@@ -335,7 +335,7 @@ impl ServerApp for Connections {
 
 /// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it
 /// fires too early, or when a nearer deadline comes.
-struct Deadline {
+pub(super) struct Deadline {
     sleep: Pin<Box<Sleep>>,
     /// Who is woken when the timer fires; absent while that is nobody.
     registered: Option<Waker>,
@@ -344,7 +344,7 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
             sleep: Box::pin(tokio::time::sleep_until(now)),
@@ -354,10 +354,17 @@ impl Deadline {
         }
     }
 
-    fn set(&mut self, now: Instant, after: Duration) {
+    pub(super) fn set(&mut self, now: Instant, after: Duration) {
         self.at = now + after;
         if self.at < self.armed {
             self.arm();
+        }
+    }
+
+    /// Like [`Self::set`], if that is sooner than what is set.
+    fn set_at_most(&mut self, now: Instant, after: Duration) {
+        if now + after < self.at {
+            self.set(now, after);
         }
     }
 
@@ -367,7 +374,7 @@ impl Deadline {
         self.sleep.as_mut().reset(self.at);
     }
 
-    fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             // To poll a timer costs more than to look at it, and a request does it half a dozen times.
             if is_known(self.registered.as_ref(), context) && !self.sleep.is_elapsed() {
@@ -388,17 +395,32 @@ impl Deadline {
         std::future::poll_fn(|context| self.poll_expired(context)).await;
     }
 
-    /// Like [`Self::expired`], but never once an answer has begun: from then on, silence is bounded per read and write.
-    async fn expired_before_answer(&mut self, home: &Home) {
+    /// Like [`Self::expired`], but not once an answer has begun: from then on, silence is bounded per read and write, and a
+    /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
+    /// long as any other.
+    pub(super) async fn expired_before_answer(&mut self, home: &Home) {
+        let mut sent = false;
         std::future::poll_fn(|context| {
-            if home.is_answered() {
-                return Poll::Pending;
-            }
-            ready!(self.poll_expired(context));
-            if home.is_answered() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
+            loop {
+                if home.is_answered() && !home.is_tunnel() {
+                    return Poll::Pending;
+                }
+                if let Some(silence) = home.silence().filter(|_| !sent && home.is_received()) {
+                    sent = true;
+                    self.set_at_most(Instant::now(), silence);
+                }
+                ready!(self.poll_expired(context));
+                if !home.is_tunnel() {
+                    return if home.is_answered() {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(())
+                    };
+                }
+                if !home.has_moved() {
+                    return Poll::Ready(());
+                }
+                self.set(Instant::now(), home.tunnel_silence());
             }
         })
         .await;

@@ -44,7 +44,7 @@ use tokio::time::Instant as Moment;
 
 use super::bounds::Bounds;
 use super::census::Seat;
-use super::connection::head_refusal;
+use super::connection::{Deadline, head_refusal};
 use crate::framing::{HeadLimits, inspect_http2};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
@@ -83,6 +83,9 @@ const UNSEEN_RESETS_MAX: usize = 20;
 const OWN_RESETS_MAX: usize = 50;
 const OWN_RESETS_KEPT: Duration = Duration::from_secs(5);
 const PROVOKED_RESETS_MAX: usize = 100;
+
+/// How long a call is let be that something else bounds.
+const UNBOUNDED: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a connection that was told to go may take.
 const LINGER: Duration = Duration::from_secs(2);
@@ -358,33 +361,49 @@ impl Http2 {
 
     /// Waits until a request has to be given up, and says what its client is told if it was not answered.
     async fn out_of_time(&self, exchange: &Exchange) -> Refusal {
-        let patience = self.bounds.timeouts.request;
-        let Some(call) = exchange.grpc() else {
-            tokio::time::sleep_until((exchange.arrived() + patience).into()).await;
-            if exchange.home().is_answered() {
-                // From then on, silence is bounded per read and write.
-                std::future::pending::<()>().await;
-            }
-            return match exchange.home().is_received() {
-                true => Refusal::UpstreamTimeout,
-                false => Refusal::RequestTimeout,
-            };
-        };
-        if let Some(timeout) = call.timeout {
-            // The call's own time bounds all of it, and nothing else of ours does.
-            tokio::time::sleep_until((exchange.arrived() + timeout).into()).await;
-            return Refusal::UpstreamTimeout;
+        let home = exchange.home();
+        if let Some(call) = exchange.grpc() {
+            return self.out_of_call_time(exchange, call.timeout).await;
         }
-        // A call may stream its messages for as long as it likes before the answer begins, but not be silent.
-        loop {
-            let until = exchange.last_active() + patience;
-            tokio::time::sleep_until(until.into()).await;
-            if exchange.home().is_answered() {
-                std::future::pending::<()>().await;
-            }
-            if exchange.last_active() + patience <= Instant::now() {
-                return Refusal::UpstreamTimeout;
-            }
+        let mut deadline = Deadline::new();
+        deadline.set(exchange.arrived().into(), self.bounds.timeouts.request);
+        deadline.expired_before_answer(home).await;
+        match home.is_received() {
+            true => Refusal::UpstreamTimeout,
+            false => Refusal::RequestTimeout,
+        }
+    }
+
+    /// A call's own time bounds all of it. Beside that it may stream messages both ways for as long as it likes, and is
+    /// only ended by silence.
+    async fn out_of_call_time(&self, exchange: &Exchange, timeout: Option<Duration>) -> Refusal {
+        let end = timeout.map(|timeout| exchange.arrived() + timeout);
+        let mut deadline = Deadline::new();
+        // Asked again whenever something happens, because what may be silent how long changes with it.
+        std::future::poll_fn(|context| {
+            let silent = exchange.last_active() + self.silence(exchange, end.is_some());
+            let until = end.map_or(silent, |end| end.min(silent));
+            deadline.set(until.into(), Duration::ZERO);
+            deadline.poll_expired(context)
+        })
+        .await;
+        Refusal::UpstreamTimeout
+    }
+
+    /// How long nothing may move in a call, either way, as it stands now.
+    fn silence(&self, exchange: &Exchange, has_own_time: bool) -> Duration {
+        let home = exchange.home();
+        let expected = home.silence();
+        match (home.is_received(), home.is_answered(), expected) {
+            // The service has all of it, and it came piece by piece.
+            (true, _, Some(silence)) => silence,
+            // It came at once: the engine sees to it.
+            (true, true, None) => UNBOUNDED,
+            (false, true, _) => home.tunnel_silence(),
+            (_, false, _) if has_own_time => UNBOUNDED,
+            (_, false, expected) => expected.map_or(self.bounds.timeouts.request, |silence| {
+                silence.max(self.bounds.timeouts.request)
+            }),
         }
     }
 

@@ -105,12 +105,12 @@ applications:
 
     let orders = &revision.upstreams[1];
     assert_eq!((orders.endpoints[0].weight, orders.endpoints[1].weight), (2, 1));
-    assert_eq!(orders.endpoints[1].host, "2001:db8::1");
+    assert!(orders.endpoints[1].locator.to_string().starts_with("[2001:db8::1]:"));
     assert_eq!(
         (orders.timeouts.connect, orders.timeouts.idle),
         (Duration::from_secs(1), Duration::from_secs(50))
     );
-    assert_eq!(orders.attempts, 2);
+    assert_eq!(orders.retries.attempts, 2);
 
     let corp = &revision.issuers[0];
     assert_eq!(corp.issuer, "https://idp.example.com");
