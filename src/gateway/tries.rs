@@ -25,7 +25,7 @@ use super::journey::Journey;
 use crate::auth::Caller;
 use crate::revision::{Balance, HashKey};
 use crate::upstream::attempt::{Unsent, is_failure};
-use crate::upstream::{Ask, Attempt, Moment, Upstream, hash};
+use crate::upstream::{Ask, Attempt, Moment, Upstream, hash, upgrade};
 
 /// How often one request is sent at most when kept connections turn out to be closed.
 const RESENDS_MAX: u32 = 3;
@@ -86,6 +86,9 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
     journey.outcome.tries += 1;
     journey.endpoint = Some(attempt.label().clone());
     journey.attempt = Some(attempt);
+    if plan.upgrade {
+        upgrade::prepare(&mut peer);
+    }
     peer.options.read_timeout = silence(session, &plan, &upstream, now, request_timeout);
     Ok(peer)
 }

@@ -6,6 +6,7 @@ mod fault_proxy;
 mod fleet;
 pub mod frames;
 mod gateway;
+mod grpc;
 mod http2;
 mod load;
 mod oracle;
@@ -20,6 +21,7 @@ mod redis_cluster;
 mod revision;
 mod tampering_proxy;
 mod token;
+mod websocket;
 
 use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -32,7 +34,8 @@ pub use control_plane::ControlPlane;
 pub use fault_proxy::FaultProxy;
 pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
-pub use http2::{Http2, Http2Request, Http2Stream};
+pub use grpc::{GrpcClient, GrpcService};
+pub use http2::{Http2, Http2Stream};
 pub use load::{Load, count};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
@@ -44,6 +47,7 @@ pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
 pub use tampering_proxy::TamperingProxy;
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
+pub use websocket::{EchoSocket, Sockets, WebSocket};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with
 /// something else.

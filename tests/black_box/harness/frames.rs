@@ -145,22 +145,6 @@ impl Frames {
             }
         }
     }
-
-    /// Reads what still comes until the other side ends the connection, and gives the code of its GOAWAY. `None` when it
-    /// did not end.
-    pub fn end(&mut self) -> Option<Option<u32>> {
-        let mut said = None;
-        loop {
-            match self.next() {
-                Ok(frame) if frame.kind == GOAWAY => said = Some(code(frame.payload.get(4..).unwrap_or_default())),
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return None;
-                }
-                Err(_) => return Some(said),
-            }
-        }
-    }
 }
 
 fn code(payload: &[u8]) -> u32 {
