@@ -79,6 +79,15 @@ impl<'a> Downstream<'a> {
         }
     }
 
+    /// Whether nothing of the request is waited for: the engine has it, or finds it here without waiting.
+    #[must_use]
+    pub fn is_whole(self) -> bool {
+        match self {
+            Self::Http1(wire) => wire.is_whole(),
+            Self::Http2(exchange) => exchange.home().is_received(),
+        }
+    }
+
     /// Whether the client sent names with underscores.
     #[must_use]
     pub fn has_underscore_names(self) -> bool {

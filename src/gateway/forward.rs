@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::grpc::GRPC_TIMEOUT;
 use super::refusal::X_REQUEST_ID;
 use super::request_id::Ids;
+use crate::edit::fields::FieldEdits;
 
 /// Who called, for the upstream.
 pub const X_APPLICATION: HeaderName = HeaderName::from_static("x-application");
@@ -121,6 +122,8 @@ pub struct Told<'a> {
     pub grpc: bool,
     /// What is left of such a call's own time, when it brought any.
     pub grpc_timeout: Option<HeaderValue>,
+    /// What API and route change, in this order.
+    pub edits: [Option<&'a FieldEdits>; 2],
 }
 
 /// Forgets how the client spelled the names. Before the engine copies the header for the upstream: it would copy the
@@ -164,6 +167,9 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
         if let Some(timeout) = &told.grpc_timeout {
             headers.insert(GRPC_TIMEOUT, timeout.clone());
         }
+    }
+    for edits in told.edits.into_iter().flatten() {
+        edits.apply(headers);
     }
     *request = RequestHeader::from(parts);
 }
@@ -320,6 +326,7 @@ mod tests {
             underscores: true,
             grpc: false,
             grpc_timeout: None,
+            edits: [None; 2],
         }
     }
 

@@ -53,7 +53,7 @@ pub struct Exchange {
     head: Http2Head,
     grpc: Option<grpc::Call>,
     arrived: Instant,
-    body_max: AtomicU64,
+    body_max: u64,
     too_large: AtomicBool,
     reset: AtomicBool,
     /// When a body byte last went either way, in milliseconds since the arrival.
@@ -78,7 +78,7 @@ impl Exchange {
             head,
             grpc,
             arrived,
-            body_max: AtomicU64::new(body_max),
+            body_max,
             too_large: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             active: AtomicU64::new(0),
@@ -129,17 +129,10 @@ impl Exchange {
         self.arrived + Duration::from_millis(self.active.load(Ordering::Relaxed))
     }
 
-    /// Lowers the bound on the body; never raises it.
-    pub fn limit_body(&self, bytes: u64) {
-        self.body_max.fetch_min(bytes, Ordering::Relaxed);
-    }
-
     /// Whether the announced body is larger than allowed.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
-        self.head
-            .length
-            .is_some_and(|length| length > self.body_max.load(Ordering::Relaxed))
+        self.head.length.is_some_and(|length| length > self.body_max)
     }
 
     /// What was wrong with the body, if anything.
@@ -254,7 +247,7 @@ impl Stream {
             }
         };
         self.bytes_in = self.bytes_in.saturating_add(data.len());
-        if self.bytes_in as u64 > self.exchange.body_max.load(Ordering::Relaxed) {
+        if self.bytes_in as u64 > self.exchange.body_max {
             self.exchange.too_large.store(true, Ordering::Relaxed);
             return Err(Error::explain(ErrorType::ReadError, "the body is larger than allowed").into_down());
         }

@@ -346,10 +346,12 @@ impl Http2 {
         {
             // The journey has reported what happened under this id; this only tells the client.
             let request_id = exchange.home().take_request_id().unwrap_or_else(request_id::new);
-            let answer = match exchange.grpc() {
+            let mut answer = match exchange.grpc() {
                 Some(_) => refusal.grpc_answer(&request_id),
                 None => refusal.answer(&request_id),
             };
+            let fields = exchange.home().take_fields();
+            answer.headers_mut().extend(fields.unwrap_or_default());
             write(respond, answer.into_stream_response(), without_body);
         }
         if exchange.is_reset() && arrived.elapsed() < ABANDONED_WITHIN {
