@@ -93,6 +93,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Requests at a time; at least 1.
     pub requests_in_flight: usize,
+    /// Requests at a time on one HTTP/2 connection; at least 1.
+    pub streams: usize,
 }
 
 /// How long clients may take.
@@ -321,6 +323,7 @@ mod tests {
                         header_bytes: 32 << 10,
                         body_bytes: 10 << 20,
                         requests_in_flight: 10_000,
+                        streams: 100,
                     },
                     timeouts: Timeouts {
                         header: Duration::from_secs(10),

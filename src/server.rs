@@ -1,9 +1,11 @@
 //! Assembly: listeners, the gateway, and every background task, in one list.
 
 pub mod admin;
+pub mod bounds;
 pub mod census;
 pub mod connection;
 pub mod drain;
+pub mod http2;
 pub mod listeners;
 pub mod panics;
 pub mod sharing;

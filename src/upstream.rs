@@ -18,6 +18,7 @@ pub mod registry;
 pub mod resolve;
 pub mod retry;
 pub mod split;
+pub mod upgrade;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -129,6 +129,9 @@ pub(super) struct RawLimits {
     /// Requests at a time. Default 10000.
     #[schemars(range(min = 1))]
     pub(super) requests_in_flight: Option<At<u32>>,
+    /// Requests at a time on one HTTP/2 connection. Default 100.
+    #[schemars(range(min = 1))]
+    pub(super) streams: Option<At<u32>>,
 }
 
 /// How long clients may take.

@@ -238,6 +238,7 @@ impl Resolver<'_> {
             header_bytes,
             body_bytes,
             requests_in_flight,
+            streams,
         } = raw;
         let written = connections;
         let connections = self.at_least_one(connections.as_ref(), "connections", 10_000);
@@ -264,6 +265,7 @@ impl Resolver<'_> {
             header_bytes: self.header_bytes(header_bytes.as_ref()),
             body_bytes: body_bytes.as_ref().map_or(10 << 20, |size| size.get().0),
             requests_in_flight: self.at_least_one(requests_in_flight.as_ref(), "requests_in_flight", 10_000),
+            streams: self.at_least_one(streams.as_ref(), "streams", 100),
         }
     }
 

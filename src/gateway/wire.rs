@@ -11,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -62,6 +62,7 @@ pub struct Home {
     received: AtomicBool,
     tunnel: AtomicBool,
     keep: AtomicBool,
+    ending: AtomicU8,
     /// Bytes passed since somebody looked, for tunnels.
     moved: AtomicBool,
     /// In milliseconds; 0: the engine sees to it.
@@ -71,6 +72,15 @@ pub struct Home {
     request_id: Mutex<Option<String>>,
     /// What its answer has to carry besides; left and taken like the id.
     fields: Mutex<Option<HeaderMap>>,
+}
+
+/// Why an exchange was taken from the engine before it was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The client has gone.
+    ClientLeft,
+    /// The time that the client gave it is over.
+    OutOfTime,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -204,6 +214,30 @@ impl Home {
     #[must_use]
     pub fn has_moved(&self) -> bool {
         self.moved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes that a final answer has begun.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the client has sent its whole message.
+    pub fn received(&self) {
+        self.received.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes why the exchange is taken from the engine, before it is.
+    pub fn end(&self, ending: Ending) {
+        self.ending.store(ending as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// Why it was.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        let ending = self.ending.load(Ordering::Relaxed);
+        [Ending::ClientLeft, Ending::OutOfTime]
+            .into_iter()
+            .find(|known| *known as u8 + 1 == ending)
     }
 
     /// The core, when the wire is gone.

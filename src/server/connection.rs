@@ -36,15 +36,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, timeout_at};
 
+use super::bounds::Bounds;
 use super::census::{Census, Seat, Unseated};
-use crate::clock::unix_ms;
+use super::http2::{self, Http2};
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
-use crate::telemetry::{AccessLog, Metrics, Record};
+use crate::telemetry::{AccessLog, Metrics};
 use crate::transport::accept::Greeted;
 use crate::transport::proxy_header::Fault;
 use crate::transport::{Accepted, Listeners, Unaccepted, socket_peer};
@@ -93,7 +94,9 @@ pub struct Connections {
     census: Arc<Census>,
     drain: Drain,
     metrics: Arc<Metrics>,
-    access_log: AccessLog,
+    bounds: Arc<Bounds>,
+    /// Who goes on when a client speaks HTTP/2.
+    http2: Arc<Http2>,
     /// Room for connections that are being refused for want of a seat.
     standing: Semaphore,
 }
@@ -101,6 +104,8 @@ pub struct Connections {
 /// What came out of waiting for a request.
 enum Next {
     Request(Head),
+    /// The client speaks HTTP/2 without having asked (RFC 9113 section 3.3).
+    Http2,
     Refuse(Refusal),
     Close,
 }
@@ -124,26 +129,30 @@ impl Connections {
         drain: Drain,
         (metrics, access_log): (Arc<Metrics>, AccessLog),
     ) -> Self {
+        let head_limits = HeadLimits {
+            bytes: limits.header_bytes,
+            ..HeadLimits::default()
+        };
+        let bounds = Arc::new(Bounds::new(*limits, *timeouts, Arc::clone(&metrics), access_log));
+        let http2 = Http2::new(Arc::clone(&proxy), Arc::clone(&bounds), head_limits, drain.clone());
         Self {
             proxy,
             listeners,
             trusted_proxies,
             limits: *limits,
-            head_limits: HeadLimits {
-                bytes: limits.header_bytes,
-                ..HeadLimits::default()
-            },
+            head_limits,
             timeouts: *timeouts,
             census,
             drain,
             metrics,
-            access_log,
+            bounds,
+            http2: Arc::new(http2),
             standing: Semaphore::new(STANDING_MAX),
         }
     }
 
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
-        let Some((mut core, _seat)) = self.accept(stream).await else {
+        let Some((mut core, seat, http2)) = self.accept(stream).await else {
             return;
         };
         let home = Arc::new(Home::default());
@@ -154,9 +163,17 @@ impl Connections {
             begun: pin!(drain.begun()),
             registered: None,
         };
+        // The preface of HTTP/2 can only be the first thing that comes.
+        let mut first = http2;
         loop {
-            let head = match self.next_head(&mut core, &mut deadline, &mut leaving).await {
+            let head = match self.next_head(&mut core, first, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
+                Next::Http2 => {
+                    let Core {
+                        io, buffer, transport, ..
+                    } = *core;
+                    return self.http2.serve((io, buffer), transport, seat, shutdown).await;
+                }
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
             };
@@ -164,11 +181,13 @@ impl Connections {
                 Some(core) => core,
                 None => return,
             };
+            first = false;
         }
     }
 
-    /// Makes a connection of a socket on which HTTP can begin, with a seat for it. `None` when it was closed.
-    async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat)> {
+    /// Makes a connection of a socket on which HTTP can begin, with a seat for it, and whether HTTP/2 is spoken there. `None`
+    /// when it was closed.
+    async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat, bool)> {
         let listener = self.listeners.of(&stream)?;
         let until = Instant::now() + self.timeouts.header;
         let metrics = self.metrics.transport();
@@ -223,7 +242,7 @@ impl Connections {
         if listener.tls.is_none() {
             // Without a handshake there is nothing to wait for.
             let accepted = listener.secure(greeted).await.ok()?;
-            return Some((core_of(accepted), seat));
+            return Some((core_of(accepted), seat, listener.http2));
         }
         match timeout_at(until, listener.secure(greeted)).await {
             Ok(Ok(accepted)) => {
@@ -231,7 +250,7 @@ impl Connections {
                     Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.inc(),
                     _ => metrics.handshakes_full.inc(),
                 }
-                Some((core_of(accepted), seat))
+                Some((core_of(accepted), seat, listener.http2))
             }
             Ok(Err(unaccepted)) => self.unaccepted(unaccepted).await,
             Err(_) => {
@@ -242,7 +261,7 @@ impl Connections {
     }
 
     /// Counts what did not become a connection, and tells the client where that is possible.
-    async fn unaccepted(&self, why: Unaccepted) -> Option<(Box<Core>, Seat)> {
+    async fn unaccepted(&self, why: Unaccepted) -> Option<(Box<Core>, Seat, bool)> {
         // Everybody can make it happen, as often as they like: not for the log of a normal day.
         log::debug!("not accepted: {why}");
         let metrics = self.metrics.transport();
@@ -266,6 +285,7 @@ impl Connections {
     async fn next_head(
         &self,
         core: &mut Core,
+        first: bool,
         deadline: &mut Deadline,
         leaving: &mut Leaving<'_, impl Future<Output = ()>>,
     ) -> Next {
@@ -283,7 +303,11 @@ impl Connections {
         self.metrics.connections_idle.inc();
         let _idle = Undo(|| self.metrics.connections_idle.dec());
         loop {
-            if let Some(end) = framing::find_head_end(&core.buffer, searched) {
+            let preface = first && http2::may_be_preface(&core.buffer);
+            if preface && core.buffer.len() >= http2::PREFACE.len() {
+                return Next::Http2;
+            }
+            if !preface && let Some(end) = framing::find_head_end(&core.buffer, searched) {
                 return self.inspect(core, end);
             }
             if let Some(error) = framing::overrun(&core.buffer, &self.head_limits) {
@@ -403,19 +427,7 @@ impl Connections {
     /// Answers a message that the engine never sees, and closes.
     async fn refuse(&self, core: Box<Core>, refusal: &Refusal) {
         let request_id = request_id::new();
-        self.metrics.unrouted(refusal.status(), refusal.code());
-        let record = Record {
-            time_ms: unix_ms(),
-            client: core.transport.peer,
-            status: refusal.status(),
-            code: refusal.code(),
-            reason: refusal.reason(),
-            request_id: &request_id,
-            ..Record::default()
-        };
-        if self.access_log.wants(record.status, record.code, 0) {
-            self.access_log.push(&record);
-        }
+        self.bounds.refused(core.transport.peer, refusal, &request_id);
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(false)).await;
     }
 }
@@ -434,7 +446,7 @@ fn core_of(accepted: Accepted) -> Box<Core> {
 
 /// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it
 /// fires too early, or when a nearer deadline comes.
-struct Deadline {
+pub(super) struct Deadline {
     sleep: Pin<Box<Sleep>>,
     /// Who is woken when the timer fires; absent while that is nobody.
     registered: Option<Waker>,
@@ -443,7 +455,7 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
             sleep: Box::pin(tokio::time::sleep_until(now)),
@@ -453,7 +465,7 @@ impl Deadline {
         }
     }
 
-    fn set(&mut self, now: Instant, after: Duration) {
+    pub(super) fn set(&mut self, now: Instant, after: Duration) {
         self.at = now + after;
         if self.at < self.armed {
             self.arm();
@@ -473,7 +485,7 @@ impl Deadline {
         self.sleep.as_mut().reset(self.at);
     }
 
-    fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             // To poll a timer costs more than to look at it, and a request does it half a dozen times.
             if is_known(self.registered.as_ref(), context) && !self.sleep.is_elapsed() {
@@ -497,7 +509,7 @@ impl Deadline {
     /// Like [`Self::expired`], but not once an answer has begun: from then on, silence is bounded per read and write, and a
     /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
     /// long as any other.
-    async fn expired_before_answer(&mut self, home: &Home) {
+    pub(super) async fn expired_before_answer(&mut self, home: &Home) {
         let mut sent = false;
         std::future::poll_fn(|context| {
             loop {
@@ -584,7 +596,7 @@ fn origin_form(mut head_bytes: BytesMut, head: &Head) -> BytesMut {
     rewritten
 }
 
-fn head_refusal(error: HeadError) -> Refusal {
+pub(super) fn head_refusal(error: HeadError) -> Refusal {
     match error {
         HeadError::Malformed(malformed) => Refusal::BadRequest(malformed.as_str()),
         HeadError::UriTooLong => Refusal::UriTooLong,

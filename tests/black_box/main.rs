@@ -12,6 +12,7 @@ mod edits;
 mod journey;
 mod limits;
 mod operations;
+mod protocols;
 mod reload;
 mod security;
 mod sharing;

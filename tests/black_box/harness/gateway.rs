@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Connection, eventually, sha256_hex};
+use super::{Client, Connection, Http2, eventually, sha256_hex};
 
 /// How long a gateway may take to leave at the end of a test, before it is killed.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -301,6 +301,12 @@ impl Gateway {
         Client::of(self.address())
     }
 
+    /// A connection to it that speaks HTTP/2.
+    #[track_caller]
+    pub fn http2(&self) -> Http2 {
+        Http2::to(self.address())
+    }
+
     /// A connection to it, for exact bytes.
     #[track_caller]
     pub fn raw(&self) -> Connection {
@@ -336,6 +342,16 @@ impl Gateway {
         text.lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
             .unwrap_or_default()
+    }
+
+    /// How many bytes of memory it holds.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid);
+        let status = std::fs::read_to_string(path).expect("the state of a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.expect("its memory") * 1024
     }
 
     /// Where the revision file is.
