@@ -34,6 +34,8 @@ use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::Time;
 use crate::upstream::Registry;
+use crate::upstream::checks::Checks;
+use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
 use admin::Admin;
 use census::Census;
@@ -73,6 +75,7 @@ pub struct Server {
     revisions: Arc<Revisions>,
     key_sets: KeySets,
     registry: Arc<Registry>,
+    discovery: Arc<Discovery>,
     sharing: Sharing,
     watch: Option<Watch>,
     remote: Option<Remote>,
@@ -154,6 +157,8 @@ impl Server {
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
+        let discovery = Discovery::new(&config.dns, side.handle().clone(), metrics.upstreams().lookups());
+        let discovery = Arc::new(discovery.map_err(|error| machine("dns")(&error))?);
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
@@ -161,7 +166,7 @@ impl Server {
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
-            names: Names::LookUp,
+            names: Names::LookUp(Arc::clone(&discovery)),
             sharing: sharing::defaults(&config),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
@@ -181,6 +186,7 @@ impl Server {
             revisions,
             key_sets,
             registry,
+            discovery,
             sharing,
             watch,
             remote,
@@ -303,6 +309,9 @@ impl Server {
         }
 
         self.side.spawn(Arc::clone(&self.registry).keep());
+        self.side.spawn(Checks::new(Arc::clone(&self.registry)).run());
+        self.side
+            .spawn(Arc::clone(&self.discovery).keep(Arc::clone(&self.registry)));
 
         let throttle = Arc::clone(&self.sharing.throttle);
         let revisions = Arc::clone(&self.revisions);

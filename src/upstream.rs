@@ -7,7 +7,9 @@
 pub mod attempt;
 pub mod balance;
 pub mod breaker;
+pub mod checks;
 pub mod connect;
+pub mod discovery;
 pub mod endpoint;
 pub mod hash;
 pub mod health;
@@ -18,6 +20,7 @@ pub mod registry;
 pub mod resolve;
 pub mod retry;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -90,6 +93,20 @@ impl Upstream {
             drop(all);
             self.refresh(Moment::now());
         }
+    }
+
+    /// What the revision calls whoever is at each address: for `Host` and certificates. Not for request threads.
+    #[must_use]
+    pub fn hosts(&self) -> HashMap<SocketAddr, String> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = HashMap::new();
+        for (definition, found) in self.terms.endpoints.iter().zip(found.iter()) {
+            for place in found {
+                // Two names may stand for one address; the first has it.
+                (hosts.entry(place.address)).or_insert_with(|| host(definition, place.address).into_owned());
+            }
+        }
+        hosts
     }
 
     /// Makes the view anew. Not for request threads.

@@ -47,6 +47,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
             None
         }
     };
+    let dns = config.as_ref().map(|config| config.dns.clone()).unwrap_or_default();
     if args.connect
         && let Some(config) = &config
     {
@@ -78,7 +79,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
                 mistakes.extend(config.iter().flat_map(|config| strict::findings(config, &loaded)));
                 asks |= !loaded.revision.introspectors.is_empty();
                 if args.connect {
-                    mistakes.extend(connect::findings(&loaded));
+                    mistakes.extend(connect::findings(&loaded, &dns));
                 }
             }
             Err(found) => mistakes.extend(found.iter().cloned()),

@@ -1,5 +1,7 @@
 //! `tollgate.yaml` as it is written. The doc comments are the descriptions in the JSON Schema.
 
+mod dns;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+pub(super) use self::dns::{RawAddresses, RawDns};
 use super::{KeysMode, OnPoolFull};
 use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
 use crate::revision::WithoutStore;
@@ -43,6 +46,8 @@ pub(super) struct RawConfig {
     pub(super) throttle: Option<At<RawThrottle>>,
     /// How what a key service says about opaque tokens is remembered (issuers with `introspection`).
     pub(super) key_cache: Option<At<RawKeyCache>>,
+    /// How host names and services of upstreams are looked up.
+    pub(super) dns: Option<At<RawDns>>,
     /// Caching of answers. Not available in this build.
     #[serde(default)]
     pub(super) cache: NotAvailable,
