@@ -22,6 +22,7 @@ pub mod gateway;
 
 // Its stages, in order.
 pub mod auth;
+pub mod edit;
 pub mod route;
 pub mod telemetry;
 pub mod throttle;

@@ -19,6 +19,7 @@ pub mod peer;
 pub mod registry;
 pub mod resolve;
 pub mod retry;
+pub mod split;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -92,6 +92,14 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
 /// No connection stands: nothing was sent, so any request may go to the next endpoint.
 pub fn not_connected(journey: &mut Journey, error: &mut Error) {
     let now = Moment::now();
+    if matches!(error.etype, ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert)
+        && let Some(attempt) = &journey.attempt
+        && attempt.endpoint().may_complain(now)
+    {
+        // What the engine says of it holds names and reasons, nothing that was sent.
+        let said = error.context.as_ref().map_or("", |text| text.as_str());
+        log::warn!("upstream endpoint {}: no TLS with it: {said}", attempt.label());
+    }
     give_up(journey, now);
     let again = another(journey, now);
     error.set_retry(again);
@@ -106,7 +114,9 @@ pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result
     if let Some(attempt) = &mut journey.attempt {
         attempt.answered(status, now);
     }
-    let fleeting = is_failure(status) && status != 500;
+    // A 500 is the service's word, unless it only shows that an endpoint that is tried out is still broken.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    let fleeting = is_failure(status) && (status != 500 || probe);
     if fleeting && may_arrive_twice(session, journey) && another(journey, now) {
         return Err(Error::new(ANOTHER).into_up());
     }
@@ -155,6 +165,21 @@ pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reuse
     let whole = !session.as_ref().retry_buffer_truncated();
     let again = ((unseen && whole) || may_arrive_twice(session, journey)) && another(journey, now);
     error.set_retry(again);
+}
+
+/// Why there is no TLS with an endpoint, in a word for the log.
+#[must_use]
+pub fn handshake_fault(error: &Error) -> &'static str {
+    let said = error.context.as_ref().map_or("", |text| text.as_str());
+    let faults = [
+        ("UnknownIssuer", "certificate_of_unknown_issuer"),
+        ("NotValidForName", "certificate_of_another_name"),
+        ("Expired", "certificate_expired"),
+        ("NotValidYet", "certificate_not_valid_yet"),
+        ("invalid peer certificate", "certificate_refused"),
+    ];
+    let found = faults.iter().find(|(text, _)| said.contains(text));
+    found.map_or("handshake_failed", |(_, fault)| fault)
 }
 
 impl Plan {
@@ -217,12 +242,15 @@ fn silence(
     request_timeout: Duration,
 ) -> Option<Duration> {
     let timeouts = &upstream.terms().timeouts;
+    let try_ = timeouts
+        .per_try
+        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
     let (is_wire, whole) = match super::wire_of(session) {
         Some(wire) => {
-            if plan.upgrade || !wire.is_received() {
-                wire.home().expect_silence(timeouts.read, timeouts.tunnel);
+            if plan.upgrade || !wire.is_whole() {
+                wire.home().expect_silence(try_, timeouts.tunnel);
             }
-            (true, wire.is_received())
+            (true, wire.is_whole())
         }
         None => (false, session.as_downstream_mut().is_body_empty()),
     };
@@ -232,9 +260,6 @@ fn silence(
     if !whole {
         return Some(timeouts.read.max(request_timeout));
     }
-    let try_ = timeouts
-        .per_try
-        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
     Some(match plan.until {
         // Never zero, which would be no timeout at all to some.
         Some(until) => try_.min(until.since(now)).max(Duration::from_millis(1)),
@@ -267,6 +292,12 @@ fn another(journey: &Journey, now: Moment) -> bool {
         let is_other = |id: u32| Some(id) != tried && !journey.tried.contains(&id);
         upstream.view().can_pick(is_other)
     };
+    // Whoever was sent to find out whether an endpoint works again pays nothing for it.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    if probe && in_time && elsewhere() {
+        upstream.counters().retried.inc();
+        return true;
+    }
     if journey.outcome.tries >= retries.attempts || !in_time || !elsewhere() {
         return false;
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -27,7 +27,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::framing::{BodyFault, Head, MessageBody};
+use crate::framing::{Body, BodyFault, Head, MessageBody};
 
 /// Bytes of a next message that are kept while the current one is being answered.
 const AHEAD_MAX: usize = 16 * 1024;
@@ -71,6 +71,8 @@ pub struct Home {
     tunnel_ms: AtomicU64,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
+    /// What its answer has to carry besides; left and taken like the id.
+    fields: Mutex<Option<HeaderMap>>,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -229,6 +231,16 @@ impl Home {
         self.request_id.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Leaves what the answer to such a request has to carry besides.
+    pub fn leave_fields(&self, fields: HeaderMap) {
+        *self.fields.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
+    }
+
+    /// That, once.
+    pub fn take_fields(&self) -> Option<HeaderMap> {
+        self.fields.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Whether a final answer has begun.
     #[must_use]
     pub fn is_answered(&self) -> bool {
@@ -311,6 +323,16 @@ impl Wire {
     #[must_use]
     pub fn is_received(&self) -> bool {
         self.home.is_received()
+    }
+
+    /// Whether nothing of the current message is waited for: the engine has it, or finds it here without waiting.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let is_here = |core: &Core| {
+            let length = core.head.map(|head| head.body);
+            matches!(length, Some(Body::Length(length)) if core.buffer.len() as u64 >= length)
+        };
+        self.is_received() || self.core.as_deref().is_some_and(is_here)
     }
 
     /// The connection's side of the exchange.

@@ -195,7 +195,7 @@ pub(in crate::revision) struct RawRetries {
     /// How often a request is tried in all, 1 to 10; each time at another endpoint. Default 2.
     #[schemars(range(min = 1, max = 10))]
     pub(in crate::revision) attempts: Option<At<u32>>,
-    /// How many requests may be repeated, as a share of all; ten in ten seconds always may. Default 20%.
+    /// How many requests may be repeated, as a share of all in ten seconds; ten a second always may. Default 20%.
     pub(in crate::revision) budget: Option<At<Text<Ratio>>>,
 }
 
