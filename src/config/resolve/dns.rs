@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::raw::{RawAddresses, RawDns};
 use super::super::{Addresses, Dns};
 use super::Resolver;
-use crate::document::{At, Text};
+use crate::document::{At, Place, Text};
 
 /// The resolvers of a host are three at most; more than these are a mistake.
 const SERVERS_MAX: usize = 8;
@@ -28,7 +28,7 @@ impl Resolver<'_> {
         } = raw.map_or(&nothing, |raw| &raw.value);
         let default = Dns::default();
         let dns = Dns {
-            servers: self.dns_servers(servers.as_ref()),
+            servers: self.dns_servers(servers.as_ref(), raw.map(|raw| raw.place)),
             min_ttl: self.dns_time(min_ttl.as_ref(), ("min_ttl", "100ms to 1h"), &MIN_TTL, default.min_ttl),
             max_ttl: self.dns_time(max_ttl.as_ref(), ("max_ttl", "1s to 1d"), &MAX_TTL, default.max_ttl),
             timeout: self.dns_time(timeout.as_ref(), ("timeout", "10ms to 30s"), &TIMEOUT, default.timeout),
@@ -51,11 +51,12 @@ impl Resolver<'_> {
         dns
     }
 
-    fn dns_servers(&mut self, raw: Option<&At<Vec<At<Text<SocketAddr>>>>>) -> Vec<SocketAddr> {
+    fn dns_servers(&mut self, raw: Option<&At<Vec<At<Text<SocketAddr>>>>>, dns: Option<Place>) -> Vec<SocketAddr> {
         let Some(raw) = raw else {
             return Vec::new();
         };
-        if raw.is_empty() {
+        let reported = dns.is_some_and(|dns| self.dropped.contains(dns, "servers"));
+        if raw.is_empty() && !reported {
             let message = "nobody is asked; write servers: [\"10.0.0.53:53\"], or remove \"servers\" for those of \
                            /etc/resolv.conf";
             self.report.error(raw.place, message);
