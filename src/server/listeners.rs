@@ -132,7 +132,10 @@ impl Watch {
 impl Watched {
     fn look(&mut self, metrics: &TransportMetrics) {
         // All of them are looked at: a certificate and its key change together.
-        let changed = (self.files.iter_mut()).fold(false, |changed, file| file.has_settled_change() || changed);
+        let mut changed = false;
+        for file in &mut self.files {
+            changed |= file.has_settled_change();
+        }
         if changed {
             self.try_again = Again::start(!self.reload(metrics));
         } else if self.try_again.is_due() {
