@@ -15,6 +15,8 @@
 //! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
 //! | the client to read the answer | `timeouts.idle` per write | close |
 
+mod accept;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -31,12 +33,11 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep, timeout_at};
+use tokio::time::{Instant, Sleep};
 
-use super::census::{Census, Seat, Unseated};
+use super::census::Census;
 use crate::clock::unix_ms;
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
@@ -45,9 +46,7 @@ use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
 use crate::telemetry::{AccessLog, Metrics, Record};
-use crate::transport::accept::Greeted;
-use crate::transport::proxy_header::Fault;
-use crate::transport::{Accepted, Listeners, Unaccepted, socket_peer};
+use crate::transport::Listeners;
 
 /// First reservation for a request head; most fit.
 const HEAD_BUFFER: usize = 4096;
@@ -165,101 +164,6 @@ impl Connections {
                 None => return,
             };
         }
-    }
-
-    /// Makes a connection of a socket on which HTTP can begin, with a seat for it. `None` when it was closed.
-    async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat)> {
-        let listener = self.listeners.of(&stream)?;
-        let until = Instant::now() + self.timeouts.header;
-        let metrics = self.metrics.transport();
-        // Whose connection it is may still have to be told by a PROXY header. Until then it counts in all, not for an
-        // address: those that bring such headers are trusted.
-        let known = (!listener.proxy_protocol).then(|| socket_peer(&stream)).flatten();
-        let seat = self.census.seat(known);
-        let (greeted, seat) = if listener.proxy_protocol {
-            let Ok(mut seat) = seat else {
-                self.metrics.connections_refused.inc();
-                return None;
-            };
-            let greeting = listener.greet(stream, &self.trusted_proxies);
-            let greeted = match timeout_at(until, greeting).await {
-                Ok(Ok(greeted)) => greeted,
-                Ok(Err(unaccepted)) => return self.unaccepted(unaccepted).await,
-                Err(_) => {
-                    metrics.proxy_timeout.inc();
-                    return None;
-                }
-            };
-            metrics.proxy_accepted.inc();
-            let seated = seat.is_for(greeted.peer);
-            (greeted, seated.map(|()| seat))
-        } else {
-            let received = BytesMut::new();
-            (
-                Greeted {
-                    stream,
-                    received,
-                    peer: known,
-                },
-                seat,
-            )
-        };
-        let seat = match seat {
-            Ok(seat) => seat,
-            Err(Unseated) => {
-                self.metrics.connections_refused.inc();
-                // A handshake costs more than a refusal may.
-                if listener.tls.is_none()
-                    && let Ok(_standing) = self.standing.try_acquire()
-                    && let Ok(accepted) = listener.secure(greeted).await
-                {
-                    // Those who find no seat are told so, but not in any number at a time.
-                    self.refuse(core_of(accepted), &Refusal::Overloaded("connections"))
-                        .await;
-                }
-                return None;
-            }
-        };
-        if listener.tls.is_none() {
-            // Without a handshake there is nothing to wait for.
-            let accepted = listener.secure(greeted).await.ok()?;
-            return Some((core_of(accepted), seat));
-        }
-        match timeout_at(until, listener.secure(greeted)).await {
-            Ok(Ok(accepted)) => {
-                match accepted.handshake {
-                    Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.inc(),
-                    _ => metrics.handshakes_full.inc(),
-                }
-                Some((core_of(accepted), seat))
-            }
-            Ok(Err(unaccepted)) => self.unaccepted(unaccepted).await,
-            Err(_) => {
-                metrics.handshakes_timeout.inc();
-                None
-            }
-        }
-    }
-
-    /// Counts what did not become a connection, and tells the client where that is possible.
-    async fn unaccepted(&self, why: Unaccepted) -> Option<(Box<Core>, Seat)> {
-        // Everybody can make it happen, as often as they like: not for the log of a normal day.
-        log::debug!("not accepted: {why}");
-        let metrics = self.metrics.transport();
-        match why {
-            Unaccepted::Stranger => metrics.proxy_stranger.inc(),
-            Unaccepted::ProxyHeader(Fault::Malformed) => metrics.proxy_malformed.inc(),
-            Unaccepted::ProxyHeader(Fault::Closed) => metrics.proxy_closed.inc(),
-            Unaccepted::Closed => metrics.handshakes_closed.inc(),
-            Unaccepted::ClientCertificate(_) => metrics.handshakes_client_certificate.inc(),
-            Unaccepted::Handshake(_) => metrics.handshakes_failed.inc(),
-            Unaccepted::NotTls(accepted) => {
-                metrics.handshakes_not_tls.inc();
-                let refusal = Refusal::BadRequest("this port speaks TLS; write https:// for http://");
-                self.refuse(core_of(*accepted), &refusal).await;
-            }
-        }
-        None
     }
 
     /// Waits for a complete head and inspects it.
@@ -424,10 +328,6 @@ impl ServerApp for Connections {
         self.serve(stream, shutdown).await;
         None
     }
-}
-
-fn core_of(accepted: Accepted) -> Box<Core> {
-    Box::new(Core::new(accepted.stream, accepted.received, accepted.transport))
 }
 
 /// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it
