@@ -1,7 +1,7 @@
 //! The journey of a request, in order.
 //!
 //! ```text
-//! listener → normalise → route → authenticate → throttle → choose upstream → proxy → record
+//! listener → normalise → route → screen → authenticate → throttle → answer here, or choose upstream → proxy → record
 //! ```
 //!
 //! `Gateway::admit` tells the first half; the rest are the engine's phases, each a few lines. `upstream_peer` runs
@@ -10,6 +10,7 @@
 
 pub mod counter_name;
 pub mod drain;
+pub mod edits;
 pub mod explain;
 pub mod forward;
 pub mod journey;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
@@ -34,10 +36,12 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use prometheus::{Histogram, IntCounter};
 
 use crate::auth::{Denial, Identity, credential};
+use crate::edit::Action;
+use crate::edit::local_answer::LocalAnswer;
 use crate::framing::BodyFault;
 use crate::route::Miss;
 use crate::route::path::normalise;
-use crate::snapshot::Api;
+use crate::snapshot::{Api, Route};
 use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
@@ -46,7 +50,7 @@ use crate::transport::Transport;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
-use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
+use refusal::{Answer, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
 use wire::Wire;
 
@@ -99,8 +103,8 @@ impl Gateway {
         }
     }
 
-    /// Decides whether a request is let in: the journey up to the upstream.
-    async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<(), Refusal> {
+    /// Decides whether a request is let in: the journey up to the upstream, or to an answer that needs none.
+    async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<Option<LocalAnswer>, Refusal> {
         let (raw_path, query) = split_target(request)?;
         journey.saw(request, raw_path);
         if !journey.enter(self.in_flight_max) {
@@ -122,10 +126,18 @@ impl Gateway {
             .get(HOST)
             .and_then(|host| host.to_str().ok())
             .unwrap_or_default();
-        let position = snapshot.find(host, &path, &request.method).map_err(missed)?;
+        let preflight = edits::preflight(&snapshot, host, &path, (&request.method, &request.headers));
+        let position = match &preflight {
+            Some((position, _)) => *position,
+            None => snapshot.find(host, &path, &request.method).map_err(missed)?,
+        };
         let (route, api) = snapshot.route_and_api(position).ok_or(Refusal::Internal)?;
         journey.matched(position);
+        journey.screen((route, api), &request.headers)?;
         stopwatch.lap(&self.phases.route);
+        if let (Some((_, asked)), Some(cors), Some(verdict)) = (&preflight, &api.edits.cors, &journey.cors) {
+            return Ok(Some(cors.preflight(verdict, asked)));
+        }
 
         let caller = snapshot
             .authenticator()
@@ -160,7 +172,6 @@ impl Gateway {
         stopwatch.lap(&self.phases.throttle);
 
         journey.would_deny = permit.would_deny.is_some();
-        journey.target = upstream_target(api, raw_path, &path, query);
         journey.admission = Some(Admission {
             route: position,
             rate_limit: permit.tightest.and_then(|standing| {
@@ -170,14 +181,40 @@ impl Gateway {
             }),
             policy: policy.cloned(),
         });
-        Ok(())
+        if let Some(answer) = edits::local_answer(route, api, &path, query) {
+            return Ok(Some(answer));
+        }
+        let asker = edits::asker(caller, client, &request.headers);
+        let choice = api.split.as_ref().and_then(|split| split.choose(&asker, rand::random));
+        journey.destination = Some(choice.ok_or(Refusal::Internal)?.upstream);
+        journey.target = upstream_target((route, api), raw_path, &path, query);
+        Ok(None)
     }
 
-    /// Writes a refusal. The connection goes on when the client has sent all of its request, or a short rest of it.
+    /// Writes a refusal.
     async fn refuse(&self, session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> Result<()> {
         journey.refused(refusal);
-        let (header, body) = refusal.answer(journey.ids.request_id_text()).into_response()?;
-        let no_body = session.req_header().method == http::Method::HEAD;
+        let mut answer = refusal.answer(journey.ids.request_id_text());
+        journey.tell_browser(answer.headers_mut());
+        self.write(session, answer).await
+    }
+
+    /// Writes what the gateway says itself without refusing.
+    async fn answer(&self, session: &mut Session, journey: &mut Journey, local: LocalAnswer) -> Result<()> {
+        let mut answer = Answer::of(local, journey.ids.request_id());
+        // A preflight is admitted by nobody, and says all that it has to say.
+        if journey.admission.is_some() {
+            journey.edit_response(answer.headers_mut());
+            journey.tell_browser(answer.headers_mut());
+            journey.tell_limits(answer.headers_mut());
+        }
+        self.write(session, answer).await
+    }
+
+    /// Writes an answer. The connection goes on when the client has sent all of its request, or a short rest of it.
+    async fn write(&self, session: &mut Session, answer: Answer) -> Result<()> {
+        let (header, body) = answer.into_response()?;
+        let no_body = session.req_header().method == http::Method::HEAD || body.is_empty();
         session.write_response_header(Box::new(header), no_body).await?;
         if !no_body {
             session.write_response_body(Some(body), true).await?;
@@ -227,7 +264,11 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         }
         match self.admit(session.req_header(), journey).await {
-            Ok(()) => Ok(false),
+            Ok(None) => Ok(false),
+            Ok(Some(local)) => {
+                self.answer(session, journey, local).await?;
+                Ok(true)
+            }
             Err(refusal) => {
                 self.refuse(session, journey, &refusal).await?;
                 Ok(true)
@@ -284,7 +325,7 @@ impl ProxyHttp for Gateway {
         else {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
-        let api = snapshot.route_and_api(admission.route).map(|(_, api)| api);
+        let matched = snapshot.route_and_api(admission.route);
         let transport = wire_of(session).and_then(Wire::transport);
         forward::prepare(
             request,
@@ -295,14 +336,33 @@ impl ProxyHttp for Gateway {
                 ids: &journey.ids,
                 application: snapshot.application_of(caller).map(|(_, header)| header),
                 key_type: caller.key_type().map(crate::revision::KeyType::as_str),
-                credentials: api.map_or(&[][..], |api| &api.stripped_headers),
+                credentials: matched.map_or(&[][..], |(_, api)| &api.stripped_headers),
                 underscores: journey.underscores,
+                edits: matched.map_or([None; 2], |(route, api)| edits::of_request(route, api)),
             },
         );
         if let Some(target) = &journey.target {
             request.set_raw_path(target)?;
         }
         Ok(())
+    }
+
+    /// What API or route allow may be less than what the connection does. What was announced was refused before; this is
+    /// for what comes without a length.
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        journey: &mut Box<Journey>,
+    ) -> Result<()> {
+        match journey.body_bytes {
+            Some(most) if session.body_bytes_read() as u64 > most => {
+                journey.fault = Some(BodyFault::TooLarge);
+                Err(Error::explain(ErrorType::InvalidHTTPHeader, "the body is larger than allowed").into_down())
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn response_filter(
@@ -328,16 +388,10 @@ impl ProxyHttp for Gateway {
                 // RFC 9112 section 6.1. Without a length, the end of the connection ends the answer.
                 headers.remove(TRANSFER_ENCODING);
             }
+            journey.edit_response(headers);
+            journey.tell_browser(headers);
             headers.insert(X_REQUEST_ID, journey.ids.request_id().clone());
-            if let Some(admission) = &mut journey.admission {
-                // Appended, not replaced: what the upstream says about its own limits stays true.
-                if let Some(rate_limit) = admission.rate_limit.take() {
-                    headers.append(RATE_LIMIT, rate_limit);
-                }
-                if let Some(policy) = admission.policy.take() {
-                    headers.append(RATE_LIMIT_POLICY, policy);
-                }
-            }
+            journey.tell_limits(headers);
         });
         if self.drain.is_begun() {
             session.set_keepalive(None);
@@ -352,7 +406,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Box<Journey>) -> FailToProxy {
-        let fault = wire_of(session).and_then(Wire::fault);
+        let fault = wire_of(session).and_then(Wire::fault).or(journey.fault);
         let nothing_written = session
             .response_written()
             .is_none_or(|header| header.status.is_informational());
@@ -458,18 +512,19 @@ fn split_target(request: &RequestHeader) -> Result<(&str, Option<&str>), Refusal
     })
 }
 
-/// Path and query for the upstream: the matched path, without what this API keeps to itself. `None` when that is what
-/// the client sent.
-fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -> Option<Vec<u8>> {
+/// Path and query for the upstream: the matched path, without what this API keeps to itself, or the one that its route
+/// makes of it. `None` when that is what the client sent.
+fn upstream_target((route, api): (&Route, &Api), raw_path: &str, path: &str, query: Option<&str>) -> Option<Vec<u8>> {
     let stripped = if api.strip_base_path {
         path.strip_prefix(api.base_path.trim_end_matches('/'))
     } else {
         None
     };
-    let path = match stripped {
-        Some("") => "/",
-        Some(rest) => rest,
-        None => path,
+    let path = match (edits::action(route), stripped) {
+        (Action::Rewrite(target), _) => Cow::Owned(target.fill(path)),
+        (_, Some("")) => Cow::Borrowed("/"),
+        (_, Some(rest)) => Cow::Borrowed(rest),
+        (_, None) => Cow::Borrowed(path),
     };
     let query = match (query, api.stripped_parameter.as_deref()) {
         (Some(query), Some(name)) => Some(credential::strip_query_parameter(query, name)),

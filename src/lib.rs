@@ -25,6 +25,7 @@ pub mod transport;
 
 // Its stages, in order.
 pub mod auth;
+pub mod edit;
 pub mod route;
 pub mod telemetry;
 pub mod throttle;

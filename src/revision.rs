@@ -4,6 +4,7 @@
 //! [`Revision`], in which nothing is left to doubt (every reference exists, every number has a unit), and
 //! *running* is `snapshot::Snapshot`, compiled for speed.
 
+mod edits;
 mod grammar;
 mod labels;
 mod load;
@@ -25,6 +26,10 @@ use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanN
 use crate::san::San;
 use crate::units::{Rate, Ratio};
 
+pub use edits::{
+    Action, AddressRules, Cors, Destinations, FieldEdits, HeaderEdits, OriginPattern, Respond, RouteEdits, Share,
+    Sticky, Target,
+};
 pub use load::{ApiPlaces, Loaded, load, parse, plain, schema};
 pub use upstream::{
     Balance, Breaker, Endpoint, HashKey, HealthCheck, Locator, Pool, Probe, Protocol, Retries, Upstream,
@@ -264,10 +269,18 @@ pub struct Api {
     pub auth: Vec<AuthMethod>,
     /// Where credentials are read from and whether they go upstream.
     pub credentials: CredentialPlaces,
-    /// Index into [`Revision::upstreams`].
-    pub upstream: usize,
+    /// Which upstream answers; `None` only if every route answers by itself.
+    pub destinations: Option<Destinations>,
     /// Whether `base_path` is cut off before the request goes upstream.
     pub strip_base_path: bool,
+    /// Which client addresses are let in; `None`: all.
+    pub addresses: Option<AddressRules>,
+    /// What browsers are told about scripts of other origins.
+    pub cors: Option<Cors>,
+    /// Changes to header fields.
+    pub headers: HeaderEdits,
+    /// Largest body of a request, if it is not only the gateway that says it.
+    pub body_bytes: Option<u64>,
     /// Limits of the API itself, counted for every request that is let in.
     pub limits: Vec<Limit>,
     /// Never empty: an API without `routes` has one for everything below its base path.
@@ -332,6 +345,8 @@ pub struct RouteRule {
     pub scopes: Vec<String>,
     /// Whether the path with one more slash at its end is the same route: true for the base path itself.
     pub slash_too: bool,
+    /// What it has of its own; most routes have nothing, and there may be 100,000 of them.
+    pub edits: Option<Box<RouteEdits>>,
 }
 
 /// A client program.

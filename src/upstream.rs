@@ -17,6 +17,7 @@ pub mod peer;
 pub mod registry;
 pub mod resolve;
 pub mod retry;
+pub mod split;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

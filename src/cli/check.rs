@@ -1,5 +1,6 @@
 //! `tollgate check`
 
+mod bodies;
 mod connect;
 mod strict;
 
@@ -97,6 +98,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
             Ok(loaded) => {
                 mistakes.extend(loaded.warnings.iter().cloned());
                 mistakes.extend(config.iter().flat_map(|config| strict::findings(config, &loaded)));
+                mistakes.extend(config.iter().flat_map(|config| bodies::findings(config, &loaded)));
                 mistakes.extend(config.iter().filter_map(|config| unasked(config, &loaded)));
                 asks |= !loaded.revision.introspectors.is_empty();
                 if args.connect {

@@ -12,6 +12,7 @@ use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::config;
 use crate::document::Environment;
 use crate::gateway::explain::counter::SharedFacts;
+use crate::gateway::explain::edits::SplitFacts;
 use crate::gateway::explain::{Explanation, Question, explain};
 use crate::revision;
 use crate::san::San;
@@ -134,6 +135,22 @@ fn headers(fields: &[String]) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
+fn split_told(split: &SplitFacts) -> String {
+    let why = match split.chosen_by {
+        "sandbox" => "because the caller has a sandbox key".to_owned(),
+        "named" => "because the client names it".to_owned(),
+        "sticky" => {
+            let sticky = split.sticky.as_deref().unwrap_or_default();
+            format!("always, for this {sticky}")
+        }
+        _ => "or another one: it is drawn for each request".to_owned(),
+    };
+    let shares: Vec<String> = (split.shares.iter())
+        .map(|share| format!("{} {} %", share.upstream, share.share_percent))
+        .collect();
+    format!("{why} (split: {})", shares.join(", "))
+}
+
 fn print(explanation: &Explanation) {
     let row = |label: &str, text: &str| print_line(&format_args!("{label:<10} {text}"));
     row("revision", &explanation.revision);
@@ -145,6 +162,25 @@ fn print(explanation: &Explanation) {
     }
     if let (Some(api), Some(route)) = (&explanation.api, &explanation.route) {
         row("route", &format!("{route} of api \"{api}\""));
+    }
+    if let Some(address) = &explanation.address {
+        let verdict = if address.allowed { "let in" } else { "denied" };
+        let by = match &address.range {
+            Some(range) => format!("by {range}"),
+            None => "because no range holds it".to_owned(),
+        };
+        row("address", &format!("{} is {verdict} {by}", address.client));
+    }
+    if let Some(cors) = &explanation.cors {
+        let what = if cors.preflight { "preflight of " } else { "" };
+        let told = match &cors.origin {
+            Some(origin) => format!("{what}origin {origin} is {}", cors.verdict),
+            None => "the request names no origin".to_owned(),
+        };
+        row("cors", &told);
+    }
+    if let Some(most) = explanation.body_bytes {
+        row("body", &format!("at most {most} bytes"));
     }
     if let Some(caller) = &explanation.caller {
         let known_by = [
@@ -189,20 +225,35 @@ fn print(explanation: &Explanation) {
         ),
         Some(_) => row("", "counted in this process alone"),
     }
+    for (way, changes) in [
+        ("request", &explanation.headers.request),
+        ("answer", &explanation.headers.response),
+    ] {
+        if !changes.is_empty() {
+            row("headers", &format!("of the {way}: {}", changes.join(", ")));
+        }
+    }
     if let Some(upstream) = &explanation.upstream {
         row("upstream", &format!("{} gets {}", upstream.name, upstream.target));
+        if let Some(split) = &upstream.split {
+            row("", &split_told(split));
+        }
         for endpoint in &upstream.endpoints {
             row("", &format!("{} ({} %)", endpoint.address, endpoint.share_percent));
         }
     }
-    match (explanation.status, explanation.code) {
-        (Some(status), Some(code)) => {
+    match (explanation.status, explanation.code, &explanation.local) {
+        (Some(status), Some(code), _) => {
             let reason = explanation
                 .reason
                 .as_ref()
                 .map(|reason| format!(": {reason}"))
                 .unwrap_or_default();
             row("answer", &format!("{status} {code}{reason}"));
+        }
+        (_, _, Some(local)) => {
+            let to = (local.location.as_ref()).map_or_else(String::new, |location| format!(" to {location}"));
+            row("answer", &format!("{} by the gateway ({}){to}", local.status, local.by));
         }
         _ => row("answer", "the upstream's"),
     }

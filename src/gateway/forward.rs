@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use super::refusal::X_REQUEST_ID;
 use super::request_id::Ids;
+use crate::edit::fields::FieldEdits;
 
 /// Who called, for the upstream.
 pub const X_APPLICATION: HeaderName = HeaderName::from_static("x-application");
@@ -118,6 +119,8 @@ pub struct Told<'a> {
     pub credentials: &'a [HeaderName],
     /// Whether the client sent names with underscores, which some servers take for hyphens.
     pub underscores: bool,
+    /// What API and route change, in this order.
+    pub edits: [Option<&'a FieldEdits>; 2],
 }
 
 /// Forgets how the client spelled the names. Before the engine copies the header for the upstream: it would copy the
@@ -153,6 +156,9 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
     }
     if let Some(key_type) = told.key_type {
         headers.insert(X_KEY_TYPE, HeaderValue::from_static(key_type));
+    }
+    for edits in told.edits.into_iter().flatten() {
+        edits.apply(headers);
     }
     *request = RequestHeader::from(parts);
 }
@@ -308,6 +314,7 @@ mod tests {
             key_type: None,
             credentials: &[],
             underscores: true,
+            edits: [None; 2],
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::HOST;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
@@ -17,7 +17,9 @@ use super::request_id::Ids;
 use super::tries::Plan;
 use super::wire::{Home, Wire};
 use crate::auth::Caller;
-use crate::snapshot::Snapshot;
+use crate::edit::cors;
+use crate::framing::BodyFault;
+use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
 use crate::transport::ClientIdentity;
@@ -43,6 +45,14 @@ pub struct Journey {
     pub admission: Option<Admission>,
     /// Where it came from.
     pub origin: Origin,
+    /// Position of the upstream that answers, chosen once for all tries; absent while there is none.
+    pub destination: Option<usize>,
+    /// What its API tells the browser about the origin of the script; absent unless the API has CORS.
+    pub cors: Option<cors::Verdict>,
+    /// Largest body, when route or API say it.
+    pub body_bytes: Option<u64>,
+    /// What was wrong with its body, beside what the connection has found.
+    pub fault: Option<BodyFault>,
     /// What holds for all its tries; absent before the first.
     pub plan: Option<Plan>,
     /// The try that is under way.
@@ -124,6 +134,10 @@ impl Journey {
             snapshot,
             admission: None,
             origin: Origin::default(),
+            destination: None,
+            cors: None,
+            body_bytes: None,
+            fault: None,
             plan: None,
             attempt: None,
             tried: Tried::new(),
@@ -183,17 +197,13 @@ impl Journey {
     /// The upstream that it goes to.
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
-        let snapshot = self.snapshot.as_ref()?;
-        let (_, api) = snapshot.route_and_api(self.admission.as_ref()?.route)?;
-        snapshot.upstream_of(api)
+        self.snapshot.as_ref()?.upstream(self.destination?)
     }
 
     /// The histogram of that upstream.
     #[must_use]
     pub fn upstream_seconds(&self) -> Option<&Histogram> {
-        let snapshot = self.snapshot.as_ref()?;
-        let (_, api) = snapshot.route_and_api(self.admission.as_ref()?.route)?;
-        snapshot.upstream_seconds_of(api)
+        self.snapshot.as_ref()?.upstream_seconds(self.destination?)
     }
 
     /// Takes a place among the requests in flight, until its end. False when all are taken.
@@ -231,6 +241,12 @@ impl Journey {
     /// Notes the position of the route.
     pub fn matched(&mut self, route: u32) {
         self.route = Some(route);
+    }
+
+    /// The route that was matched, and its API.
+    #[must_use]
+    pub fn route_and_api(&self) -> Option<(&Route, &Api)> {
+        self.snapshot.as_ref()?.route_and_api(self.route?)
     }
 
     /// Notes that the gateway answers itself.
@@ -337,6 +353,11 @@ impl Drop for Journey {
         }
         if let Some(home) = &self.home {
             home.leave_request_id(self.ids.request_id_text());
+            if self.cors.is_some() {
+                let mut fields = HeaderMap::new();
+                self.tell_browser(&mut fields);
+                home.leave_fields(fields);
+            }
         }
         if self.outcome.status == 0 && self.home.as_ref().is_some_and(|home| home.is_tunnel()) {
             (self.outcome.status, self.outcome.reason) = (101, "tunnel_silent");

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
+
+use crate::edit::local_answer::LocalAnswer;
 
 /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -45,6 +47,8 @@ pub enum Refusal {
     KeyTypeMismatch,
     /// The application is not subscribed to the API.
     SubscriptionMissing,
+    /// The API does not let this client address in.
+    AddressDenied,
     /// The token lacks a scope.
     ScopeInsufficient(HeaderValue),
     /// Nothing is published here.
@@ -97,7 +101,7 @@ pub struct RateLimited {
 /// An answer that is ready to be written, by the engine or by hand.
 pub struct Answer {
     status: StatusCode,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -125,6 +129,7 @@ impl Refusal {
                 "subscription_missing",
                 "the application is not subscribed to this API",
             ),
+            Self::AddressDenied => (403, "address_denied", "this API is not open to this address"),
             Self::ScopeInsufficient(_) => (
                 403,
                 "scope_insufficient",
@@ -240,26 +245,30 @@ impl Refusal {
         // Serialising a struct of strings and numbers to memory can not fail; an empty body would still be an answer.
         let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
 
-        let mut headers = Vec::with_capacity(8);
-        headers.push((CONTENT_TYPE, PROBLEM_JSON));
-        headers.push((CONTENT_LENGTH, HeaderValue::from(body.len())));
-        headers.push((CACHE_CONTROL, NO_STORE));
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(CACHE_CONTROL, NO_STORE);
         if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.push((X_REQUEST_ID, id));
+            headers.insert(X_REQUEST_ID, id);
         }
         match self {
             Self::CredentialMissing(challenge)
             | Self::CredentialInvalid(challenge, _)
             | Self::CredentialExpired(challenge)
-            | Self::ScopeInsufficient(challenge) => headers.push((WWW_AUTHENTICATE, challenge.clone())),
-            Self::MethodNotAllowed(allow) => headers.push((ALLOW, allow.clone())),
+            | Self::ScopeInsufficient(challenge) => {
+                headers.insert(WWW_AUTHENTICATE, challenge.clone());
+            }
+            Self::MethodNotAllowed(allow) => {
+                headers.insert(ALLOW, allow.clone());
+            }
             Self::RateLimited(limited) => {
-                headers.push((RETRY_AFTER, limited.retry_after.clone()));
-                headers.push((RATE_LIMIT, limited.rate_limit.clone()));
-                headers.push((RATE_LIMIT_POLICY, limited.policy.clone()));
+                headers.insert(RETRY_AFTER, limited.retry_after.clone());
+                headers.insert(RATE_LIMIT, limited.rate_limit.clone());
+                headers.insert(RATE_LIMIT_POLICY, limited.policy.clone());
             }
             Self::UpstreamUnavailable | Self::Overloaded(_) | Self::KeyServiceUnavailable(_) | Self::NotReady => {
-                headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
@@ -268,14 +277,35 @@ impl Refusal {
 }
 
 impl Answer {
+    /// What the gateway says without refusing anything.
+    #[must_use]
+    pub fn of(local: LocalAnswer, request_id: &HeaderValue) -> Self {
+        let LocalAnswer {
+            status,
+            mut headers,
+            body,
+        } = local;
+        // RFC 9110 section 8.6: where no content can be, its length can not be told.
+        if ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        headers.insert(X_REQUEST_ID, request_id.clone());
+        Self { status, headers, body }
+    }
+
+    /// Its fields, to add to them.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
     /// For the engine: header and body.
     ///
     /// # Errors
     /// When the engine refuses a header, which none of ours gives a reason for.
     pub fn into_response(self) -> Result<(ResponseHeader, Bytes), Box<pingora::Error>> {
         let mut header = ResponseHeader::build(self.status, Some(self.headers.len() + 2))?;
-        for (name, value) in self.headers {
-            header.insert_header(name, value)?;
+        for (name, value) in &self.headers {
+            header.append_header(name.clone(), value.clone())?;
         }
         Ok((header, self.body))
     }
@@ -293,7 +323,7 @@ impl Answer {
             (DATE, get_cached_date()),
             (CONNECTION, HeaderValue::from_static("close")),
         ];
-        for (name, value) in self.headers.iter().chain(&ends) {
+        for (name, value) in (self.headers.iter()).chain(ends.iter().map(|(name, value)| (name, value))) {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");
             bytes.extend_from_slice(value.as_bytes());

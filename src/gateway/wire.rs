@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use http::HeaderMap;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
@@ -68,6 +69,8 @@ pub struct Home {
     tunnel_ms: AtomicU64,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
+    /// What its answer has to carry besides; left and taken like the id.
+    fields: Mutex<Option<HeaderMap>>,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -216,6 +219,16 @@ impl Home {
     /// That id, once.
     pub fn take_request_id(&self) -> Option<String> {
         self.request_id.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Leaves what the answer to such a request has to carry besides.
+    pub fn leave_fields(&self, fields: HeaderMap) {
+        *self.fields.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
+    }
+
+    /// That, once.
+    pub fn take_fields(&self) -> Option<HeaderMap> {
+        self.fields.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether a final answer has begun.

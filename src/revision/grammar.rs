@@ -1,12 +1,14 @@
 //! The texts of a revision: hosts, methods, hashes; paths are in `path`. Each says what was expected when it is not met.
 
+mod edits;
 mod path;
 
 use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
 use schemars::{Schema, json_schema};
 
-pub(super) use path::{BasePath, RoutePath};
+pub(super) use edits::{CookieName, CorsToken, FieldName, FieldValue, OriginText, RedirectTarget};
+pub(super) use path::{BasePath, RoutePath, TargetPath};
 
 use super::HostPattern;
 use crate::document::{Grammar, did_you_mean, quote};

@@ -4,6 +4,7 @@
 //! Keys that are required are options all the same: a key that is missing is reported by the checks, together
 //! with everything else. Nothing but `super::validate` looks at these types.
 
+mod edits;
 mod upstream;
 
 use std::time::Duration;
@@ -17,11 +18,16 @@ pub(super) use self::upstream::{
 };
 use super::WithoutStore;
 use super::grammar::{
-    AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256, ZoneName,
+    AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256, TargetPath,
+    ZoneName,
 };
-use crate::document::{At, Name, NotAvailable, Secret, Text};
+use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
 use crate::san::San;
 use crate::units::{Rate, Ratio};
+
+pub(super) use edits::{
+    Fields, RawAddresses, RawCors, RawFieldEdits, RawHeaders, RawRedirect, RawRespond, RawShare, RawSplit, RawSticky,
+};
 
 /// What a gateway does: what is published, where it goes, who may call it and how often. Watched, checked as a
 /// whole and swapped atomically.
@@ -229,14 +235,27 @@ pub(super) struct RawApi {
     pub(super) auth: Option<At<RawAuth>>,
     /// Where credentials are read from.
     pub(super) credentials: Option<RawCredentials>,
-    /// The name of the upstream that answers.
-    #[schemars(required)]
+    /// The name of the upstream that answers. Required, unless there are `upstreams` or every route answers by itself.
     pub(super) upstream: Option<At<Text<Name>>>,
-    /// Split between upstreams. Not available in this build.
-    #[serde(default)]
-    pub(super) upstreams: NotAvailable,
-    /// Whether `base_path` is cut off before the request goes upstream. Default false.
+    /// Several upstreams, among which requests are split by weight, instead of `upstream`.
+    #[schemars(length(min = 1))]
+    pub(super) upstreams: Option<At<Vec<At<RawShare>>>>,
+    /// How they are split.
+    pub(super) split: Option<At<RawSplit>>,
+    /// The name of the upstream that answers callers with a sandbox key, whatever the split.
+    pub(super) sandbox_upstream: Option<At<Text<Name>>>,
+    /// Whether `base_path` is cut off before the request goes upstream. Default false. Routes with `rewrite` say
+    /// themselves what goes upstream.
     pub(super) strip_base_path: Option<bool>,
+    /// Which client addresses are let in. Absent: all.
+    pub(super) addresses: Option<At<RawAddresses>>,
+    /// What browsers are told about scripts of other origins. Absent: nothing, and what the upstream says passes.
+    pub(super) cors: Option<At<RawCors>>,
+    /// Changes to header fields.
+    pub(super) headers: Option<RawHeaders>,
+    /// Largest body of a request, at most what `server.limits.body_bytes` of the gateway allows. Larger ones get 413.
+    /// Absent: as the gateway says.
+    pub(super) body_bytes: Option<At<Text<Size>>>,
     /// Limits of the API itself, counted for every request that is let in, whoever calls.
     #[serde(default)]
     pub(super) limits: Vec<At<RawLimit>>,
@@ -303,6 +322,19 @@ pub(super) struct RawRoute {
     /// Scopes that a token needs, all of them. Keys carry no scopes and are refused where some are asked for.
     #[serde(default)]
     pub(super) scopes: Vec<At<Text<ScopeToken>>>,
+    /// Path that the upstream gets instead of the one that was matched: the whole path (`base_path` is not put before
+    /// it), with `*` and `{parameters}` that `path` has too. The query stays.
+    pub(super) rewrite: Option<At<Text<TargetPath>>>,
+    /// Sends clients elsewhere instead of their requests to the upstream. Credentials and limits of the API count.
+    pub(super) redirect: Option<At<RawRedirect>>,
+    /// Answers without an upstream. Credentials and limits of the API count.
+    pub(super) respond: Option<At<RawRespond>>,
+    /// Which client addresses are let in, instead of what the API says.
+    pub(super) addresses: Option<At<RawAddresses>>,
+    /// Changes to header fields, after those of the API.
+    pub(super) headers: Option<RawHeaders>,
+    /// Largest body of a request, instead of what the API says; at most what the gateway allows.
+    pub(super) body_bytes: Option<At<Text<Size>>>,
     /// Caching of answers. Not available in this build.
     #[serde(default)]
     pub(super) cache: NotAvailable,

@@ -3,8 +3,11 @@
 //! Each step gives `None` only after it has reported why, so that a revision without reported errors is
 //! complete and its positions are the positions of the file.
 
+mod action;
 mod api;
 mod certificate;
+mod destination;
+mod edits;
 mod issuer;
 mod limit;
 mod upstream;

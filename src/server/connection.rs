@@ -294,7 +294,9 @@ impl Connections {
                     None => request_id::new(),
                 };
                 let is_head = core.is_head;
-                write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(is_head)).await;
+                let mut answer = refusal.answer(&request_id);
+                answer.headers_mut().extend(home.take_fields().unwrap_or_default());
+                write_and_linger(core, answer.into_closing_bytes(is_head)).await;
             }
             None if core.is_received() || core.is_gone() || home.is_tunnel() => close(core).await,
             None => linger(core).await,
