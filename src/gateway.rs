@@ -16,11 +16,12 @@ pub mod forward;
 pub mod journey;
 pub mod refusal;
 pub mod request_id;
+pub mod tries;
 pub mod wire;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -45,7 +46,6 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
-use crate::upstream::Upstream;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
@@ -53,15 +53,13 @@ use refusal::{Answer, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
 use wire::Wire;
 
-/// How often one request is sent at most when kept connections turn out to be closed.
-const RESENDS_MAX: u32 = 3;
-
 /// Serves requests, each with the revision that is applied when it arrives.
 pub struct Gateway {
     revisions: Arc<Revisions>,
     throttle: Arc<Throttle>,
     trusted_proxies: Vec<IpNet>,
     in_flight_max: i64,
+    request_timeout: Duration,
     drain: Drain,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
@@ -82,7 +80,7 @@ impl Gateway {
     pub fn new(
         revisions: Arc<Revisions>,
         throttle: Arc<Throttle>,
-        (trusted_proxies, in_flight_max): (Vec<IpNet>, usize),
+        (trusted_proxies, in_flight_max, request_timeout): (Vec<IpNet>, usize, Duration),
         drain: Drain,
         (metrics, access_log): (Arc<Metrics>, AccessLog),
     ) -> Self {
@@ -91,6 +89,7 @@ impl Gateway {
             throttle,
             trusted_proxies,
             in_flight_max: i64::try_from(in_flight_max).unwrap_or(i64::MAX),
+            request_timeout,
             drain,
             phases: Phases {
                 route: metrics.phase_seconds("route"),
@@ -269,21 +268,10 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, journey: &mut Box<Journey>) -> Result<Box<HttpPeer>> {
-        journey.upstream_started = Some(Instant::now());
-        let picked = journey
-            .upstream()
-            .and_then(|upstream| upstream.pick(journey.tried))
-            .map(|(position, endpoint)| (position, Box::new(endpoint.peer().clone())));
-        let Some((position, peer)) = picked else {
-            return Err(Error::explain(ErrorType::ConnectNoRoute, "every endpoint was tried").into_up());
-        };
-        journey.endpoint = Some(position);
-        journey.outcome.tries += 1;
-        Ok(peer)
+    async fn upstream_peer(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<Box<HttpPeer>> {
+        tries::begin(session, journey, self.request_timeout).await
     }
 
-    /// Nothing was sent yet, so any method may go to the next endpoint.
     fn fail_to_connect(
         &self,
         _session: &mut Session,
@@ -291,16 +279,10 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(position) = journey.endpoint {
-            journey.tried.insert(position);
-        }
-        let attempts = journey.upstream().map_or(1, Upstream::attempts);
-        error.set_retry((journey.outcome.tries as usize) < attempts);
+        tries::not_connected(journey, &mut error);
         error
     }
 
-    /// A kept connection can turn out to have been closed while it was idle. Then an idempotent request whose body is
-    /// still there goes out again, on another connection; never often, because each try may have reached the service.
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
@@ -309,13 +291,20 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
         reused: bool,
     ) -> Box<Error> {
-        let may_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        if may_repeat && journey.outcome.tries < RESENDS_MAX {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
+        tries::failed(session, journey, &mut error, reused);
         error
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        journey: &mut Box<Journey>,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status.as_u16() != 101 {
+            return Ok(());
+        }
+        tries::answered(session, journey, response.status.as_u16())
     }
 
     async fn upstream_request_filter(
@@ -604,8 +593,15 @@ fn failure(error: &Error, fault: Option<BodyFault>) -> Option<Refusal> {
         }
         (None, ErrorSource::Downstream, _) => None,
         (None, ErrorSource::Upstream, kind) => Some(match kind {
-            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert => {
+                Refusal::UpstreamFailed(tries::handshake_fault(error))
+            }
             ErrorType::ConnectNoRoute => Refusal::UpstreamUnavailable,
+            kind if *kind == tries::NO_ROOM => Refusal::Overloaded("upstream_connections"),
             ErrorType::ConnectRefused => Refusal::UpstreamFailed("connection_refused"),
             ErrorType::ConnectError => Refusal::UpstreamFailed("connection_failed"),
             ErrorType::InvalidHTTPHeader => Refusal::UpstreamFailed("invalid_answer"),

@@ -9,6 +9,7 @@ mod grammar;
 mod labels;
 mod load;
 mod raw;
+mod upstream;
 mod validate;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::document::Secret;
-use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName, UpstreamName};
+use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName};
 use crate::units::{Rate, Ratio};
 
 pub use edits::{
@@ -29,6 +30,10 @@ pub use edits::{
     Sticky, Target,
 };
 pub use load::{ApiPlaces, Loaded, load, parse, plain, schema};
+pub use upstream::{
+    Balance, Breaker, Endpoint, HashKey, HealthCheck, Locator, Pool, Probe, Protocol, Retries, Upstream,
+    UpstreamTimeouts, UpstreamTls, Zones,
+};
 
 /// A complete revision without mistakes.
 #[derive(Debug, Clone, Default)]
@@ -47,43 +52,6 @@ pub struct Revision {
     pub apis: Vec<Api>,
     /// Who calls.
     pub applications: Vec<Application>,
-}
-
-/// A named group of endpoints that can answer the same requests.
-#[derive(Debug, Clone)]
-pub struct Upstream {
-    /// Unique among upstreams.
-    pub name: UpstreamName,
-    /// At least one.
-    pub endpoints: Vec<Endpoint>,
-    /// Deadlines towards the endpoints.
-    pub timeouts: UpstreamTimeouts,
-    /// How many endpoints are tried in all when connecting fails; at least 1.
-    pub attempts: usize,
-}
-
-/// One address of an upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// IP address or host name.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Share of the traffic relative to the other endpoints; at least 1, at most 1000.
-    pub weight: u32,
-}
-
-/// Deadlines towards an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpstreamTimeouts {
-    /// Until the TCP connection stands. Default 5 s.
-    pub connect: Duration,
-    /// Longest silence while reading an answer. Default 30 s.
-    pub read: Duration,
-    /// Longest silence while writing a request. Default 30 s.
-    pub write: Duration,
-    /// How long an unused connection is kept; keep it below the endpoint's own. Default 50 s.
-    pub idle: Duration,
 }
 
 /// An issuer of tokens.

@@ -33,7 +33,7 @@ use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::Time;
-use crate::upstream::Rotations;
+use crate::upstream::Registry;
 use crate::upstream::resolve::Names;
 use admin::Admin;
 use census::Census;
@@ -72,6 +72,7 @@ pub struct Server {
     log_writer: Option<Writer>,
     revisions: Arc<Revisions>,
     key_sets: KeySets,
+    registry: Arc<Registry>,
     sharing: Sharing,
     watch: Option<Watch>,
     remote: Option<Remote>,
@@ -152,6 +153,7 @@ impl Server {
         let sharing = Sharing::start(&config, &metrics, side.handle()).map_err(|error| machine("redis")(&error))?;
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
+        let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
@@ -161,7 +163,7 @@ impl Server {
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp,
             sharing: sharing::defaults(&config),
-            rotations: Arc::new(Rotations::default()),
+            registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
         };
         let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_ref())?;
@@ -178,6 +180,7 @@ impl Server {
             log_writer,
             revisions,
             key_sets,
+            registry,
             sharing,
             watch,
             remote,
@@ -242,6 +245,7 @@ impl Server {
             (
                 self.config.server.trusted_proxies.clone(),
                 self.config.server.limits.requests_in_flight,
+                self.config.server.timeouts.request,
             ),
             self.drain.clone(),
             (Arc::clone(&self.metrics), self.access_log.clone()),
@@ -297,6 +301,8 @@ impl Server {
                 }
             });
         }
+
+        self.side.spawn(Arc::clone(&self.registry).keep());
 
         let throttle = Arc::clone(&self.sharing.throttle);
         let revisions = Arc::clone(&self.revisions);

@@ -3,7 +3,7 @@
 //! Compiled off the request threads, swapped as one, pinned by each request. What has to survive a revision (counters,
 //! key sets, verified tokens, rotations, metrics) belongs to the process and is referred to by identity.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{RouteMetrics, seconds};
 use crate::throttle::{Decisions, Defaults, Demand, Place, Rule, Subject, headers};
-use crate::upstream::resolve::Names;
+use crate::upstream::resolve::{Found, Names};
 use crate::upstream::split::Split;
-use crate::upstream::{Rotations, Upstream};
+use crate::upstream::{Registry, Upstream};
 
 /// The limits that count for one request; the common case needs no allocation.
 pub type Demands<'a> = SmallVec<[Demand<'a>; 8]>;
@@ -39,7 +39,7 @@ pub struct Snapshot {
     plan_names: Vec<PlanName>,
     issuer_names: Vec<IssuerName>,
     applications: Vec<Application>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<Arc<Upstream>>,
     upstream_seconds: Vec<Histogram>,
     authenticator: Authenticator,
 }
@@ -162,8 +162,8 @@ pub struct Compiler {
     pub key_store: Option<Arc<KeyStore>>,
     /// Whether host names of endpoints are looked up.
     pub names: Names,
-    /// Where upstreams' rotations stand.
-    pub rotations: Arc<Rotations>,
+    /// What is known of upstreams' endpoints.
+    pub registry: Arc<Registry>,
     /// How limits are shared that do not say it themselves.
     pub sharing: Defaults,
     /// Metrics.
@@ -190,7 +190,7 @@ impl Compiler {
     ) -> Result<(Snapshot, Mistakes), Mistakes> {
         let loaded = loaded.for_labels(&self.labels);
         let (table, conflicts) = route_table(&loaded);
-        let (upstreams, unresolved) = self.upstreams(&loaded.revision);
+        let (found, unresolved) = self.find(&loaded.revision);
         let loaded = loaded.with(conflicts.into_iter().chain(unresolved))?;
 
         let revision = &loaded.revision;
@@ -217,7 +217,10 @@ impl Compiler {
             upstream_seconds: (revision.upstreams.iter())
                 .map(|upstream| self.metrics.upstream_seconds(upstream.name.as_str()))
                 .collect(),
-            upstreams,
+            // After everything that can be wrong: what is known of endpoints is not touched by a revision that is refused.
+            upstreams: (revision.upstreams.iter().zip(found))
+                .map(|(upstream, found)| self.registry.compile(upstream, found))
+                .collect(),
             authenticator: Authenticator::compile(revision, environment_type, &self.key_sets, Arc::clone(&self.tokens))
                 .with_introspectors(revision, &self.introspectors)
                 .with_store(self.key_store.clone()),
@@ -316,32 +319,26 @@ impl Compiler {
         routes.collect()
     }
 
-    /// The upstreams, with their endpoints resolved; and the endpoints that do not resolve.
-    fn upstreams(&self, revision: &Revision) -> (Vec<Upstream>, Vec<Finding>) {
+    /// Where the endpoints of each upstream are; and those that are nowhere.
+    fn find(&self, revision: &Revision) -> (Vec<Vec<Vec<Found>>>, Vec<Finding>) {
         let mut findings = Vec::new();
-        let mut upstreams = Vec::with_capacity(revision.upstreams.len());
+        let mut all = Vec::with_capacity(revision.upstreams.len());
         for upstream in &revision.upstreams {
-            let mut addresses: Vec<SocketAddr> = Vec::with_capacity(upstream.endpoints.len());
+            let mut places = Vec::with_capacity(upstream.endpoints.len());
             for endpoint in &upstream.endpoints {
-                match self.names.address(endpoint) {
-                    Ok(address) => addresses.push(address),
-                    Err(error) => findings.push((
-                        document::Place::default(),
-                        Severity::Error,
-                        format!(
-                            "upstream \"{}\": endpoint \"{}\" does not resolve: {error}",
-                            upstream.name, endpoint.host
-                        ),
-                    )),
-                }
+                let found = self.names.find(&endpoint.locator).unwrap_or_else(|error| {
+                    let message = format!(
+                        "upstream \"{}\": endpoint \"{}\" does not resolve: {error}",
+                        upstream.name, endpoint.locator
+                    );
+                    findings.push((document::Place::default(), Severity::Error, message));
+                    Vec::new()
+                });
+                places.push(found);
             }
-            upstreams.push(Upstream::compile(
-                upstream,
-                &addresses,
-                self.rotations.of(&upstream.name),
-            ));
+            all.push(places);
         }
-        (upstreams, findings)
+        (all, findings)
     }
 
     fn api(&self, api: &revision::Api, plans: &[Vec<Rule>], upstreams: &[UpstreamName]) -> Api {
@@ -488,7 +485,7 @@ impl Snapshot {
 
     /// The upstream at this position, which is that in the revision.
     #[must_use]
-    pub fn upstream(&self, position: usize) -> Option<&Upstream> {
+    pub fn upstream(&self, position: usize) -> Option<&Arc<Upstream>> {
         self.upstreams.get(position)
     }
 

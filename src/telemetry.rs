@@ -5,6 +5,8 @@
 
 pub mod access_log;
 pub mod metrics;
+pub mod upstream_metrics;
 
 pub use access_log::{AccessLog, Record};
 pub use metrics::{Metrics, SharingMetrics, StoreMetrics};
+pub use upstream_metrics::UpstreamMetrics;

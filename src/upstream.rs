@@ -1,223 +1,165 @@
 //! Stage 5: route → a peer.
 //!
-//! An [`Upstream`] belongs to a snapshot: endpoints resolved to addresses, each with the peer that the proxy engine
-//! clones. What must outlive a revision (the position of the rotation) lives in [`Rotations`] under the upstream's
-//! name.
+//! An [`Upstream`] belongs to a snapshot: how endpoints are chosen, and a view of those that can be. What a process knows
+//! about an endpoint (requests in flight, latency, health, breaker) belongs to the process and is found by its identity in
+//! the [`Registry`], so that a revision resets nothing.
 
+pub mod attempt;
 pub mod balance;
+pub mod breaker;
+pub mod connect;
+pub mod endpoint;
+pub mod hash;
+pub mod health;
+pub mod latency;
+mod moment;
+pub mod peer;
+pub mod registry;
 pub mod resolve;
+pub mod retry;
 pub mod split;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use pingora::upstreams::peer::HttpPeer;
+use arc_swap::ArcSwap;
 
 use crate::names::UpstreamName;
-use crate::revision;
-pub use balance::{Rotation, Rotations};
+use crate::revision::{self, Locator};
+use crate::telemetry::upstream_metrics::UpstreamCounters;
+pub use attempt::Attempt;
+pub use balance::{Ask, Member, Tried, View};
+pub use endpoint::Endpoint;
+pub use moment::Moment;
+use peer::Manner;
+pub use registry::Registry;
+use resolve::Found;
 
 /// An upstream ready to be picked from.
 pub struct Upstream {
-    name: UpstreamName,
-    endpoints: Box<[Endpoint]>,
-    rotation: Arc<Rotation>,
-    schedule: balance::Schedule,
-    attempts: usize,
-}
-
-/// An endpoint ready to be connected to.
-pub struct Endpoint {
-    address: SocketAddr,
-    label: Arc<str>,
-    weight: u32,
-    peer: HttpPeer,
-}
-
-/// The endpoints that a request has tried already. A bit each: no allocation for up to 64 endpoints, and an upstream
-/// with more forgets only that one of the later ones was tried.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tried(u64);
-
-impl Tried {
-    /// Whether the endpoint at this position was tried.
-    #[must_use]
-    pub fn contains(self, position: usize) -> bool {
-        position < 64 && self.0 & (1 << position) != 0
-    }
-
-    /// Notes the endpoint at this position.
-    pub fn insert(&mut self, position: usize) {
-        if position < 64 {
-            self.0 |= 1 << position;
-        }
-    }
-
-    /// How many endpoints were noted.
-    #[must_use]
-    pub fn count(self) -> u32 {
-        self.0.count_ones()
-    }
+    terms: revision::Upstream,
+    manner: Manner,
+    /// Where each endpoint of the revision is. Not for request threads.
+    found: Mutex<Vec<Vec<Found>>>,
+    view: ArcSwap<View>,
+    standing: Arc<registry::Standing>,
+    registry: Arc<Registry>,
+    counters: UpstreamCounters,
 }
 
 impl Upstream {
-    /// Compiles an upstream whose endpoints have been resolved; `addresses` is in the order of its endpoints.
+    /// Its name.
     #[must_use]
-    pub fn compile(upstream: &revision::Upstream, addresses: &[SocketAddr], rotation: Arc<Rotation>) -> Self {
-        let endpoints: Box<[Endpoint]> = upstream
-            .endpoints
-            .iter()
-            .zip(addresses)
-            .map(|(endpoint, address)| Endpoint {
-                address: *address,
-                label: Arc::from(format!("{}:{}", endpoint.host, endpoint.port)),
-                weight: endpoint.weight,
-                peer: peer(*address, &upstream.timeouts),
-            })
-            .collect();
-        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        Self {
-            name: upstream.name.clone(),
-            schedule: balance::Schedule::compile(&weights),
-            attempts: upstream.attempts.clamp(1, endpoints.len().max(1)),
-            endpoints,
-            rotation,
+    pub fn name(&self) -> &UpstreamName {
+        &self.terms.name
+    }
+
+    /// What the revision says of it.
+    #[must_use]
+    pub fn terms(&self) -> &revision::Upstream {
+        &self.terms
+    }
+
+    /// What can be picked from now.
+    #[must_use]
+    pub fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// What outlives revisions.
+    #[must_use]
+    pub fn standing(&self) -> &Arc<registry::Standing> {
+        &self.standing
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn counters(&self) -> &UpstreamCounters {
+        &self.counters
+    }
+
+    /// An endpoint of it came up or went down, opened or closed: whoever keeps views makes a new one soon.
+    pub fn changed(&self) {
+        self.registry.changed();
+    }
+
+    /// The endpoint of the revision with this position is found here from now on. Not for request threads.
+    pub fn moved(&self, position: usize, found: Vec<Found>) {
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = all.get_mut(position).filter(|place| **place != found) {
+            *place = found;
+            drop(all);
+            self.refresh(Moment::now());
         }
     }
 
-    /// The endpoint for the next request, and its position: the next one of the rotation that was not tried yet.
-    /// `None` when all were.
-    #[must_use]
-    pub fn pick(&self, tried: Tried) -> Option<(usize, &Endpoint)> {
-        let first = self.schedule.at(self.rotation.next());
-        (0..self.endpoints.len())
-            .map(|step| (first + step) % self.endpoints.len())
-            .find(|position| !tried.contains(*position))
-            .and_then(|position| self.endpoints.get(position).map(|endpoint| (position, endpoint)))
+    /// Makes the view anew. Not for request threads.
+    pub fn refresh(&self, now: Moment) {
+        // Held until the view is stored, so that of two refreshes the one that knows more is the last.
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members(&found);
+        let view = View::compile(
+            &self.terms,
+            members,
+            Arc::clone(&self.standing.balance),
+            self.registry.metrics(),
+            now,
+        );
+        self.view.store(Arc::new(view));
     }
 
-    /// The upstream's name.
-    #[must_use]
-    pub fn name(&self) -> &UpstreamName {
-        &self.name
-    }
-
-    /// All endpoints, in the order of the revision.
-    #[must_use]
-    pub fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
-    }
-
-    /// How many endpoints one request may try.
-    #[must_use]
-    pub fn attempts(&self) -> usize {
-        self.attempts
-    }
-}
-
-impl Endpoint {
-    /// The address that is connected to.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// `host:port` as in the revision.
-    #[must_use]
-    pub fn label(&self) -> &Arc<str> {
-        &self.label
-    }
-
-    /// Share of the traffic.
-    #[must_use]
-    pub fn weight(&self) -> u32 {
-        self.weight
-    }
-
-    /// The peer, to be cloned into the engine.
-    #[must_use]
-    pub fn peer(&self) -> &HttpPeer {
-        &self.peer
+    fn members(&self, found: &[Vec<Found>]) -> Vec<Member> {
+        let mut members: Vec<Member> = Vec::new();
+        for (definition, found) in self.terms.endpoints.iter().zip(found) {
+            for place in found {
+                // Two names may stand for one address; the first has it.
+                if members.iter().any(|member| member.endpoint.address() == place.address) {
+                    continue;
+                }
+                let endpoint = self.registry.endpoint(&self.terms.name, place.address);
+                let peer = self.manner.peer(
+                    host(definition, place.address).as_ref(),
+                    place.address,
+                    endpoint.sockets(),
+                );
+                members.push(Member {
+                    label: label(definition, place.address).into(),
+                    weight: place
+                        .weight
+                        .map_or(definition.weight, |weight| u32::from(weight).max(1)),
+                    local: self.registry.is_local(definition.zone.as_deref()),
+                    priority: u8::try_from(u16::from(definition.priority).saturating_add(place.priority))
+                        .unwrap_or(u8::MAX),
+                    peer,
+                    endpoint,
+                });
+            }
+        }
+        members
     }
 }
 
-fn peer(address: SocketAddr, timeouts: &revision::UpstreamTimeouts) -> HttpPeer {
-    // From an address, never from a host name: the constructor would resolve it on the request thread.
-    let mut peer = HttpPeer::new(address, false, String::new());
-    let options = &mut peer.options;
-    options.connection_timeout = Some(timeouts.connect);
-    options.total_connection_timeout = Some(timeouts.connect);
-    options.read_timeout = Some(timeouts.read);
-    options.write_timeout = Some(timeouts.write);
-    options.idle_timeout = Some(timeouts.idle);
-    peer
+/// What a certificate has to say, when nothing else is written.
+fn host(definition: &revision::Endpoint, address: SocketAddr) -> std::borrow::Cow<'_, str> {
+    match &definition.locator {
+        Locator::Host { host, .. } => host.as_str().into(),
+        Locator::Service(_) => address.ip().to_string().into(),
+    }
+}
+
+/// `host:port` as in the revision, with the address behind it where that is a name.
+fn label(definition: &revision::Endpoint, address: SocketAddr) -> String {
+    let unknown = address.ip().is_unspecified();
+    match &definition.locator {
+        Locator::Host { host, port } if host.parse::<std::net::IpAddr>().is_ok() => {
+            SocketAddr::new(address.ip(), *port).to_string()
+        }
+        Locator::Host { host, port } if unknown => format!("{host}:{port}"),
+        Locator::Host { host, port } => format!("{host}:{port} ({})", address.ip()),
+        Locator::Service(name) if unknown => name.clone(),
+        Locator::Service(name) => format!("{name} ({address})"),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn upstream(weights: &[u32], attempts: usize) -> Upstream {
-        let endpoints = weights
-            .iter()
-            .enumerate()
-            .map(|(position, weight)| revision::Endpoint {
-                host: "127.0.0.1".into(),
-                port: 9000 + u16::try_from(position).unwrap(),
-                weight: *weight,
-            })
-            .collect::<Vec<_>>();
-        let second = Duration::from_secs(1);
-        let resolved = revision::Upstream {
-            name: "orders".into(),
-            timeouts: revision::UpstreamTimeouts {
-                connect: second,
-                read: second,
-                write: second,
-                idle: second,
-            },
-            attempts,
-            endpoints,
-        };
-        let addresses: Vec<SocketAddr> = resolved
-            .endpoints
-            .iter()
-            .map(|e| SocketAddr::from(([127, 0, 0, 1], e.port)))
-            .collect();
-        Upstream::compile(&resolved, &addresses, Arc::default())
-    }
-
-    #[test]
-    fn traffic_follows_the_weights() {
-        let upstream = upstream(&[5, 2, 1], 1);
-        let mut hits = [0; 3];
-        for _ in 0..800 {
-            hits[upstream.pick(Tried::default()).unwrap().0] += 1;
-        }
-        assert_eq!(hits, [500, 200, 100]);
-    }
-
-    #[test]
-    fn a_retry_never_goes_to_an_endpoint_that_was_tried() {
-        let upstream = upstream(&[1000, 1, 1], 3);
-        for _ in 0..50 {
-            let mut tried = Tried::default();
-            for _ in 0..3 {
-                let (position, _) = upstream.pick(tried).unwrap();
-                assert!(!tried.contains(position));
-                tried.insert(position);
-            }
-            assert!(upstream.pick(tried).is_none());
-        }
-    }
-
-    #[test]
-    fn the_rotation_goes_on_across_revisions() {
-        let rotations = Rotations::default();
-        let name = UpstreamName::from("orders");
-        let first = rotations.of(&name);
-        first.next();
-        assert_eq!(rotations.of(&name).next(), 1);
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use tollgate::snapshot::Compiler;
 use tollgate::telemetry::{AccessLog, Metrics};
 use tollgate::throttle::{Defaults, Throttle};
 use tollgate::upstream::resolve::Names;
-use tollgate::upstream::{Rotations, Tried};
+use tollgate::upstream::{Ask, Moment, Registry};
 
 /// The most that may be taken, from the architecture's budget.
 const ALLOCATIONS_MAX: usize = 8;
@@ -73,7 +73,7 @@ applications:
         key_store: None,
         names: Names::Leave,
         sharing: Defaults::default(),
-        rotations: Arc::new(Rotations::default()),
+        registry: Arc::new(Registry::new(None, Metrics::new().unwrap().upstreams().clone())),
         metrics: Arc::new(Metrics::new().unwrap()),
     };
     let (snapshot, _) = compiler.compile(loaded).unwrap();
@@ -128,12 +128,16 @@ applications:
         });
         let asker = edits::asker(caller, client, headers);
         let choice = api.split.as_ref().unwrap().choose(&asker, rand::random).unwrap();
-        let (_, endpoint) = snapshot
-            .upstream(choice.upstream)
-            .unwrap()
-            .pick(Tried::default())
-            .unwrap();
-        let peer = Box::new(endpoint.peer().clone());
+        let view = snapshot.upstream(choice.upstream).unwrap().view();
+        let ask = Ask {
+            dice: 1,
+            key: 0,
+            tried: &[],
+            repeatable: true,
+            now: Moment::now(),
+        };
+        let pick = view.pick(&ask).unwrap();
+        let peer = Box::new(pick.member.peer.clone());
         std::hint::black_box((peer, journey));
     };
     // The first request makes its counters; the second shows what a request takes.

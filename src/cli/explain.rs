@@ -18,7 +18,7 @@ use crate::revision;
 use crate::snapshot::Compiler;
 use crate::telemetry::Metrics;
 use crate::throttle::Time;
-use crate::upstream::Rotations;
+use crate::upstream::Registry;
 use crate::upstream::resolve::Names;
 
 /// Arguments of `explain`.
@@ -94,7 +94,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         key_store: None,
         names: Names::Leave,
         sharing: crate::server::sharing::defaults(&config),
-        rotations: Arc::new(Rotations::default()),
+        registry: Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone())),
         metrics: Arc::clone(&metrics),
     };
     let (snapshot, _) = revision::load(file, &environment)

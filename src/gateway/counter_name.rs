@@ -367,7 +367,7 @@ mod tests {
     use crate::snapshot::Compiler;
     use crate::telemetry::Metrics;
     use crate::throttle::{Defaults, Throttle, Time};
-    use crate::upstream::Rotations;
+    use crate::upstream::Registry;
     use crate::upstream::resolve::Names;
 
     const KEYS: [&str; 2] = [
@@ -422,7 +422,7 @@ applications:
             key_store: None,
             names: Names::Leave,
             sharing: Defaults::default(),
-            rotations: Arc::new(Rotations::default()),
+            registry: Arc::new(Registry::new(None, Metrics::new().unwrap().upstreams().clone())),
             metrics: Arc::new(Metrics::new().unwrap()),
         };
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));

@@ -332,20 +332,17 @@ fn upstream_facts(
     };
     let target = upstream_target((route, api), question.path, path, question.query)
         .map_or_else(as_sent, |target| String::from_utf8_lossy(&target).into_owned());
-    let total: f64 = upstream
-        .endpoints()
+    let view = upstream.view();
+    let total: f64 = view.members().iter().map(|member| f64::from(member.weight)).sum();
+    let mut endpoints: Vec<EndpointFacts> = view
+        .members()
         .iter()
-        .map(|endpoint| f64::from(endpoint.weight()))
-        .sum();
-    let mut endpoints: Vec<EndpointFacts> = upstream
-        .endpoints()
-        .iter()
-        .map(|endpoint| EndpointFacts {
-            address: endpoint.label().to_string(),
-            resolved: Some(endpoint.address())
+        .map(|member| EndpointFacts {
+            address: member.label.to_string(),
+            resolved: Some(member.endpoint.address())
                 .filter(|address| !address.ip().is_unspecified())
                 .map(|address| address.to_string()),
-            share_percent: (f64::from(endpoint.weight()) / total * 1000.0).round() / 10.0,
+            share_percent: (f64::from(member.weight) / total * 1000.0).round() / 10.0,
         })
         .collect();
     endpoints.sort_by(|a, b| b.share_percent.total_cmp(&a.share_percent));

@@ -14,6 +14,7 @@ use prometheus::Histogram;
 use super::forward::Origin;
 use super::refusal::Refusal;
 use super::request_id::Ids;
+use super::tries::Plan;
 use super::wire::{Home, Wire};
 use crate::auth::Caller;
 use crate::edit::cors;
@@ -21,7 +22,7 @@ use crate::framing::BodyFault;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
-use crate::upstream::{Tried, Upstream};
+use crate::upstream::{Attempt, Moment, Tried, Upstream, hash};
 
 /// One request in this many has its stages timed.
 const TIMED_EVERY: u32 = 64;
@@ -49,10 +50,14 @@ pub struct Journey {
     pub body_bytes: Option<u64>,
     /// What was wrong with its body, beside what the connection has found.
     pub fault: Option<BodyFault>,
-    /// The endpoints that could not be connected to.
+    /// What holds for all its tries; absent before the first.
+    pub plan: Option<Plan>,
+    /// The try that is under way.
+    pub attempt: Option<Attempt>,
+    /// The endpoints where tries failed.
     pub tried: Tried,
-    /// The endpoint that is used now.
-    pub endpoint: Option<usize>,
+    /// What the endpoint of the last try is called.
+    pub endpoint: Option<Arc<str>>,
     /// When it was chosen.
     pub upstream_started: Option<Instant>,
     /// From then to the head of its answer.
@@ -129,7 +134,9 @@ impl Journey {
             cors: None,
             body_bytes: None,
             fault: None,
-            tried: Tried::default(),
+            plan: None,
+            attempt: None,
+            tried: Tried::new(),
             endpoint: None,
             upstream_started: None,
             upstream_elapsed: None,
@@ -177,9 +184,15 @@ impl Journey {
         self.dice.is_multiple_of(TIMED_EVERY)
     }
 
+    /// A random number, another one for each try.
+    #[must_use]
+    pub fn dice(&self) -> u64 {
+        hash::stir(u64::from(self.dice) | u64::from(self.outcome.tries + 1) << 32)
+    }
+
     /// The upstream that it goes to.
     #[must_use]
-    pub fn upstream(&self) -> Option<&Upstream> {
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         self.snapshot.as_ref()?.upstream(self.destination?)
     }
 
@@ -284,9 +297,6 @@ impl Journey {
             .zip(caller)
             .and_then(|(snapshot, caller)| snapshot.application_of(caller));
         let upstream = self.upstream();
-        let endpoint = upstream
-            .zip(self.endpoint)
-            .and_then(|(upstream, endpoint)| upstream.endpoints().get(endpoint));
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());
         Record {
             time_ms: self.now_ms,
@@ -307,7 +317,7 @@ impl Journey {
             limit: self.outcome.limit.as_deref().unwrap_or_default(),
             would_deny: self.would_deny,
             upstream: upstream.map_or("", |upstream| upstream.name().as_str()),
-            endpoint: endpoint.map_or("", |endpoint| endpoint.label()),
+            endpoint: self.endpoint.as_deref().unwrap_or_default(),
             tries: self.outcome.tries,
             bytes_in: self.outcome.bytes_in,
             bytes_out: self.outcome.bytes_out,
@@ -328,6 +338,14 @@ impl Drop for Journey {
         if self.reported {
             return;
         }
+        // It was cut short while an endpoint was silent: that is the endpoint's failure, unless the client's part is missing.
+        let waited = self.home.as_ref().is_some_and(|home| home.is_received());
+        if let Some(attempt) = &mut self.attempt
+            && waited
+            && !std::thread::panicking()
+        {
+            attempt.failed(Moment::now());
+        }
         if let Some(home) = &self.home {
             home.leave_request_id(self.ids.request_id_text());
             if self.cors.is_some() {
@@ -335,6 +353,9 @@ impl Drop for Journey {
                 self.tell_browser(&mut fields);
                 home.leave_fields(fields);
             }
+        }
+        if self.outcome.status == 0 && self.home.as_ref().is_some_and(|home| home.is_tunnel()) {
+            (self.outcome.status, self.outcome.reason) = (101, "tunnel_silent");
         }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());

@@ -11,10 +11,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -27,7 +27,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::framing::{BodyFault, Head, MessageBody};
+use crate::framing::{Body, BodyFault, Head, MessageBody};
 
 /// Bytes of a next message that are kept while the current one is being answered.
 const AHEAD_MAX: usize = 16 * 1024;
@@ -64,6 +64,11 @@ pub struct Home {
     received: AtomicBool,
     tunnel: AtomicBool,
     keep: AtomicBool,
+    /// Bytes passed since somebody looked, for tunnels.
+    moved: AtomicBool,
+    /// In milliseconds; 0: the engine sees to it.
+    silence_ms: AtomicU64,
+    tunnel_ms: AtomicU64,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
     /// What its answer has to carry besides; left and taken like the id.
@@ -182,6 +187,33 @@ impl Home {
         self.received.store(false, Ordering::Relaxed);
         self.tunnel.store(false, Ordering::Relaxed);
         self.keep.store(false, Ordering::Relaxed);
+        self.silence_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// How long the endpoint may be silent after the end of the request, and how long a tunnel both ways.
+    pub fn expect_silence(&self, silence: Duration, tunnel: Duration) {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.silence_ms.store(millis(silence), Ordering::Relaxed);
+        self.tunnel_ms.store(millis(tunnel), Ordering::Relaxed);
+    }
+
+    /// How long the endpoint may be silent after the end of the request; none while the engine sees to it.
+    #[must_use]
+    pub fn silence(&self) -> Option<Duration> {
+        let millis = self.silence_ms.load(Ordering::Relaxed);
+        (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    /// How long a tunnel may be silent.
+    #[must_use]
+    pub fn tunnel_silence(&self) -> Duration {
+        Duration::from_millis(self.tunnel_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether bytes passed the tunnel since this was asked last.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
     }
 
     /// The core, when the wire is gone.
@@ -293,6 +325,16 @@ impl Wire {
         self.home.is_received()
     }
 
+    /// Whether nothing of the current message is waited for: the engine has it, or finds it here without waiting.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let is_here = |core: &Core| {
+            let length = core.head.map(|head| head.body);
+            matches!(length, Some(Body::Length(length)) if core.buffer.len() as u64 >= length)
+        };
+        self.is_received() || self.core.as_deref().is_some_and(is_here)
+    }
+
     /// The connection's side of the exchange.
     #[must_use]
     pub fn home(&self) -> &Arc<Home> {
@@ -331,7 +373,9 @@ impl AsyncRead for Wire {
         }
         if tunnel {
             if core.buffer.is_empty() {
-                return Pin::new(&mut core.io).poll_read(context, into);
+                ready!(Pin::new(&mut core.io).poll_read(context, into))?;
+                self.home.moved.store(true, Ordering::Relaxed);
+                return Poll::Ready(Ok(()));
             }
             let available = core.buffer.len().min(into.remaining());
             into.put_slice(&core.buffer.split_to(available));
@@ -363,7 +407,11 @@ impl AsyncWrite for Wire {
         if !self.home.is_answered() && !is_interim(bytes) {
             self.home.answered.store(true, Ordering::Relaxed);
         }
-        Pin::new(&mut self.core()?.io).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.core()?.io).poll_write(context, bytes))?;
+        if self.home.is_tunnel() {
+            self.home.moved.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

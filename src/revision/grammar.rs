@@ -94,6 +94,39 @@ fn is_host_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
+/// A service in DNS, as RFC 2782 names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServiceName(pub(super) String);
+
+impl Grammar for ServiceName {
+    const WHAT: &'static str = "a service in DNS such as _http._tcp.orders.internal";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| {
+            format!(
+                "{} {why}; write the name of its SRV records, such as _http._tcp.orders.internal",
+                quote(text)
+            )
+        };
+        let name = text.trim_end_matches('.').to_ascii_lowercase();
+        if name.len() > 253 || !name.contains('.') {
+            return Err(wrong("is not a service in DNS"));
+        }
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && (label.bytes()).all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        };
+        if !name.split('.').all(is_label) {
+            return Err(wrong("is not a name in DNS"));
+        }
+        Ok(Self(name))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "examples": ["_http._tcp.orders.internal"] })
+    }
+}
+
 /// A host and a port of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {

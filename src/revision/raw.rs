@@ -5,16 +5,21 @@
 //! with everything else. Nothing but `super::validate` looks at these types.
 
 mod edits;
+mod upstream;
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::upstream::{
+    RawBalance, RawBreaker, RawEndpoint, RawHashKey, RawHealthCheck, RawPool, RawProtocol, RawRetries, RawUpstream,
+    RawUpstreamTimeouts, RawUpstreamTls, RawZones,
+};
 use super::WithoutStore;
 use super::grammar::{
-    Address, AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256,
-    TargetPath, ZoneName,
+    AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256, TargetPath,
+    ZoneName,
 };
 use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
 use crate::units::{Rate, Ratio};
@@ -52,93 +57,6 @@ pub(super) struct RawRevision {
     /// Certificates. Not available in this build.
     #[serde(default)]
     pub(super) tls: NotAvailable,
-}
-
-/// A named group of endpoints that can answer the same requests.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawUpstream {
-    /// Unique among upstreams.
-    #[schemars(required)]
-    pub(super) name: Option<At<Text<Name>>>,
-    /// How an endpoint is chosen. Default `round_robin`, weighted; the others are not available in this build.
-    pub(super) balance: Option<At<RawBalance>>,
-    /// At least one.
-    #[serde(default)]
-    #[schemars(required, length(min = 1))]
-    pub(super) endpoints: Vec<At<RawEndpoint>>,
-    /// Active health checks. Not available in this build.
-    #[serde(default)]
-    pub(super) health_check: NotAvailable,
-    /// Deadlines towards the endpoints.
-    pub(super) timeouts: Option<RawUpstreamTimeouts>,
-    /// What happens when an endpoint cannot be reached.
-    pub(super) retries: Option<RawRetries>,
-    /// Caching of answers. Not available in this build.
-    #[serde(default)]
-    pub(super) cache: NotAvailable,
-    /// TLS towards the endpoints. Not available in this build.
-    #[serde(default)]
-    pub(super) tls: NotAvailable,
-}
-
-/// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum RawBalance {
-    /// In turn, by weight.
-    RoundRobin,
-    /// Not available in this build.
-    LeastConnections,
-    /// Not available in this build.
-    LeastResponseTime,
-    /// Not available in this build.
-    ConsistentHash,
-    /// Not available in this build.
-    Random,
-}
-
-/// One address of an upstream.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawEndpoint {
-    /// Host and port: `10.0.0.1:8080`, `orders.internal:8080` or `[2001:db8::1]:8080`.
-    #[schemars(required)]
-    pub(super) address: Option<At<Text<Address>>>,
-    /// Share of the traffic relative to the other endpoints, 1 to 1000. Default 1.
-    #[schemars(range(min = 1, max = 1000))]
-    pub(super) weight: Option<At<u32>>,
-    /// Where the endpoint stands. Not available in this build.
-    #[serde(default)]
-    pub(super) zone: NotAvailable,
-}
-
-/// Deadlines towards the endpoints.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawUpstreamTimeouts {
-    /// Until the TCP connection stands. Default 5s.
-    pub(super) connect: Option<At<Text<Duration>>>,
-    /// Longest silence while reading an answer. Default 30s.
-    pub(super) read: Option<At<Text<Duration>>>,
-    /// Longest silence while writing a request. Default 30s.
-    pub(super) write: Option<At<Text<Duration>>>,
-    /// How long an unused connection is kept; keep it below the endpoint's own. Default 50s.
-    pub(super) idle: Option<At<Text<Duration>>>,
-}
-
-/// What happens when an endpoint cannot be reached.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawRetries {
-    /// How many endpoints are tried in all when connecting fails, 1 to 10. Default 2. What was sent is repeated only if
-    /// a kept connection turned out closed and the method is idempotent.
-    #[schemars(range(min = 1, max = 10))]
-    pub(super) attempts: Option<At<u32>>,
-    /// Share of requests that may be retries. Not available in this build.
-    #[serde(default)]
-    pub(super) budget: NotAvailable,
 }
 
 /// An issuer of tokens.

@@ -9,19 +9,17 @@ mod destination;
 mod edits;
 mod issuer;
 mod limit;
+mod upstream;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::load::ApiPlaces;
-use super::raw::{
-    RawApplication, RawBalance, RawEndpoint, RawIssuer, RawKey, RawKeyType, RawRetries, RawRevision, RawSubscription,
-    RawUpstream, RawUpstreamTimeouts,
-};
-use super::{Application, AuthMethod, Endpoint, Key, KeyType, Revision, Subscription, Upstream, UpstreamTimeouts};
+use super::raw::{RawApplication, RawIssuer, RawKey, RawKeyType, RawRevision, RawSubscription};
+use super::{Application, AuthMethod, Key, KeyType, Revision, Subscription};
 use crate::document::{At, Dropped, Name, NotAvailable, Place, Report, Text, did_you_mean, quote};
 
 /// The longest deadline that makes sense to anybody; it also keeps sums of durations far from overflow.
@@ -142,91 +140,6 @@ impl Checker<'_> {
             }
         }
         (resolved, places)
-    }
-
-    fn upstream(&mut self, raw: &At<RawUpstream>) -> Option<Upstream> {
-        let RawUpstream {
-            name,
-            balance,
-            endpoints,
-            health_check: NotAvailable,
-            timeouts,
-            retries,
-            cache: NotAvailable,
-            tls: NotAvailable,
-        } = &raw.value;
-        let who = who("upstream", name.as_ref());
-        let name = self.need(raw.place, &who, "name", name.as_ref());
-        if let Some(balance) = balance {
-            let other = match balance.value {
-                RawBalance::RoundRobin => None,
-                RawBalance::LeastConnections => Some("least_connections"),
-                RawBalance::LeastResponseTime => Some("least_response_time"),
-                RawBalance::ConsistentHash => Some("consistent_hash"),
-                RawBalance::Random => Some("random"),
-            };
-            if let Some(other) = other {
-                let message = format!("balance \"{other}\" is not available in this build; there is \"round_robin\"");
-                self.report.error(balance.place, message);
-            }
-        }
-        self.not_empty(raw.place, &who, "endpoints", endpoints);
-        let mut resolved: Vec<Endpoint> = Vec::with_capacity(endpoints.len());
-        let mut seen = HashSet::with_capacity(endpoints.len());
-        for raw in endpoints {
-            let Some(endpoint) = self.endpoint(raw, &who) else {
-                continue;
-            };
-            if !seen.insert((endpoint.host.clone(), endpoint.port)) {
-                let message = format!("{who} has this endpoint twice; for a larger share, give it a weight");
-                self.report.error(raw.place, message);
-            }
-            resolved.push(endpoint);
-        }
-        let attempts = retries.as_ref().and_then(|retries| {
-            let RawRetries {
-                attempts,
-                budget: NotAvailable,
-            } = retries;
-            attempts.as_ref()
-        });
-        Some(Upstream {
-            name: name?.as_str().into(),
-            endpoints: resolved,
-            timeouts: self.upstream_timeouts(timeouts.as_ref().unwrap_or(&RawUpstreamTimeouts::default())),
-            attempts: self.in_range(attempts, "attempts", 1, 10, 2) as usize,
-        })
-    }
-
-    fn endpoint(&mut self, raw: &At<RawEndpoint>, who: &str) -> Option<Endpoint> {
-        let RawEndpoint {
-            address,
-            weight,
-            zone: NotAvailable,
-        } = &raw.value;
-        let weight = self.in_range(weight.as_ref(), "weight", 1, 1000, 1);
-        let who = format!("an endpoint of {who}");
-        let address = self.need(raw.place, &who, "address", address.as_ref())?;
-        Some(Endpoint {
-            host: address.host.clone(),
-            port: address.port,
-            weight,
-        })
-    }
-
-    fn upstream_timeouts(&mut self, raw: &RawUpstreamTimeouts) -> UpstreamTimeouts {
-        let RawUpstreamTimeouts {
-            connect,
-            read,
-            write,
-            idle,
-        } = raw;
-        UpstreamTimeouts {
-            connect: self.timeout(connect.as_ref(), "connect", 5),
-            read: self.timeout(read.as_ref(), "read", 30),
-            write: self.timeout(write.as_ref(), "write", 30),
-            idle: self.timeout(idle.as_ref(), "idle", 50),
-        }
     }
 
     fn timeout(&mut self, raw: Option<&At<Text<Duration>>>, key: &str, default_seconds: u64) -> Duration {

@@ -350,6 +350,13 @@ impl Deadline {
         }
     }
 
+    /// Like [`Self::set`], if that is sooner than what is set.
+    fn set_at_most(&mut self, now: Instant, after: Duration) {
+        if now + after < self.at {
+            self.set(now, after);
+        }
+    }
+
     fn arm(&mut self) {
         self.armed = self.at;
         self.registered = None;
@@ -377,17 +384,32 @@ impl Deadline {
         std::future::poll_fn(|context| self.poll_expired(context)).await;
     }
 
-    /// Like [`Self::expired`], but never once an answer has begun: from then on, silence is bounded per read and write.
+    /// Like [`Self::expired`], but not once an answer has begun: from then on, silence is bounded per read and write, and a
+    /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
+    /// long as any other.
     async fn expired_before_answer(&mut self, home: &Home) {
+        let mut sent = false;
         std::future::poll_fn(|context| {
-            if home.is_answered() {
-                return Poll::Pending;
-            }
-            ready!(self.poll_expired(context));
-            if home.is_answered() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
+            loop {
+                if home.is_answered() && !home.is_tunnel() {
+                    return Poll::Pending;
+                }
+                if let Some(silence) = home.silence().filter(|_| !sent && home.is_received()) {
+                    sent = true;
+                    self.set_at_most(Instant::now(), silence);
+                }
+                ready!(self.poll_expired(context));
+                if !home.is_tunnel() {
+                    return if home.is_answered() {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(())
+                    };
+                }
+                if !home.has_moved() {
+                    return Poll::Ready(());
+                }
+                self.set(Instant::now(), home.tunnel_silence());
             }
         })
         .await;

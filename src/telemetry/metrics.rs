@@ -10,6 +10,8 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use super::upstream_metrics::UpstreamMetrics;
+
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
@@ -71,6 +73,7 @@ pub struct Metrics {
     sharing: SharingMetrics,
     keys: KeyMetrics,
     control_plane: ControlPlaneMetrics,
+    upstreams: UpstreamMetrics,
     revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
 }
@@ -291,6 +294,7 @@ impl Metrics {
             sharing: SharingMetrics::new(&registry)?,
             keys: KeyMetrics::new(&registry)?,
             control_plane: ControlPlaneMetrics::new(&registry)?,
+            upstreams: UpstreamMetrics::new(&registry)?,
             revision_seq: register(
                 &registry,
                 IntGauge::new(
@@ -329,6 +333,12 @@ impl Metrics {
     #[must_use]
     pub fn upstream_seconds(&self, upstream: &str) -> Histogram {
         self.upstream_seconds.with_label_values(&[upstream])
+    }
+
+    /// What is shown of upstreams.
+    #[must_use]
+    pub fn upstreams(&self) -> &UpstreamMetrics {
+        &self.upstreams
     }
 
     /// The histogram of a stage.

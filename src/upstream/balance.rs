@@ -1,123 +1,142 @@
-//! Smooth weighted round robin without a lock.
+//! Which endpoint a request goes to.
 //!
-//! The order of a whole turn is computed once per revision with nginx's algorithm, so that weights 5, 1, 1 give
-//! `a a b a c a a` and not `a a a a a b c`; a pick is one atomic increment and one read. The engine's own selection was
-//! rejected for this: it expands weights contiguously (bursts), and allocates a set for every pick.
+//! A [`View`] is what can be picked from now: made off the request threads whenever an endpoint comes, goes or changes
+//! its state, and swapped as one. A pick reads it, and a few atomics of the endpoints; it takes no lock and allocates
+//! nothing.
 
-use std::collections::HashMap;
+mod schedule;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::names::UpstreamName;
+use pingora::upstreams::peer::HttpPeer;
+use smallvec::SmallVec;
 
-/// Longest turn that is written out; beyond it weights are scaled down, which costs at most 1/4096 of exactness.
-const TURN_MAX: u64 = 4096;
+use self::schedule::Schedule;
+use super::{Endpoint, Moment};
+use crate::revision::Upstream as Terms;
+use crate::telemetry::UpstreamMetrics;
 
-/// The order in which endpoints take their turns.
-pub struct Schedule(Box<[u16]>);
+/// An endpoint as an upstream of a revision has it.
+pub struct Member {
+    /// Its state, which outlives the revision.
+    pub endpoint: Arc<Endpoint>,
+    /// What operators call it: as in the revision, with the address where that is a name.
+    pub label: Arc<str>,
+    /// Share of the traffic.
+    pub weight: u32,
+    /// Whether it stands where the gateway does; none if either does not say.
+    pub local: Option<bool>,
+    /// Used only while none of a smaller number can be.
+    pub priority: u8,
+    /// What the engine is told.
+    pub peer: HttpPeer,
+}
 
-impl Schedule {
-    /// Writes out one turn for endpoints with these weights.
+/// The endpoints that a request was sent to.
+pub type Tried = SmallVec<[u32; 4]>;
+
+/// What a pick depends on.
+pub struct Ask<'a> {
+    /// Random, anew for each try.
+    pub dice: u64,
+    /// The hash of what `consistent_hash` goes by.
+    pub key: u64,
+    /// Ids of the endpoints that were tried.
+    pub tried: &'a [u32],
+    /// Whether the request may be repeated if the endpoint fails.
+    pub repeatable: bool,
+    /// When it is.
+    pub now: Moment,
+}
+
+/// What outlives views: the same for all revisions of an upstream.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// Where the rotation stands. A relaxed increment is enough because only the distribution matters, not the order
+    /// between threads.
+    pub turn: AtomicUsize,
+    /// The priority that gets the traffic.
+    pub priority: AtomicUsize,
+}
+
+/// What a pick is.
+pub struct Pick<'a> {
+    /// Where the request goes.
+    pub member: &'a Member,
+    /// Whether it passed the gate of a half-open breaker, and has to leave it.
+    pub probe: bool,
+}
+
+/// What can be picked from.
+pub struct View {
+    members: Box<[Member]>,
+    schedule: Schedule,
+    usable: Box<[u16]>,
+    standing: Arc<Standing>,
+}
+
+impl View {
+    /// What can be picked from now.
     #[must_use]
-    pub fn compile(weights: &[u32]) -> Self {
-        let divisor = weights.iter().copied().filter(|weight| *weight > 0).fold(0, gcd).max(1);
-        let mut weights: Vec<u64> = weights.iter().map(|weight| u64::from(weight / divisor)).collect();
-        let total: u64 = weights.iter().sum();
-        if total > TURN_MAX {
-            for weight in &mut weights {
-                *weight = (*weight * TURN_MAX / total).max(1);
-            }
-        }
-        let total: i64 = weights.iter().map(|weight| signed(*weight)).sum();
-        let mut current = vec![0_i64; weights.len()];
-        let turn = (0..total)
-            .filter_map(|_| {
-                for (value, weight) in current.iter_mut().zip(&weights) {
-                    *value += signed(*weight);
-                }
-                // The first of equals, so that the order of the revision decides.
-                let best = current.iter().enumerate().rev().max_by_key(|(_, value)| **value)?.0;
-                if let Some(value) = current.get_mut(best) {
-                    *value -= total;
-                }
-                u16::try_from(best).ok()
-            })
+    pub fn compile(
+        terms: &Terms,
+        members: Vec<Member>,
+        standing: Arc<Standing>,
+        _metrics: &UpstreamMetrics,
+        _now: Moment,
+    ) -> Self {
+        let checked = terms.health_check.is_some();
+        let is_usable = |member: &Member| member.endpoint.is_usable(checked);
+        let all = !members.iter().any(is_usable);
+        let usable: Vec<u16> = (0_u16..)
+            .zip(&members)
+            .filter(|(_, member)| all || is_usable(member))
+            .map(|(position, _)| position)
             .collect();
-        Self(turn)
-    }
-
-    /// The position of the endpoint whose turn this is.
-    #[must_use]
-    pub fn at(&self, turn: usize) -> usize {
-        match self.0.len() {
-            0 => 0,
-            length => self.0.get(turn % length).copied().map_or(0, usize::from),
+        let weights: Vec<u32> = usable
+            .iter()
+            .filter_map(|position| members.get(usize::from(*position)))
+            .map(|member| member.weight)
+            .collect();
+        Self {
+            schedule: Schedule::compile(&weights),
+            usable: usable.into(),
+            members: members.into(),
+            standing,
         }
     }
-}
 
-/// Where an upstream's rotation stands. Shared by all threads; a relaxed increment is enough because only the
-/// distribution matters, not the order between threads.
-#[derive(Default)]
-pub struct Rotation(AtomicUsize);
-
-impl Rotation {
-    /// The next turn.
-    pub fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-/// The rotations of this process by upstream name: a new revision goes on where the old one stood, instead of sending
-/// every first request to the first endpoint.
-#[derive(Default)]
-pub struct Rotations(Mutex<HashMap<UpstreamName, Weak<Rotation>>>);
-
-impl Rotations {
-    /// The rotation of an upstream. Not for the request path.
+    /// The endpoint for a try; none when all that can be used were tried.
     #[must_use]
-    pub fn of(&self, name: &UpstreamName) -> Arc<Rotation> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, rotation| rotation.strong_count() > 0);
-        if let Some(rotation) = known.get(name).and_then(Weak::upgrade) {
-            return rotation;
-        }
-        let rotation = Arc::<Rotation>::default();
-        known.insert(name.clone(), Arc::downgrade(&rotation));
-        rotation
-    }
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-fn signed(weight: u64) -> i64 {
-    i64::try_from(weight).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heavy_endpoints_are_spread_and_not_served_in_a_row() {
-        let schedule = Schedule::compile(&[5, 1, 1]);
-        let order: Vec<usize> = (0..7).map(|turn| schedule.at(turn)).collect();
-        assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
+    pub fn pick(&self, ask: &Ask<'_>) -> Option<Pick<'_>> {
+        let turn = self.standing.turn.fetch_add(1, Ordering::Relaxed);
+        let first = self.schedule.at(turn);
+        (0..self.usable.len())
+            .filter_map(|step| self.usable.get((first + step) % self.usable.len()))
+            .filter_map(|position| self.members.get(usize::from(*position)))
+            .find(|member| !ask.tried.contains(&member.endpoint.id()))
+            .map(|member| Pick { member, probe: false })
     }
 
-    #[test]
-    fn weights_are_reduced_and_bounded_but_every_endpoint_keeps_a_turn() {
-        assert_eq!(Schedule::compile(&[100, 100]).0.len(), 2);
-        let large = Schedule::compile(&[1000, 999, 998, 997, 996, 1]);
-        assert!(large.0.len() <= 4102);
-        assert!(large.0.contains(&5));
+    /// Whether one of those that can be picked is like this.
+    #[must_use]
+    pub fn can_pick(&self, is_wanted: impl Fn(u32) -> bool) -> bool {
+        self.usable
+            .iter()
+            .filter_map(|position| self.members.get(usize::from(*position)))
+            .any(|member| is_wanted(member.endpoint.id()))
     }
 
-    #[test]
-    fn no_endpoints_or_no_weights_do_not_panic() {
-        assert_eq!(Schedule::compile(&[]).at(7), 0);
-        assert_eq!(Schedule::compile(&[0, 0]).at(7), 0);
+    /// All endpoints, those that can not be used too.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Whether it has to be made anew soon although nothing changes: because an endpoint is in its slow start.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        false
     }
 }

@@ -1,9 +1,32 @@
-//! Host names of endpoints become addresses before a revision is applied, never on a request thread.
+//! Where endpoints are: names become addresses before a revision is applied, never on a request thread.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
-use crate::revision::Endpoint;
+use crate::revision::Locator;
+
+/// One address of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    /// What DNS says of its share, which then goes instead of the revision's; none for addresses and host names.
+    pub weight: Option<u16>,
+    /// What DNS says of its priority, beside the revision's.
+    pub priority: u16,
+}
+
+impl Found {
+    /// An address of which nothing else is said.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            weight: None,
+            priority: 0,
+        }
+    }
+}
 
 /// Whether names are looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,41 +38,32 @@ pub enum Names {
 }
 
 impl Names {
-    /// The address of an endpoint.
+    /// The addresses of an endpoint. Blocks while the resolver works: call it where blocking is allowed.
     ///
     /// # Errors
     /// When a name is looked up and does not resolve.
-    pub fn address(self, endpoint: &Endpoint) -> io::Result<SocketAddr> {
-        match (self, literal(endpoint)) {
-            (_, Some(address)) => Ok(address),
-            (Self::LookUp, None) => resolve(endpoint),
-            (Self::Leave, None) => Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), endpoint.port)),
+    pub fn find(self, locator: &Locator) -> io::Result<Vec<Found>> {
+        let left = |port| vec![Found::at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))];
+        match (locator, self) {
+            (Locator::Host { host, port }, names) => match (host.parse::<IpAddr>(), names) {
+                (Ok(address), _) => Ok(vec![Found::at(SocketAddr::new(address, *port))]),
+                (Err(_), Self::Leave) => Ok(left(*port)),
+                (Err(_), Self::LookUp) => look_up(host, *port),
+            },
+            (Locator::Service(_), Self::Leave) => Ok(left(0)),
+            (Locator::Service(_), Self::LookUp) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
 
-fn literal(endpoint: &Endpoint) -> Option<SocketAddr> {
-    let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
-    Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, endpoint.port))
-}
-
-/// The address of an endpoint. Blocks while the system resolver works: call it where blocking is allowed.
-///
-/// Of several addresses the first IPv4 one is taken, else the first.
-///
-/// # Errors
-/// When the name does not resolve.
-pub fn resolve(endpoint: &Endpoint) -> io::Result<SocketAddr> {
-    if let Some(address) = literal(endpoint) {
-        return Ok(address);
+fn look_up(host: &str, port: u16) -> io::Result<Vec<Found>> {
+    let mut found: Vec<Found> = (host, port).to_socket_addrs()?.map(Found::at).collect();
+    found.sort_unstable();
+    found.dedup();
+    if found.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
-    let addresses: Vec<SocketAddr> = (endpoint.host.as_str(), endpoint.port).to_socket_addrs()?.collect();
-    addresses
-        .iter()
-        .find(|address| address.is_ipv4())
-        .or_else(|| addresses.first())
-        .copied()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -58,19 +72,18 @@ mod tests {
 
     #[test]
     fn addresses_are_taken_as_they_are_and_names_are_looked_up() {
-        let endpoint = |host: &str| Endpoint {
-            host: host.into(),
-            port: 80,
-            weight: 1,
+        let find = |names: Names, host: &str| {
+            names.find(&Locator::Host {
+                host: host.into(),
+                port: 80,
+            })
         };
-        assert_eq!(
-            resolve(&endpoint("10.1.2.3")).unwrap(),
-            SocketAddr::from(([10, 1, 2, 3], 80))
-        );
-        assert_eq!(resolve(&endpoint("[::1]")).unwrap().to_string(), "[::1]:80");
-        assert!(resolve(&endpoint("localhost")).unwrap().ip().is_loopback());
-        assert!(resolve(&endpoint("no-such-host.invalid")).is_err());
-        let left = Names::Leave.address(&endpoint("no-such-host.invalid")).unwrap();
-        assert!(left.ip().is_unspecified());
+        let address = SocketAddr::from(([10, 1, 2, 3], 80));
+        assert_eq!(find(Names::LookUp, "10.1.2.3").unwrap(), [Found::at(address)]);
+        assert_eq!(find(Names::LookUp, "::1").unwrap()[0].address.to_string(), "[::1]:80");
+        assert!(find(Names::LookUp, "localhost").unwrap()[0].address.ip().is_loopback());
+        assert!(find(Names::LookUp, "no-such-host.invalid").is_err());
+        let left = find(Names::Leave, "no-such-host.invalid").unwrap();
+        assert!(left[0].address.ip().is_unspecified());
     }
 }

@@ -11,7 +11,7 @@ use crate::document::{Mistake, Place, Severity, Source};
 use crate::revision::{JwksSource, Loaded};
 use crate::server::sharing;
 use crate::sync::client::{Answer, Client, segment};
-use crate::upstream::resolve::resolve;
+use crate::upstream::resolve::Names;
 
 /// How long each attempt may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -24,12 +24,11 @@ pub fn findings(loaded: &Loaded) -> Vec<Mistake> {
     let mistake = |message: String| loaded.source.mistake(Place::default(), Severity::Error, message);
     let endpoints = loaded.revision.upstreams.iter().flat_map(|upstream| {
         upstream.endpoints.iter().filter_map(|endpoint| {
-            let reached = resolve(endpoint).and_then(|address| TcpStream::connect_timeout(&address, PATIENCE));
+            let reached = Names::LookUp.find(&endpoint.locator).and_then(|found| {
+                (found.iter()).try_for_each(|place| TcpStream::connect_timeout(&place.address, PATIENCE).map(drop))
+            });
             let error = reached.err()?;
-            Some(format!(
-                "upstream \"{}\": {}:{}: {error}",
-                upstream.name, endpoint.host, endpoint.port
-            ))
+            Some(format!("upstream \"{}\": {}: {error}", upstream.name, endpoint.locator))
         })
     });
     let issuers = loaded.revision.issuers.iter().filter_map(|issuer| {

@@ -109,12 +109,12 @@ applications:
 
     let orders = &revision.upstreams[1];
     assert_eq!((orders.endpoints[0].weight, orders.endpoints[1].weight), (2, 1));
-    assert_eq!(orders.endpoints[1].host, "2001:db8::1");
+    assert!(orders.endpoints[1].locator.to_string().starts_with("[2001:db8::1]:"));
     assert_eq!(
         (orders.timeouts.connect, orders.timeouts.idle),
         (Duration::from_secs(1), Duration::from_secs(50))
     );
-    assert_eq!(orders.attempts, 2);
+    assert_eq!(orders.retries.attempts, 2);
 
     let corp = &revision.issuers[0];
     assert_eq!(corp.issuer, "https://idp.example.com");
@@ -358,10 +358,6 @@ apis:
         mistakes(text),
         "\
 r.yaml:2:1: \"cache\" is not available in this build
-r.yaml:5:14: balance \"least_response_time\" is not available in this build; there is \"round_robin\"
-r.yaml:6:5: \"health_check\" is not available in this build
-r.yaml:7:29: \"budget\" is not available in this build
-r.yaml:8:35: \"zone\" is not available in this build
 r.yaml:10:56: \"tls\" is not available in this build"
     );
 }

@@ -475,7 +475,9 @@ fn a_gateway_that_starts_without_a_control_plane_knows_what_it_knew() {
     });
     until("it goes on where it was", || again.find("b") == Found::Revoked);
     // Keys are applied first, then it is told that they were.
-    until("nothing is wrong any more", || again.follower.status().last_error.is_none());
+    until("nothing is wrong any more", || {
+        again.follower.status().last_error.is_none()
+    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::revision::EnvironmentType;
 use crate::snapshot::Compiler;
 use crate::telemetry::Metrics;
 use crate::throttle::{Defaults, Throttle};
-use crate::upstream::Rotations;
+use crate::upstream::Registry;
 use crate::upstream::resolve::Names;
 
 /// A gateway without listeners, until it ends one way or the other.
@@ -71,7 +71,7 @@ impl Gateway {
             key_store: Some(Arc::clone(remote.key_store())),
             introspectors: Introspectors::offline(),
             names: Names::Leave,
-            rotations: Arc::new(Rotations::default()),
+            registry: Arc::new(Registry::new(None, metrics.upstreams().clone())),
             sharing: Defaults::default(),
             metrics: Arc::clone(&metrics),
         };

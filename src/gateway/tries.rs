@@ -1,0 +1,330 @@
+//! Where a request is sent, and whether it is sent again.
+//!
+//! The engine asks for a peer before each try and reports how the try failed; what is decided here is which endpoint it
+//! goes to, what the failure says about that endpoint, and whether there is another try:
+//!
+//! | what happened | who may be tried again |
+//! |---|---|
+//! | no connection, or HTTP/2 says that the request was not looked at | every request: nothing was done with it |
+//! | a kept connection turned out closed | those that may arrive twice, also at the same endpoint |
+//! | the connection broke, nothing came in time, 502, 503 or 504 | those that may arrive twice |
+//!
+//! Never once the client was sent a part of an answer, never when more of the body has gone than is kept, and never
+//! beyond `retries.attempts`, the budget and `timeouts.total`.
+
+use std::time::{Duration, Instant};
+
+use http::header::{COOKIE, HeaderName, UPGRADE};
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
+
+use super::journey::Journey;
+use crate::auth::Caller;
+use crate::revision::{Balance, HashKey};
+use crate::upstream::attempt::{Unsent, is_failure};
+use crate::upstream::{Ask, Attempt, Moment, Upstream, hash};
+
+/// How often one request is sent at most when kept connections turn out to be closed.
+const RESENDS_MAX: u32 = 3;
+
+/// A request with it may arrive twice, whatever its method: the service sees to it that it counts once
+/// (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Says why a try was given up whose answer is not for the client.
+const ANOTHER: ErrorType = ErrorType::Custom("another endpoint is tried");
+
+/// Says that no connection was free.
+pub const NO_ROOM: ErrorType = ErrorType::Custom("no connection is free");
+
+/// What is fixed for all tries of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// It may arrive twice.
+    repeatable: bool,
+    /// It becomes a tunnel, if the endpoint agrees.
+    upgrade: bool,
+    /// When the answer has to have begun.
+    until: Option<Moment>,
+    /// What `consistent_hash` goes by.
+    key: u64,
+}
+
+/// Chooses an endpoint, and says what the engine has to know about it.
+///
+/// # Errors
+/// When there is none to be chosen, or it has no room.
+pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout: Duration) -> Result<Box<HttpPeer>> {
+    // The one before is over.
+    journey.attempt = None;
+    let Some(upstream) = journey.upstream().cloned() else {
+        return Err(Error::explain(ErrorType::InternalError, "a request without an upstream").into_in());
+    };
+    let started = Instant::now();
+    let now = Moment::of(started);
+    let plan = match journey.plan {
+        Some(plan) => plan,
+        None => {
+            upstream.standing().budget.asked(now);
+            *journey
+                .plan
+                .insert(Plan::of(session.req_header(), journey, &upstream, now))
+        }
+    };
+    let ask = Ask {
+        dice: journey.dice(),
+        key: plan.key,
+        tried: &journey.tried,
+        repeatable: plan.repeatable,
+        now,
+    };
+    let (attempt, mut peer) = Attempt::begin(&upstream, &ask).await.map_err(unsent)?;
+    journey.upstream_started = Some(started);
+    journey.outcome.tries += 1;
+    journey.endpoint = Some(attempt.label().clone());
+    journey.attempt = Some(attempt);
+    peer.options.read_timeout = silence(session, &plan, &upstream, now, request_timeout);
+    Ok(peer)
+}
+
+/// No connection stands: nothing was sent, so any request may go to the next endpoint.
+pub fn not_connected(journey: &mut Journey, error: &mut Error) {
+    let now = Moment::now();
+    if matches!(error.etype, ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert)
+        && let Some(attempt) = &journey.attempt
+        && attempt.endpoint().may_complain(now)
+    {
+        // What the engine says of it holds names and reasons, nothing that was sent.
+        let said = error.context.as_ref().map_or("", |text| text.as_str());
+        log::warn!("upstream endpoint {}: no TLS with it: {said}", attempt.label());
+    }
+    give_up(journey, now);
+    let again = another(journey, now);
+    error.set_retry(again);
+}
+
+/// The head of an answer came. Says that another endpoint is tried instead.
+///
+/// # Errors
+/// When it does.
+pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result<()> {
+    let now = Moment::now();
+    if let Some(attempt) = &mut journey.attempt {
+        attempt.answered(status, now);
+    }
+    // A 500 is the service's word, unless it only shows that an endpoint that is tried out is still broken.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    let fleeting = is_failure(status) && (status != 500 || probe);
+    if fleeting && may_arrive_twice(session, journey) && another(journey, now) {
+        return Err(Error::new(ANOTHER).into_up());
+    }
+    Ok(())
+}
+
+/// A try failed after a connection stood.
+pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reused: bool) {
+    if error.etype == ANOTHER {
+        note_tried(journey);
+        error.set_retry(true);
+        return;
+    }
+    if error.esource == ErrorSource::Downstream || error.esource == ErrorSource::Internal {
+        // The client's doing, or ours.
+        if let Some(attempt) = &mut journey.attempt {
+            attempt.ended();
+        }
+        error.set_retry(false);
+        return;
+    }
+    let now = Moment::now();
+    if is_written(session) {
+        give_up(journey, now);
+        error.set_retry(false);
+        return;
+    }
+    let closed = reused && error.retry == RetryType::ReusedOnly;
+    let unseen = error.retry == RetryType::Decided(true) && error.etype != ErrorType::InvalidH2;
+    if closed && journey.outcome.tries < RESENDS_MAX && may_arrive_twice(session, journey) {
+        // The connection was old, which says nothing about the endpoint.
+        if let Some(attempt) = &mut journey.attempt {
+            attempt.ended();
+        }
+        error.set_retry(true);
+        return;
+    }
+    if unseen || closed {
+        if let Some(attempt) = &mut journey.attempt {
+            attempt.ended();
+        }
+        note_tried(journey);
+    } else {
+        give_up(journey, now);
+    }
+    let whole = !session.as_ref().retry_buffer_truncated();
+    let again = ((unseen && whole) || may_arrive_twice(session, journey)) && another(journey, now);
+    error.set_retry(again);
+}
+
+/// Why there is no TLS with an endpoint, in a word for the log.
+#[must_use]
+pub fn handshake_fault(error: &Error) -> &'static str {
+    let said = error.context.as_ref().map_or("", |text| text.as_str());
+    let faults = [
+        ("UnknownIssuer", "certificate_of_unknown_issuer"),
+        ("NotValidForName", "certificate_of_another_name"),
+        ("Expired", "certificate_expired"),
+        ("NotValidYet", "certificate_not_valid_yet"),
+        ("invalid peer certificate", "certificate_refused"),
+    ];
+    let found = faults.iter().find(|(text, _)| said.contains(text));
+    found.map_or("handshake_failed", |(_, fault)| fault)
+}
+
+impl Plan {
+    fn of(request: &RequestHeader, journey: &Journey, upstream: &Upstream, now: Moment) -> Self {
+        let headers = &request.headers;
+        let upgrade = headers.contains_key(UPGRADE) && request.version == http::Version::HTTP_11;
+        let terms = upstream.terms();
+        Self {
+            repeatable: !upgrade && (request.method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY)),
+            upgrade,
+            until: terms.timeouts.total.map(|total| now.plus(total)),
+            key: match &terms.balance {
+                Balance::ConsistentHash(key) => hashed(key, request, journey),
+                _ => 0,
+            },
+        }
+    }
+}
+
+/// What `consistent_hash` goes by; what the request lacks is replaced by the client's address.
+fn hashed(key: &HashKey, request: &RequestHeader, journey: &Journey) -> u64 {
+    let found = match key {
+        HashKey::ClientIp => None,
+        HashKey::Caller => {
+            let caller = journey.caller.as_ref();
+            caller
+                .and_then(Caller::key_hash)
+                .or_else(|| caller.and_then(Caller::subject_hash))
+        }
+        HashKey::Header(name) => request.headers.get(name).map(|value| hash::of(value.as_bytes())),
+        HashKey::Cookie(name) => cookie(request, name).map(|value| hash::of(value.as_bytes())),
+    };
+    found.unwrap_or_else(|| match journey.origin.client {
+        Some(std::net::IpAddr::V4(address)) => hash::of(&address.octets()),
+        Some(std::net::IpAddr::V6(address)) => hash::of(&address.octets()),
+        None => 0,
+    })
+}
+
+/// The value of a cookie (RFC 6265 section 4.2.1).
+#[must_use]
+pub fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
+    let fields = request.headers.get_all(COOKIE).iter();
+    let mut pairs = fields
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(';'));
+    pairs.find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then_some(value)
+    })
+}
+
+/// How long the endpoint may be silent. The engine's clock runs while the request is still being sent, so for a request
+/// that is not all here it only has the last word: what is silent after its end is noticed by the connection.
+fn silence(
+    session: &mut Session,
+    plan: &Plan,
+    upstream: &Upstream,
+    now: Moment,
+    request_timeout: Duration,
+) -> Option<Duration> {
+    let timeouts = &upstream.terms().timeouts;
+    let try_ = timeouts
+        .per_try
+        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
+    let (is_wire, whole) = match super::wire_of(session) {
+        Some(wire) => {
+            if plan.upgrade || !wire.is_whole() {
+                wire.home().expect_silence(try_, timeouts.tunnel);
+            }
+            (true, wire.is_whole())
+        }
+        None => (false, session.as_downstream_mut().is_body_empty()),
+    };
+    if plan.upgrade && is_wire {
+        return None;
+    }
+    if !whole {
+        return Some(timeouts.read.max(request_timeout));
+    }
+    Some(match plan.until {
+        // Never zero, which would be no timeout at all to some.
+        Some(until) => try_.min(until.since(now)).max(Duration::from_millis(1)),
+        None => try_,
+    })
+}
+
+fn unsent(unsent: Unsent) -> Box<Error> {
+    match unsent {
+        Unsent::NoEndpoint => Error::explain(ErrorType::ConnectNoRoute, "no endpoint can be tried").into_up(),
+        Unsent::Full(_) => Error::explain(NO_ROOM, "the endpoint has no room").into_up(),
+    }
+}
+
+fn may_arrive_twice(session: &Session, journey: &Journey) -> bool {
+    journey.plan.is_some_and(|plan| plan.repeatable)
+        && !session.as_ref().retry_buffer_truncated()
+        && !is_written(session)
+}
+
+/// Whether there may be another try, and an endpoint for it. Takes it out of the budget.
+fn another(journey: &Journey, now: Moment) -> bool {
+    let Some(upstream) = journey.upstream() else {
+        return false;
+    };
+    let retries = &upstream.terms().retries;
+    let in_time = (journey.plan.and_then(|plan| plan.until)).is_none_or(|until| now < until);
+    let tried = journey.attempt.as_ref().map(|attempt| attempt.endpoint().id());
+    let elsewhere = || {
+        let is_other = |id: u32| Some(id) != tried && !journey.tried.contains(&id);
+        upstream.view().can_pick(is_other)
+    };
+    // Whoever was sent to find out whether an endpoint works again pays nothing for it.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    if probe && in_time && elsewhere() {
+        upstream.counters().retried.inc();
+        return true;
+    }
+    if journey.outcome.tries >= retries.attempts || !in_time || !elsewhere() {
+        return false;
+    }
+    if !upstream.standing().budget.take(retries.budget, now) {
+        upstream.counters().budget_spent.inc();
+        return false;
+    }
+    upstream.counters().retried.inc();
+    true
+}
+
+/// The endpoint failed.
+fn give_up(journey: &mut Journey, now: Moment) {
+    if let Some(attempt) = &mut journey.attempt {
+        attempt.failed(now);
+    }
+    note_tried(journey);
+}
+
+fn note_tried(journey: &mut Journey) {
+    if let Some(attempt) = &journey.attempt {
+        journey.tried.push(attempt.endpoint().id());
+    }
+}
+
+fn is_written(session: &Session) -> bool {
+    session
+        .response_written()
+        .is_some_and(|header| !header.status.is_informational())
+}

@@ -1,0 +1,229 @@
+//! One try of a request at one endpoint: from the choice to the end of the answer.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use pingora::upstreams::peer::HttpPeer;
+
+use super::breaker::{State, Turn};
+use super::endpoint::{Full, InFlight};
+use super::{Ask, Endpoint, Moment, Upstream};
+
+/// A try. It is counted as in flight until it is dropped; what it says about the endpoint counts once.
+pub struct Attempt {
+    upstream: Arc<Upstream>,
+    here: InFlight,
+    label: Arc<str>,
+    probe: bool,
+    started: Moment,
+    settled: bool,
+}
+
+/// Why no try could be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    /// There is no endpoint that could be tried, or none that was not tried yet.
+    NoEndpoint,
+    /// The endpoint had no room for it.
+    Full(Full),
+}
+
+impl Attempt {
+    /// Chooses an endpoint and takes room there. With it comes what the engine is told.
+    ///
+    /// # Errors
+    /// When there is none to be chosen, or no room.
+    pub async fn begin(upstream: &Arc<Upstream>, ask: &Ask<'_>) -> Result<(Self, Box<HttpPeer>), Unsent> {
+        let (endpoint, label, probe, mut peer) = {
+            let view = upstream.view();
+            let pick = view.pick(ask).ok_or(Unsent::NoEndpoint)?;
+            let member = pick.member;
+            (
+                Arc::clone(&member.endpoint),
+                Arc::clone(&member.label),
+                pick.probe,
+                Box::new(member.peer.clone()),
+            )
+        };
+        let gate = Gate::taken(probe, &endpoint);
+        let here = endpoint.enter(&upstream.terms().pool).await.map_err(|full| {
+            upstream.counters().queue_refused.inc();
+            Unsent::Full(full)
+        })?;
+        gate.pass();
+        adjust(&mut peer, upstream, &endpoint, ask.now);
+        let attempt = Self {
+            upstream: Arc::clone(upstream),
+            here,
+            label,
+            probe,
+            started: Moment::now(),
+            settled: false,
+        };
+        Ok((attempt, peer))
+    }
+
+    /// Where it went.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.here.endpoint()
+    }
+
+    /// What operators call that.
+    #[must_use]
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Whether it finds out if a broken endpoint works again.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn started(&self) -> Moment {
+        self.started
+    }
+
+    /// Whether it said already how the endpoint is.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// The head of an answer came.
+    pub fn answered(&mut self, status: u16, now: Moment) {
+        // What took long failed by itself; what was refused at once says nothing about how long work takes.
+        if is_failure(status) {
+            self.failed(now);
+            return;
+        }
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        self.endpoint().latency().observe(now.since(self.started), now);
+        self.upstream.counters().answered.inc();
+        let breaker = self.endpoint().breaker();
+        if !self.counts() {
+            return;
+        }
+        if breaker.succeeded(&self.upstream.terms().breaker, now) == Some(Turn::Closed) {
+            self.endpoint().join(now);
+            self.upstream.changed();
+            log::info!(
+                "upstream \"{}\": endpoint {} is used again",
+                self.upstream.name(),
+                self.label
+            );
+        }
+    }
+
+    /// It failed: no connection, no answer in time, an answer that broke off or that says that the endpoint is broken.
+    pub fn failed(&mut self, now: Moment) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        self.upstream.counters().failed.inc();
+        if !self.counts() {
+            return;
+        }
+        let terms = &self.upstream.terms().breaker;
+        // One at a time, so that the share of those that are open is what it may be.
+        let _opening = self
+            .upstream
+            .standing()
+            .opening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let turn = self.endpoint().breaker().failed(terms, now, || self.may_open());
+        if turn == Some(Turn::Opened) {
+            self.upstream.counters().opened.inc();
+            self.upstream.changed();
+            log::warn!(
+                "upstream \"{}\": endpoint {} fails and gets no requests for a while",
+                self.upstream.name(),
+                self.label
+            );
+        }
+    }
+
+    /// Nothing can be said about the endpoint: the client left, or what failed was not the endpoint's fault.
+    pub fn ended(&mut self) {
+        self.settled = true;
+    }
+
+    /// Half-open, only who went through the gate finds out: others were on their way before.
+    fn counts(&self) -> bool {
+        self.probe || self.endpoint().breaker().state() == State::Closed
+    }
+
+    /// Whether so many others are open that this one must not be.
+    fn may_open(&self) -> bool {
+        let view = self.upstream.view();
+        let members = view.members();
+        let open = members
+            .iter()
+            .filter(|member| member.endpoint.breaker().state() != State::Closed)
+            .count();
+        let share = self.upstream.terms().breaker.max_ejected;
+        let total = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let least = u32::from(total > 1 && share.parts_per_million() > 0);
+        u32::try_from(open).unwrap_or(u32::MAX) < share.of(total).max(least)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.probe {
+            self.endpoint().breaker().leave_gate();
+        }
+    }
+}
+
+/// The gate of a half-open breaker while room is waited for: left if nothing comes of it.
+struct Gate<'a>(Option<&'a Endpoint>);
+
+impl<'a> Gate<'a> {
+    fn taken(probe: bool, endpoint: &'a Endpoint) -> Self {
+        Self(probe.then_some(endpoint))
+    }
+
+    fn pass(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.0 {
+            endpoint.breaker().leave_gate();
+        }
+    }
+}
+
+/// Whether an answer says that the endpoint is broken: 501 and the like say something about the request.
+#[must_use]
+pub fn is_failure(status: u16) -> bool {
+    matches!(status, 500 | 502..=504)
+}
+
+/// What depends on how the endpoint is now.
+fn adjust(peer: &mut HttpPeer, upstream: &Upstream, endpoint: &Endpoint, now: Moment) {
+    let pool = &upstream.terms().pool;
+    if let Some(max_age) = pool.max_age {
+        // Connections of another generation are never taken again. Endpoints do not change theirs at the same time.
+        let length = u64::try_from(max_age.as_micros()).unwrap_or(u64::MAX).max(1);
+        let shift = u64::from(endpoint.id()).wrapping_mul(0x9e37_79b9_7f4a_7c15) % length;
+        peer.group_key ^= (now.micros().wrapping_add(shift) / length).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    }
+    if let Some(max_idle) = pool.max_idle {
+        let idle = endpoint.sockets().open().saturating_sub(endpoint.in_flight());
+        if idle >= max_idle {
+            // Not kept when this request is done: there are enough.
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+use super::*;
+use crate::document::Environment;
+use crate::telemetry::Metrics;
+
+/// An upstream as a revision has it.
+fn terms(text: &str) -> revision::Upstream {
+    let text = format!("version: 1\nupstreams:\n  - {text}\n");
+    let loaded = revision::parse(
+        &text,
+        "revision.yaml",
+        std::path::Path::new("."),
+        &Environment::of_process(),
+    );
+    loaded
+        .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        .revision
+        .upstreams
+        .remove(0)
+}
+
+fn registry() -> Arc<Registry> {
+    Arc::new(Registry::new(None, Metrics::new().unwrap().upstreams().clone()))
+}
+
+fn found(terms: &revision::Upstream) -> Vec<Vec<Found>> {
+    (terms.endpoints.iter())
+        .map(|endpoint| resolve::Names::Leave.find(&endpoint.locator).unwrap())
+        .collect()
+}
+
+fn ask(tried: &[u32]) -> Ask<'_> {
+    Ask {
+        dice: 0,
+        key: 0,
+        tried,
+        repeatable: true,
+        now: Moment::now(),
+    }
+}
+
+fn ports(upstream: &Upstream, count: usize) -> Vec<u16> {
+    (0..count)
+        .map(|_| {
+            upstream
+                .view()
+                .pick(&ask(&[]))
+                .unwrap()
+                .member
+                .endpoint
+                .address()
+                .port()
+        })
+        .collect()
+}
+
+const THREE: &str = "{ name: orders, endpoints: [ { address: \"10.0.0.1:1\", weight: 5 }, { address: \"10.0.0.1:2\", weight: 2 }, { address: \"10.0.0.1:3\" } ] }";
+
+#[test]
+fn traffic_follows_the_weights() {
+    let terms = terms(THREE);
+    let upstream = registry().compile(&terms, found(&terms));
+    let ports = ports(&upstream, 800);
+    let hits = [1, 2, 3].map(|port| ports.iter().filter(|other| **other == port).count());
+    assert_eq!(hits, [500, 200, 100]);
+}
+
+#[test]
+fn a_retry_never_goes_to_an_endpoint_that_was_tried() {
+    let terms = terms(THREE);
+    let upstream = registry().compile(&terms, found(&terms));
+    for _ in 0..50 {
+        let mut tried = Tried::new();
+        for _ in 0..3 {
+            let view = upstream.view();
+            let id = view.pick(&ask(&tried)).unwrap().member.endpoint.id();
+            assert!(!tried.contains(&id));
+            tried.push(id);
+        }
+        assert!(upstream.view().pick(&ask(&tried)).is_none());
+    }
+}
+
+#[test]
+fn a_revision_finds_rotation_and_endpoints_as_they_were() {
+    let terms = terms(THREE);
+    let registry = registry();
+    let first = registry.compile(&terms, found(&terms));
+    let ids = |upstream: &Upstream| -> Vec<u32> {
+        upstream
+            .view()
+            .members()
+            .iter()
+            .map(|member| member.endpoint.id())
+            .collect()
+    };
+    let before = (ids(&first), ports(&first, 3));
+    let second = registry.compile(&terms, found(&terms));
+    drop(first);
+    assert_eq!(ids(&second), before.0);
+    assert_ne!(ports(&second, 3), before.1, "it goes on, and does not begin again");
+    assert_eq!(registry.newest().len(), 1);
+}
+
+#[test]
+fn an_endpoint_that_moves_is_found_where_it_is_now() {
+    let terms = terms("{ name: orders, endpoints: [ { address: \"orders.internal:80\" } ] }");
+    let upstream = registry().compile(&terms, vec![Vec::new()]);
+    assert!(upstream.view().pick(&ask(&[])).is_none());
+    let place = |last| Found::at(([10, 0, 0, last], 80).into());
+    upstream.moved(0, vec![place(1), place(2)]);
+    let view = upstream.view();
+    let labels: Vec<&str> = view.members().iter().map(|member| &*member.label).collect();
+    assert_eq!(
+        labels,
+        ["orders.internal:80 (10.0.0.1)", "orders.internal:80 (10.0.0.2)"]
+    );
+}
