@@ -18,8 +18,8 @@ use serde_json::json;
 use tollgate::auth::{Authenticator, Caller, Denial, KeySets, TokenCache, key, new_key};
 use tollgate::names::ApplicationName;
 use tollgate::revision::{
-    Api, Application, AuthMethod, CredentialPlaces, EnvironmentType, Issuer, JwksSource, Key, KeyType, Revision,
-    Subscription,
+    Api, Application, AuthMethod, CredentialPlaces, EnvironmentType, HeaderEdits, Issuer, JwksSource, Key, KeyType,
+    Revision, Subscription,
 };
 
 /// Counts what is asked of the system's allocator.
@@ -202,11 +202,11 @@ fn api(name: &str, method: AuthMethod) -> Api {
             forward: false,
         },
         destinations: None,
+        strip_base_path: false,
         addresses: None,
         cors: None,
-        headers: tollgate::revision::HeaderEdits::default(),
+        headers: HeaderEdits::default(),
         body_bytes: None,
-        strip_base_path: false,
         limits: Vec::new(),
         routes: Vec::new(),
     }
