@@ -362,6 +362,8 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
     ) -> Result<()> {
         if response.status.as_u16() == 101 {
+            // What passes a tunnel is no body.
+            journey.body_bytes = None;
             if let Some(wire) = wire_of(session) {
                 wire.become_tunnel();
             }
