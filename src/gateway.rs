@@ -46,6 +46,7 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
+use crate::transport::Transport;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
@@ -140,7 +141,14 @@ impl Gateway {
 
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
+            .identify(
+                route.api,
+                &route.scopes,
+                &request.headers,
+                query,
+                journey.certificate.as_deref(),
+                journey.now_ms,
+            )
             .await
             .map_err(|denial| {
                 self.metrics.key_lookup(denial.reason()).inc();
@@ -318,11 +326,13 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
         let matched = snapshot.route_and_api(admission.route);
+        let transport = wire_of(session).and_then(Wire::transport);
         forward::prepare(
             request,
             &Told {
                 origin: journey.origin,
-                peer: wire_of(session).and_then(Wire::peer_field),
+                peer: transport.and_then(|transport| transport.peer_field.as_ref()),
+                scheme: transport.map_or("http", Transport::scheme),
                 ids: &journey.ids,
                 application: snapshot.application_of(caller).map(|(_, header)| header),
                 key_type: caller.key_type().map(crate::revision::KeyType::as_str),

@@ -17,6 +17,7 @@ mod redis;
 mod redis_cluster;
 mod revision;
 mod tampering_proxy;
+mod tls;
 mod token;
 
 use std::fmt::Write;
@@ -40,6 +41,7 @@ pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
 pub use tampering_proxy::TamperingProxy;
+pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with

@@ -16,4 +16,5 @@ mod reload;
 mod security;
 mod sharing;
 mod splits;
+mod tls;
 mod upstreams;
