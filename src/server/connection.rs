@@ -25,8 +25,8 @@ use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
 use super::bounds::Bounds;
-use super::census::{Census, Unseated};
+use super::census::{Census, Seat, Unseated};
 use super::http2::{self, Http2};
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
@@ -148,6 +148,9 @@ impl Connections {
                 return self.refuse(core, &Refusal::Overloaded("connections")).await;
             }
         };
+        if matches!(core.io.selected_alpn_proto(), Some(ALPN::H2)) {
+            return self.go_on_with_http2(core, seat, shutdown).await;
+        }
         let home = Arc::new(Home::default());
         let mut deadline = Deadline::new();
         let mut drain = self.drain.clone();
@@ -160,14 +163,7 @@ impl Connections {
         loop {
             let head = match self.next_head(&mut core, first, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
-                Next::Http2 => {
-                    let client = Client {
-                        peer: core.peer,
-                        peer_field: core.take_peer_field(),
-                    };
-                    let Core { io, buffer, .. } = *core;
-                    return self.http2.serve((io, buffer), client, seat, shutdown).await;
-                }
+                Next::Http2 => return self.go_on_with_http2(core, seat, shutdown).await,
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
             };
@@ -177,6 +173,16 @@ impl Connections {
             };
             first = false;
         }
+    }
+
+    /// The client speaks HTTP/2, and has perhaps begun to.
+    async fn go_on_with_http2(&self, mut core: Box<Core>, seat: Seat, shutdown: &ShutdownWatch) {
+        let client = Client {
+            peer: core.peer,
+            peer_field: core.take_peer_field(),
+        };
+        let Core { io, buffer, .. } = *core;
+        self.http2.serve((io, buffer), client, seat, shutdown).await;
     }
 
     /// Waits for a complete head and inspects it.
