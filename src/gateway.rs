@@ -49,6 +49,7 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
+use crate::transport::Transport;
 use downstream::Downstream;
 use drain::Drain;
 use forward::{Origin, Told};
@@ -143,7 +144,14 @@ impl Gateway {
 
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
+            .identify(
+                route.api,
+                &route.scopes,
+                &request.headers,
+                query,
+                journey.certificate.as_deref(),
+                journey.now_ms,
+            )
             .await
             .map_err(|denial| {
                 self.metrics.key_lookup(denial.reason()).inc();
@@ -251,7 +259,9 @@ impl ProxyHttp for Gateway {
         if let Some(downstream) = downstream {
             journey.came_from(downstream);
         }
-        let peer = downstream.and_then(Downstream::peer);
+        let peer = downstream
+            .and_then(Downstream::transport)
+            .and_then(|transport| transport.peer);
         let headers = &session.req_header().headers;
         journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
         journey.ids = Ids::of(headers);
@@ -330,11 +340,13 @@ impl ProxyHttp for Gateway {
         };
         let matched = snapshot.route_and_api(admission.route);
         let downstream = Downstream::of(session);
+        let transport = downstream.and_then(Downstream::transport);
         forward::prepare(
             request,
             &Told {
                 origin: journey.origin,
-                peer: downstream.and_then(Downstream::peer_field),
+                peer: transport.and_then(|transport| transport.peer_field.as_ref()),
+                scheme: transport.map_or("http", Transport::scheme),
                 grpc: journey.is_grpc,
                 grpc_timeout: downstream.and_then(Downstream::grpc_time_left).map(grpc::timeout_field),
                 ids: &journey.ids,

@@ -4,16 +4,15 @@
 //! known about it travels with its head, as an extension of the request. Rejected: carrying it in the engine's digest of
 //! the connection, which has no room for anything of ours and is shared by all streams.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
 use pingora::proxy::Session;
 
 use super::stream::Exchange;
 use super::wire::{Home, Wire};
 use crate::framing::BodyFault;
+use crate::transport::Transport;
 
 /// The client's side of a request.
 #[derive(Clone, Copy)]
@@ -43,21 +42,12 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// The socket's peer.
+    /// What is known of the connection.
     #[must_use]
-    pub fn peer(self) -> Option<IpAddr> {
+    pub fn transport(self) -> Option<&'a Transport> {
         match self {
-            Self::Http1(wire) => wire.peer(),
-            Self::Http2(exchange) => exchange.client().peer,
-        }
-    }
-
-    /// The socket's peer, as a header field.
-    #[must_use]
-    pub fn peer_field(self) -> Option<&'a HeaderValue> {
-        match self {
-            Self::Http1(wire) => wire.peer_field(),
-            Self::Http2(exchange) => exchange.client().peer_field.as_ref(),
+            Self::Http1(wire) => wire.transport(),
+            Self::Http2(exchange) => Some(exchange.transport()),
         }
     }
 

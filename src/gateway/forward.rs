@@ -106,8 +106,10 @@ impl Origin {
 pub struct Told<'a> {
     /// Where it came from.
     pub origin: Origin,
-    /// The address of the socket's peer, as text; made once for a connection.
+    /// The address of the connection's peer, as text; made once for a connection.
     pub peer: Option<&'a HeaderValue>,
+    /// `https` or `http`: how the client spoke to this gateway.
+    pub scheme: &'static str,
     /// Its ids.
     pub ids: &'a Ids,
     /// The application's name, when there is one.
@@ -145,7 +147,7 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
         None => headers.remove(X_FORWARDED_FOR),
     };
     if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(told.scheme));
     }
     if (!trusted || !headers.contains_key(X_FORWARDED_HOST))
         && let Some(host) = headers.get(HOST).cloned()
@@ -319,6 +321,7 @@ mod tests {
         Told {
             origin,
             peer: Some(peer),
+            scheme: "http",
             ids,
             application: None,
             key_type: None,

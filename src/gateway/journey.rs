@@ -23,6 +23,7 @@ use crate::framing::BodyFault;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
+use crate::transport::ClientIdentity;
 use crate::upstream::{Attempt, Moment, Tried, Upstream, hash};
 
 /// One request in this many has its stages timed.
@@ -37,6 +38,8 @@ pub struct Journey {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Its ids.
     pub ids: Ids,
+    /// Whose certificate the client has shown in its handshake.
+    pub certificate: Option<Arc<ClientIdentity>>,
     /// Who calls; absent until that is known.
     pub caller: Option<Caller>,
     /// The decision to let it in; absent until it was made.
@@ -129,6 +132,7 @@ impl Journey {
         let now_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         Self {
             ids: Ids::none(),
+            certificate: None,
             caller: None,
             snapshot,
             admission: None,
@@ -222,6 +226,7 @@ impl Journey {
     pub fn came_from(&mut self, downstream: Downstream<'_>) {
         self.home = Some(Arc::clone(downstream.home()));
         self.started = downstream.arrived();
+        self.certificate = downstream.transport().and_then(|transport| transport.identity.clone());
         self.underscores = downstream.has_underscore_names();
         self.is_grpc = downstream.is_grpc();
     }

@@ -6,7 +6,6 @@
 //! ours; when the engine is done with it, for whatever reason, and has not answered, the handle comes home to the
 //! [`Exchange`].
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use futures_util::Stream as FuturesStream;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, DATE, HeaderName, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::protocols::http::HttpTask;
@@ -31,6 +30,7 @@ use pingora::{Error, ErrorType, Result};
 use super::grpc;
 use super::wire::Home;
 use crate::framing::{BodyFault, Http2Head};
+use crate::transport::Transport;
 
 /// Body bytes that are kept for another try, as the engine keeps them of other requests.
 const REPLAYED_MAX: usize = 64 * 1024;
@@ -38,17 +38,9 @@ const REPLAYED_MAX: usize = 64 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// The client of an HTTP/2 connection, as all its streams see it.
-pub struct Client {
-    /// The socket's peer; absent on sockets that have none.
-    pub peer: Option<IpAddr>,
-    /// Its address as a header field.
-    pub peer_field: Option<HeaderValue>,
-}
-
 /// What is known about one stream, beside its head; shared by the journey, the engine's session and the connection.
 pub struct Exchange {
-    client: Arc<Client>,
+    transport: Arc<Transport>,
     home: Arc<Home>,
     head: Http2Head,
     grpc: Option<grpc::Call>,
@@ -66,14 +58,14 @@ impl Exchange {
     /// A request of this client whose head has just arrived, and whose body may have so many bytes.
     #[must_use]
     pub fn begin(
-        client: Arc<Client>,
+        transport: Arc<Transport>,
         head: Http2Head,
         grpc: Option<grpc::Call>,
         arrived: Instant,
         body_max: u64,
     ) -> Self {
         Self {
-            client,
+            transport,
             home: Arc::default(),
             head,
             grpc,
@@ -88,8 +80,8 @@ impl Exchange {
 
     /// Who asks.
     #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// What the connection and the engine's side tell each other.

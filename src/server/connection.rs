@@ -1,7 +1,7 @@
 //! One client connection, from accept to close: its bounds, its deadlines, and the cut between messages.
 //!
 //! ```text
-//! accept → seat? → [ wait for a head → inspect → lend to the engine → home again ]* → close
+//! accept → seat? → PROXY header, TLS → [ wait for a head → inspect → lend to the engine → home again ]* → close
 //! ```
 //!
 //! The engine is handed one complete, inspected request head at a time and never waits for a client on its own; every
@@ -9,6 +9,7 @@
 //!
 //! | waiting for | deadline | then |
 //! |---|---|---|
+//! | a PROXY header and the TLS handshake, together | `timeouts.header` | close |
 //! | a first byte | `timeouts.idle` | close |
 //! | the rest of a head | `timeouts.header` | 408 |
 //! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
@@ -24,14 +25,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
+use ipnet::IpNet;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::bounds::Bounds;
 use super::census::{Census, Seat, Unseated};
@@ -40,10 +43,12 @@ use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
-use crate::gateway::stream::Client;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
 use crate::telemetry::{AccessLog, Metrics};
+use crate::transport::accept::Greeted;
+use crate::transport::proxy_header::Fault;
+use crate::transport::{Accepted, Listeners, Unaccepted, socket_peer};
 
 /// First reservation for a request head; most fit.
 const HEAD_BUFFER: usize = 4096;
@@ -66,15 +71,20 @@ const LINGER_BUFFER: usize = 16 * 1024;
 /// How long an idle connection is still listened to when the process leaves.
 const LEAVE_IDLE: Duration = Duration::from_millis(500);
 
+/// A TLS handshake begins with it, and no request does (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Connections that are told at a time that there is no room; more are closed without a word.
 const STANDING_MAX: usize = 256;
 
 /// How long a refusal may take to be written.
 const REFUSE: Duration = Duration::from_secs(2);
 
-/// Serves the connections of a listener.
+/// Serves the connections of all listeners.
 pub struct Connections {
     proxy: Arc<HttpProxy<Gateway>>,
+    listeners: Listeners,
+    trusted_proxies: Vec<IpNet>,
     limits: Limits,
     head_limits: HeadLimits,
     timeouts: Timeouts,
@@ -106,10 +116,11 @@ enum Ended {
 }
 
 impl Connections {
-    /// Serves with this proxy, inside these bounds.
+    /// Serves what comes in at these listeners with this proxy, inside these bounds.
     #[must_use]
     pub fn new(
         proxy: Arc<HttpProxy<Gateway>>,
+        (listeners, trusted_proxies): (Listeners, Vec<IpNet>),
         (limits, timeouts): (&Limits, &Timeouts),
         census: Arc<Census>,
         drain: Drain,
@@ -123,6 +134,8 @@ impl Connections {
         let http2 = Http2::new(Arc::clone(&proxy), Arc::clone(&bounds), head_limits, drain.clone());
         Self {
             proxy,
+            listeners,
+            trusted_proxies,
             limits: *limits,
             head_limits,
             timeouts: *timeouts,
@@ -136,17 +149,8 @@ impl Connections {
     }
 
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
-        let mut core = Box::new(Core::new(stream));
-        let seat = match self.census.seat(core.peer) {
-            Ok(seat) => seat,
-            Err(Unseated) => {
-                self.metrics.connections_refused.inc();
-                // Those who find no seat are told so, but not in any number at a time.
-                let Ok(_standing) = self.standing.try_acquire() else {
-                    return;
-                };
-                return self.refuse(core, &Refusal::Overloaded("connections")).await;
-            }
+        let Some((mut core, seat, http2)) = self.accept(stream).await else {
+            return;
         };
         if matches!(core.io.selected_alpn_proto(), Some(ALPN::H2)) {
             return self.go_on_with_http2(core, seat, shutdown).await;
@@ -159,7 +163,8 @@ impl Connections {
             begun: pin!(drain.begun()),
             registered: None,
         };
-        let mut first = true;
+        // The preface of HTTP/2 can only be the first thing that comes.
+        let mut first = http2;
         loop {
             let head = match self.next_head(&mut core, first, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
@@ -176,13 +181,107 @@ impl Connections {
     }
 
     /// The client speaks HTTP/2, and has perhaps begun to.
-    async fn go_on_with_http2(&self, mut core: Box<Core>, seat: Seat, shutdown: &ShutdownWatch) {
-        let client = Client {
-            peer: core.peer,
-            peer_field: core.take_peer_field(),
+    async fn go_on_with_http2(&self, core: Box<Core>, seat: Seat, shutdown: &ShutdownWatch) {
+        let Core {
+            io, buffer, transport, ..
+        } = *core;
+        self.http2.serve((io, buffer), transport, seat, shutdown).await;
+    }
+
+    /// Makes a connection of a socket on which HTTP can begin, with a seat for it, and whether HTTP/2 is spoken there. `None`
+    /// when it was closed.
+    async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat, bool)> {
+        let listener = self.listeners.of(&stream)?;
+        let until = Instant::now() + self.timeouts.header;
+        let metrics = self.metrics.transport();
+        // Whose connection it is may still have to be told by a PROXY header. Until then it counts in all, not for an
+        // address: those that bring such headers are trusted.
+        let known = (!listener.proxy_protocol).then(|| socket_peer(&stream)).flatten();
+        let seat = self.census.seat(known);
+        let (greeted, seat) = if listener.proxy_protocol {
+            let Ok(mut seat) = seat else {
+                self.metrics.connections_refused.inc();
+                return None;
+            };
+            let greeting = listener.greet(stream, &self.trusted_proxies);
+            let greeted = match timeout_at(until, greeting).await {
+                Ok(Ok(greeted)) => greeted,
+                Ok(Err(unaccepted)) => return self.unaccepted(unaccepted).await,
+                Err(_) => {
+                    metrics.proxy_timeout.inc();
+                    return None;
+                }
+            };
+            metrics.proxy_accepted.inc();
+            let seated = seat.is_for(greeted.peer);
+            (greeted, seated.map(|()| seat))
+        } else {
+            let received = BytesMut::new();
+            (
+                Greeted {
+                    stream,
+                    received,
+                    peer: known,
+                },
+                seat,
+            )
         };
-        let Core { io, buffer, .. } = *core;
-        self.http2.serve((io, buffer), client, seat, shutdown).await;
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(Unseated) => {
+                self.metrics.connections_refused.inc();
+                // A handshake costs more than a refusal may.
+                if listener.tls.is_none()
+                    && let Ok(_standing) = self.standing.try_acquire()
+                    && let Ok(accepted) = listener.secure(greeted).await
+                {
+                    // Those who find no seat are told so, but not in any number at a time.
+                    self.refuse(core_of(accepted), &Refusal::Overloaded("connections"))
+                        .await;
+                }
+                return None;
+            }
+        };
+        if listener.tls.is_none() {
+            // Without a handshake there is nothing to wait for.
+            let accepted = listener.secure(greeted).await.ok()?;
+            return Some((core_of(accepted), seat, listener.http2));
+        }
+        match timeout_at(until, listener.secure(greeted)).await {
+            Ok(Ok(accepted)) => {
+                match accepted.handshake {
+                    Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.inc(),
+                    _ => metrics.handshakes_full.inc(),
+                }
+                Some((core_of(accepted), seat, listener.http2))
+            }
+            Ok(Err(unaccepted)) => self.unaccepted(unaccepted).await,
+            Err(_) => {
+                metrics.handshakes_timeout.inc();
+                None
+            }
+        }
+    }
+
+    /// Counts what did not become a connection, and tells the client where that is possible.
+    async fn unaccepted(&self, why: Unaccepted) -> Option<(Box<Core>, Seat, bool)> {
+        // Everybody can make it happen, as often as they like: not for the log of a normal day.
+        log::debug!("not accepted: {why}");
+        let metrics = self.metrics.transport();
+        match why {
+            Unaccepted::Stranger => metrics.proxy_stranger.inc(),
+            Unaccepted::ProxyHeader(Fault::Malformed) => metrics.proxy_malformed.inc(),
+            Unaccepted::ProxyHeader(Fault::Closed) => metrics.proxy_closed.inc(),
+            Unaccepted::Closed => metrics.handshakes_closed.inc(),
+            Unaccepted::ClientCertificate(_) => metrics.handshakes_client_certificate.inc(),
+            Unaccepted::Handshake(_) => metrics.handshakes_failed.inc(),
+            Unaccepted::NotTls(accepted) => {
+                metrics.handshakes_not_tls.inc();
+                let refusal = Refusal::BadRequest("this port speaks TLS; write https:// for http://");
+                self.refuse(core_of(*accepted), &refusal).await;
+            }
+        }
+        None
     }
 
     /// Waits for a complete head and inspects it.
@@ -216,6 +315,9 @@ impl Connections {
             }
             if let Some(error) = framing::overrun(&core.buffer, &self.head_limits) {
                 return Next::Refuse(head_refusal(error));
+            }
+            if core.buffer.first() == Some(&TLS_HANDSHAKE) {
+                return Next::Refuse(Refusal::BadRequest("a TLS handshake on a port without TLS"));
             }
             searched = core.buffer.len();
             let waiting = core.buffer.is_empty();
@@ -328,7 +430,7 @@ impl Connections {
     /// Answers a message that the engine never sees, and closes.
     async fn refuse(&self, core: Box<Core>, refusal: &Refusal) {
         let request_id = request_id::new();
-        self.bounds.refused(core.peer, refusal, &request_id);
+        self.bounds.refused(core.transport.peer, refusal, &request_id);
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(false)).await;
     }
 }
@@ -339,6 +441,10 @@ impl ServerApp for Connections {
         self.serve(stream, shutdown).await;
         None
     }
+}
+
+fn core_of(accepted: Accepted) -> Box<Core> {
+    Box::new(Core::new(accepted.stream, accepted.received, accepted.transport))
 }
 
 /// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it

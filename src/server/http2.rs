@@ -48,9 +48,10 @@ use super::connection::{Deadline, head_refusal};
 use crate::framing::{HeadLimits, inspect_http2};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
-use crate::gateway::stream::{Client, Exchange, Stream};
+use crate::gateway::stream::{Exchange, Stream};
 use crate::gateway::wire::Ending;
 use crate::gateway::{Gateway, grpc, request_id};
+use crate::transport::Transport;
 use meter::Metered;
 
 /// What a client sends first (RFC 9113 section 3.4).
@@ -125,7 +126,7 @@ impl Http2 {
     pub async fn serve(
         self: &Arc<Self>,
         (socket, received): (Socket, BytesMut),
-        client: Client,
+        transport: Arc<Transport>,
         seat: Seat,
         shutdown: &ShutdownWatch,
     ) {
@@ -135,7 +136,7 @@ impl Http2 {
         };
         let streams = Streams {
             http2: Arc::clone(self),
-            client: Arc::new(client),
+            transport,
             seat: Arc::new(seat),
             shutdown: shutdown.clone(),
             tasks: JoinSet::new(),
@@ -267,7 +268,7 @@ const ABANDONED_WITHIN: Duration = Duration::from_secs(1);
 /// The streams of one connection.
 struct Streams {
     http2: Arc<Http2>,
-    client: Arc<Client>,
+    transport: Arc<Transport>,
     /// Held until the last stream is over, so that nobody believes the connection gone before.
     seat: Arc<Seat>,
     shutdown: ShutdownWatch,
@@ -278,11 +279,11 @@ struct Streams {
 impl Streams {
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let http2 = Arc::clone(&self.http2);
-        let client = Arc::clone(&self.client);
+        let transport = Arc::clone(&self.transport);
         let seat = Arc::clone(&self.seat);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let ended = http2.exchange(request, respond, client, &shutdown).await;
+            let ended = http2.exchange(request, respond, transport, &shutdown).await;
             drop(seat);
             ended
         });
@@ -295,7 +296,7 @@ impl Http2 {
         &self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        client: Arc<Client>,
+        transport: Arc<Transport>,
         shutdown: &ShutdownWatch,
     ) -> Ended {
         let arrived = Instant::now();
@@ -306,16 +307,16 @@ impl Http2 {
         let (head, call) = match (head, call) {
             (Ok(head), Ok(call)) => (head, call),
             (Err(refusal), call) => {
-                self.refuse(&client, respond, &refusal, matches!(call, Ok(None)));
+                self.refuse(&transport, respond, &refusal, matches!(call, Ok(None)));
                 return Ended::Malformed;
             }
             (Ok(_), Err(refusal)) => {
-                self.refuse(&client, respond, &refusal, false);
+                self.refuse(&transport, respond, &refusal, false);
                 return Ended::Malformed;
             }
         };
         let exchange = Arc::new(Exchange::begin(
-            client,
+            transport,
             head,
             call,
             arrived,
@@ -413,9 +414,9 @@ impl Http2 {
     }
 
     /// Answers a request that the engine never sees.
-    fn refuse(&self, client: &Client, respond: SendResponse<Bytes>, refusal: &Refusal, as_http: bool) {
+    fn refuse(&self, transport: &Transport, respond: SendResponse<Bytes>, refusal: &Refusal, as_http: bool) {
         let request_id = request_id::new();
-        self.bounds.refused(client.peer, refusal, &request_id);
+        self.bounds.refused(transport.peer, refusal, &request_id);
         let answer = match as_http {
             true => refusal.answer(&request_id),
             false => refusal.grpc_answer(&request_id),

@@ -20,6 +20,7 @@ mod redis;
 mod redis_cluster;
 mod revision;
 mod tampering_proxy;
+mod tls;
 mod token;
 mod websocket;
 
@@ -46,6 +47,7 @@ pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
 pub use tampering_proxy::TamperingProxy;
+pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
 pub use websocket::{EchoSocket, Sockets, WebSocket};
 

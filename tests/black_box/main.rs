@@ -17,4 +17,5 @@ mod reload;
 mod security;
 mod sharing;
 mod splits;
+mod tls;
 mod upstreams;
