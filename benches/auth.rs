@@ -146,6 +146,7 @@ impl Gate {
             name,
             subscriptions,
             keys: records,
+            certificates: Vec::new(),
         }];
         let authenticator = compile(&Revision {
             applications,
@@ -181,7 +182,7 @@ fn compile(revision: &Revision) -> Authenticator {
 
 /// What is known is answered at the first poll, so no runtime is needed.
 fn ask(authenticator: &Authenticator, api: usize, headers: &HeaderMap) -> Result<Caller, Denial> {
-    let answer = pin!(authenticator.identify(api, &[], headers, None, NOW_MS));
+    let answer = pin!(authenticator.identify(api, &[], headers, None, None, NOW_MS));
     match answer.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
         Poll::Pending => panic!("it waits for something"),

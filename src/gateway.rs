@@ -9,13 +9,16 @@
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
 pub mod counter_name;
+pub mod downstream;
 pub mod drain;
 pub mod edits;
 pub mod explain;
 pub mod forward;
+pub mod grpc;
 pub mod journey;
 pub mod refusal;
 pub mod request_id;
+pub mod stream;
 pub mod tries;
 pub mod wire;
 
@@ -46,12 +49,13 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
+use crate::transport::Transport;
+use downstream::Downstream;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
 use refusal::{Answer, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
-use wire::Wire;
 
 /// Serves requests, each with the revision that is applied when it arrives.
 pub struct Gateway {
@@ -140,7 +144,14 @@ impl Gateway {
 
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
+            .identify(
+                route.api,
+                &route.scopes,
+                &request.headers,
+                query,
+                journey.certificate.as_deref(),
+                journey.now_ms,
+            )
             .await
             .map_err(|denial| {
                 self.metrics.key_lookup(denial.reason()).inc();
@@ -186,7 +197,10 @@ impl Gateway {
     /// Writes a refusal.
     async fn refuse(&self, session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> Result<()> {
         journey.refused(refusal);
-        let mut answer = refusal.answer(journey.ids.request_id_text());
+        let mut answer = match journey.is_grpc {
+            true => refusal.grpc_answer(journey.ids.request_id_text()),
+            false => refusal.answer(journey.ids.request_id_text()),
+        };
         journey.tell_browser(answer.headers_mut());
         self.write(session, answer).await
     }
@@ -207,6 +221,11 @@ impl Gateway {
     async fn write(&self, session: &mut Session, answer: Answer) -> Result<()> {
         let (header, body) = answer.into_response()?;
         let no_body = session.req_header().method == http::Method::HEAD || body.is_empty();
+        if no_body && let Some(stream) = session.as_downstream_mut().as_custom_mut() {
+            // The engine's own way to write a head has no word for one that is the whole answer, and a gRPC client takes
+            // no other for a refusal.
+            return stream.write_response_header(Box::new(header), true).await;
+        }
         session.write_response_header(Box::new(header), no_body).await?;
         if !no_body {
             session.write_response_body(Some(body), true).await?;
@@ -236,11 +255,13 @@ impl ProxyHttp for Gateway {
         if self.drain.is_begun() {
             session.set_keepalive(None);
         }
-        let wire = wire_of(session);
-        if let Some(wire) = wire {
-            journey.came_from(wire);
+        let downstream = Downstream::of(session);
+        if let Some(downstream) = downstream {
+            journey.came_from(downstream);
         }
-        let peer = wire.and_then(Wire::peer);
+        let peer = downstream
+            .and_then(Downstream::transport)
+            .and_then(|transport| transport.peer);
         let headers = &session.req_header().headers;
         journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
         journey.ids = Ids::of(headers);
@@ -249,7 +270,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
-        if wire_of(session).is_some_and(Wire::is_too_large) {
+        if Downstream::of(session).is_some_and(Downstream::is_too_large) {
             let (path, _) = split_target(session.req_header()).unwrap_or_default();
             journey.saw(session.req_header(), path);
             self.refuse(session, journey, &Refusal::BodyTooLarge).await?;
@@ -318,11 +339,16 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
         let matched = snapshot.route_and_api(admission.route);
+        let downstream = Downstream::of(session);
+        let transport = downstream.and_then(Downstream::transport);
         forward::prepare(
             request,
             &Told {
                 origin: journey.origin,
-                peer: wire_of(session).and_then(Wire::peer_field),
+                peer: transport.and_then(|transport| transport.peer_field.as_ref()),
+                scheme: transport.map_or("http", Transport::scheme),
+                grpc: journey.is_grpc,
+                grpc_timeout: downstream.and_then(Downstream::grpc_time_left).map(grpc::timeout_field),
                 ids: &journey.ids,
                 application: snapshot.application_of(caller).map(|(_, header)| header),
                 key_type: caller.key_type().map(crate::revision::KeyType::as_str),
@@ -362,7 +388,7 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
     ) -> Result<()> {
         if response.status.as_u16() == 101 {
-            if let Some(wire) = wire_of(session) {
+            if let Some(wire) = Downstream::of(session).and_then(Downstream::wire) {
                 wire.become_tunnel();
             }
         } else if response.status.is_informational() {
@@ -386,7 +412,8 @@ impl ProxyHttp for Gateway {
         if self.drain.is_begun() {
             session.set_keepalive(None);
         } else if session.req_header().version == http::Version::HTTP_11
-            && wire_of(session)
+            && Downstream::of(session)
+                .and_then(Downstream::wire)
                 .is_some_and(|wire| wire.is_received() && wire.head().is_some_and(|head| head.expect_continue))
         {
             // The engine took the 100 for an answer before the end of the body, and gave the connection up.
@@ -396,7 +423,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Box<Journey>) -> FailToProxy {
-        let fault = wire_of(session).and_then(Wire::fault).or(journey.fault);
+        let fault = Downstream::of(session).and_then(Downstream::fault).or(journey.fault);
         let nothing_written = session
             .response_written()
             .is_none_or(|header| header.status.is_informational());
@@ -423,7 +450,7 @@ impl ProxyHttp for Gateway {
         if written
             && session.get_keepalive().is_some()
             && session.as_downstream_mut().drain_request_body().await.is_ok()
-            && let Some(wire) = wire_of(session)
+            && let Some(wire) = Downstream::of(session).and_then(Downstream::wire)
             && wire.is_received()
         {
             wire.keep();
@@ -485,10 +512,6 @@ impl Stopwatch {
             *since = now;
         }
     }
-}
-
-fn wire_of(session: &Session) -> Option<&Wire> {
-    session.as_downstream().stream().and_then(Wire::of)
 }
 
 /// Path and query as the client wrote them. Heads were inspected, so the target is ASCII; this does not rely on it.

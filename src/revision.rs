@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::Secret;
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName};
+use crate::san::San;
 use crate::units::{Rate, Ratio};
 
 pub use edits::{
@@ -304,6 +305,8 @@ pub enum AuthMethod {
     Jwt(usize),
     /// A token that the service with this index in [`Revision::introspectors`] calls active.
     Introspection(usize),
+    /// A certificate that the client shows in its TLS handshake, of an application that is subscribed to the API.
+    ClientCertificate,
 }
 
 impl AuthMethod {
@@ -355,6 +358,8 @@ pub struct Application {
     pub subscriptions: Vec<Subscription>,
     /// Its keys.
     pub keys: Vec<Key>,
+    /// Its client certificates.
+    pub certificates: Vec<Certificate>,
 }
 
 /// The right of an application to call an API under a plan.
@@ -373,6 +378,19 @@ pub struct Key {
     pub id: KeyId,
     /// SHA-256 over the whole key text; unique among all keys.
     pub sha256: [u8; 32],
+    /// What it may be used for.
+    pub key_type: KeyType,
+    /// Refused from this instant on.
+    pub expires: Option<jiff::Timestamp>,
+}
+
+/// Certificates that let an application in: all with this name that an authority of the listener has issued.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Unique among all keys and certificates of the revision.
+    pub id: KeyId,
+    /// The name; unique among all certificates.
+    pub san: San,
     /// What it may be used for.
     pub key_type: KeyType,
     /// Refused from this instant on.

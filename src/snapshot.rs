@@ -479,12 +479,16 @@ impl Snapshot {
         self.issuer_names.iter().zip(self.authenticator.token_issuers())
     }
 
-    /// What a key is for limits, by its public name. None if there is no such key. Walks all of them.
+    /// What a key or client certificate is for limits, by its public name. None if there is none of this name. Walks all
+    /// of them.
     #[must_use]
     pub fn key_subject(&self, id: &str) -> Option<Subject> {
-        let mut keys = self.authenticator.keys().iter();
-        let record = keys.find(|record| record.id.as_str() == id)?;
-        Some(key_subject(record.stable_hash))
+        let keys = self.authenticator.keys().iter();
+        let keys = keys.map(|record| (&record.id, record.stable_hash));
+        let certificates = self.authenticator.certificates();
+        let certificates = certificates.map(|record| (&record.id, record.stable_hash));
+        let (_, hash) = keys.chain(certificates).find(|(known, _)| known.as_str() == id)?;
+        Some(key_subject(hash))
     }
 
     /// The upstream at this position, which is that in the revision.
@@ -595,6 +599,7 @@ impl Challenges {
     fn compile(api: &revision::Api) -> Self {
         let key = api.auth.contains(&AuthMethod::ApiKey);
         let token = api.auth.iter().any(AuthMethod::is_token);
+        let certificate = api.auth.contains(&AuthMethod::ClientCertificate);
         let field = |error: &str| {
             let mut parts = Vec::new();
             if token {
@@ -605,6 +610,10 @@ impl Challenges {
                     "ApiKey realm=\"{}\", header=\"{}\"",
                     api.name, api.credentials.key_header
                 ));
+            }
+            if certificate {
+                // There is no scheme for what happens in the handshake, and 401 needs one (RFC 9110 section 11.6.1).
+                parts.push(format!("ClientCertificate realm=\"{}\"", api.name));
             }
             HeaderValue::from_str(&parts.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("Bearer"))
         };

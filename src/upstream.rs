@@ -20,8 +20,9 @@ pub mod registry;
 pub mod resolve;
 pub mod retry;
 pub mod split;
+pub mod upgrade;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,11 +44,18 @@ pub struct Upstream {
     terms: revision::Upstream,
     manner: Manner,
     /// Where each endpoint of the revision is. Not for request threads.
-    found: Mutex<Vec<Vec<Found>>>,
+    found: Mutex<Places>,
     view: ArcSwap<View>,
     standing: Arc<registry::Standing>,
     registry: Arc<Registry>,
     counters: UpstreamCounters,
+}
+
+/// Where endpoints were found.
+struct Places {
+    found: Vec<Vec<Found>>,
+    /// What was made of that, kept for as long as it does not change: views change much more often.
+    members: Option<Arc<[Member]>>,
 }
 
 impl Upstream {
@@ -88,10 +96,11 @@ impl Upstream {
 
     /// The endpoint of the revision with this position is found here from now on. Not for request threads.
     pub fn moved(&self, position: usize, found: Vec<Found>) {
-        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = all.get_mut(position).filter(|place| **place != found) {
+        let mut places = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.found.get_mut(position).filter(|place| **place != found) {
             *place = found;
-            drop(all);
+            places.members = None;
+            drop(places);
             self.refresh(Moment::now());
         }
     }
@@ -101,7 +110,7 @@ impl Upstream {
     pub fn hosts(&self) -> HashMap<SocketAddr, String> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hosts = HashMap::new();
-        for (definition, found) in self.terms.endpoints.iter().zip(found.iter()) {
+        for (definition, found) in self.terms.endpoints.iter().zip(&found.found) {
             for place in found {
                 // Two names may stand for one address; the first has it.
                 (hosts.entry(place.address)).or_insert_with(|| host(definition, place.address).into_owned());
@@ -113,8 +122,12 @@ impl Upstream {
     /// Makes the view anew. Not for request threads.
     pub fn refresh(&self, now: Moment) {
         // Held until the view is stored, so that of two refreshes the one that knows more is the last.
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let members = self.members(&found);
+        let mut places = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let members: Arc<[Member]> = match &places.members {
+            Some(members) => Arc::clone(members),
+            None => self.members(&places.found, now).into(),
+        };
+        places.members = Some(Arc::clone(&members));
         let view = View::compile(
             &self.terms,
             members,
@@ -125,15 +138,19 @@ impl Upstream {
         self.view.store(Arc::new(view));
     }
 
-    fn members(&self, found: &[Vec<Found>]) -> Vec<Member> {
+    fn members(&self, found: &[Vec<Found>], now: Moment) -> Vec<Member> {
+        let standing = &self.standing.balance;
+        // What comes beside others starts slowly; what a gateway begins with does not.
+        let joining = standing.is_populated().then_some(now);
         let mut members: Vec<Member> = Vec::new();
+        let mut seen = HashSet::new();
         for (definition, found) in self.terms.endpoints.iter().zip(found) {
             for place in found {
-                // Two names may stand for one address; the first has it.
-                if members.iter().any(|member| member.endpoint.address() == place.address) {
+                // Two names may stand for one address; the first has it. What was not looked up stands for itself.
+                if !seen.insert(place.address) && !place.address.ip().is_unspecified() {
                     continue;
                 }
-                let endpoint = self.registry.endpoint(&self.terms.name, place.address);
+                let endpoint = self.registry.endpoint(&self.terms.name, place.address, joining);
                 let peer = self.manner.peer(
                     host(definition, place.address).as_ref(),
                     place.address,
@@ -151,6 +168,9 @@ impl Upstream {
                     endpoint,
                 });
             }
+        }
+        if !members.is_empty() {
+            standing.populate();
         }
         members
     }

@@ -107,7 +107,7 @@ applications:
         journey.screen((route, api), headers).unwrap();
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, headers, None, journey.now_ms)
+            .identify(route.api, &route.scopes, headers, None, None, journey.now_ms)
             .now_or_never()
             .unwrap()
             .unwrap();

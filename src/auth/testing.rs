@@ -198,6 +198,7 @@ pub(crate) fn application(name: &str, apis: &[usize], keys: Vec<Key>) -> Applica
         name: name.into(),
         subscriptions,
         keys,
+        certificates: Vec::new(),
     }
 }
 

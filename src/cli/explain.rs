@@ -15,9 +15,11 @@ use crate::gateway::explain::counter::SharedFacts;
 use crate::gateway::explain::edits::SplitFacts;
 use crate::gateway::explain::{Explanation, Question, explain};
 use crate::revision;
+use crate::san::San;
 use crate::snapshot::Compiler;
 use crate::telemetry::Metrics;
 use crate::throttle::Time;
+use crate::transport::ClientIdentity;
 use crate::upstream::Registry;
 use crate::upstream::resolve::Names;
 
@@ -39,6 +41,9 @@ pub struct Args {
     /// The client's address.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
+    /// A name in the client's certificate, such as uri:spiffe://example.org/mobile.
+    #[arg(long, value_parser = San::parse)]
+    client_certificate: Option<San>,
     /// The URL that the client would use, such as <http://api.example.com/orders/7>.
     url: String,
 }
@@ -100,6 +105,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     let (snapshot, _) = revision::load(file, &environment)
         .and_then(|loaded| compiler.compile(loaded))
         .map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
+    let certificate = args.client_certificate.clone().map(ClientIdentity::with_name);
     let question = Question {
         method: &method,
         host,
@@ -107,6 +113,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         query: url.query(),
         headers: &headers,
         client: args.client,
+        certificate: certificate.as_ref(),
     };
     Ok(explain(
         &snapshot,
@@ -182,7 +189,10 @@ fn print(explanation: &Explanation) {
                 .as_ref()
                 .map(|name| format!("application \"{name}\"")),
             caller.plan.as_ref().map(|name| format!("plan \"{name}\"")),
-            caller.key_id.as_ref().map(|id| format!("key \"{id}\"")),
+            (caller.key_id.as_ref()).map(|id| match caller.by {
+                "certificate" => format!("certificate \"{id}\""),
+                _ => format!("key \"{id}\""),
+            }),
             caller.key_type.map(|kind| format!("type {kind}")),
             caller.subject.as_ref().map(|subject| format!("subject \"{subject}\"")),
         ];

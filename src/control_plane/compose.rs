@@ -111,7 +111,10 @@ pub fn compose<'a>(
                 composed.add(Kind::Plan, &subscription.plan, &value, origin);
             }
         }
-        let value = json!({ "name": name, "subscriptions": subscriptions });
+        let mut value = json!({ "name": name, "subscriptions": subscriptions });
+        if !application.certificates.is_empty() {
+            value["certificates"] = json!(application.certificates);
+        }
         composed.add(Kind::Application, name, &value, Origin::Application(name.to_owned()));
     }
     composed

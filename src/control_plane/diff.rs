@@ -114,6 +114,10 @@ fn details(kind: Kind, old: &Value, new: &Value) -> Vec<String> {
                 // A key with the same id and another hash is another key; its hash is nobody's business.
                 format!("{} {}\u{0}{hash}", member("type"), member("expires"))
             });
+            details.items("certificates", "id", "certificate", |certificate| {
+                let member = |name| text(certificate.get(name));
+                format!("{} {} {}", member("san"), member("type"), member("expires"))
+            });
         }
     }
     details.others();

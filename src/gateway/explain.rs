@@ -16,11 +16,12 @@ use self::edits::{AddressFacts, CorsFacts, HeaderFacts, LocalFacts, SplitFacts};
 use super::counter_name::subject_name;
 use super::refusal::Refusal;
 use super::{denied, missed, upstream_target};
-use crate::auth::Caller;
+use crate::auth::{Caller, Identity};
 use crate::edit::Action;
 use crate::route::path::normalise;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::throttle::{Throttle, Time};
+use crate::transport::ClientIdentity;
 
 /// A request to be explained.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Question<'a> {
     pub headers: &'a HeaderMap,
     /// Address that it would come from.
     pub client: IpAddr,
+    /// Whose certificate the client would show in its handshake.
+    pub certificate: Option<&'a ClientIdentity>,
 }
 
 /// What would happen.
@@ -92,7 +95,7 @@ pub struct Explanation {
 /// Who would be calling.
 #[derive(Debug, Serialize)]
 pub struct CallerFacts {
-    /// `anonymous`, `key` or `token`.
+    /// `anonymous`, `key`, `token` or `certificate`.
     pub by: &'static str,
     /// Application.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +103,7 @@ pub struct CallerFacts {
     /// Plan of its subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Public name of the key.
+    /// Public name of the key or certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
     /// Its type.
@@ -227,7 +230,14 @@ fn walk(
     let now_ms = now.unix_nanos() / 1_000_000;
     let caller = snapshot
         .authenticator()
-        .examine(route.api, &route.scopes, question.headers, question.query, now_ms)
+        .examine(
+            route.api,
+            &route.scopes,
+            question.headers,
+            question.query,
+            question.certificate,
+            now_ms,
+        )
         .map_err(|denial| {
             let reason = denial.reason().to_owned();
             (denied(denial, api), reason)
@@ -263,10 +273,11 @@ fn walk(
 
 fn caller_facts(snapshot: &Snapshot, caller: &Caller) -> CallerFacts {
     CallerFacts {
-        by: match (caller.key_id(), caller.token()) {
-            (Some(_), _) => "key",
-            (None, Some(_)) => "token",
-            (None, None) => "anonymous",
+        by: match caller.identity() {
+            Identity::Key(_) => "key",
+            Identity::Certificate(_) => "certificate",
+            Identity::Token(_) => "token",
+            Identity::Anonymous => "anonymous",
         },
         application: snapshot.application_of(caller).map(|(name, _)| name.to_string()),
         plan: snapshot.plan_name(caller).map(ToString::to_string),

@@ -11,17 +11,19 @@ use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
+use super::downstream::Downstream;
 use super::forward::Origin;
 use super::refusal::Refusal;
 use super::request_id::Ids;
 use super::tries::Plan;
-use super::wire::{Home, Wire};
+use super::wire::{Ending, Home};
 use crate::auth::Caller;
 use crate::edit::cors;
 use crate::framing::BodyFault;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
+use crate::transport::ClientIdentity;
 use crate::upstream::{Attempt, Moment, Tried, Upstream, hash};
 
 /// One request in this many has its stages timed.
@@ -36,6 +38,8 @@ pub struct Journey {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Its ids.
     pub ids: Ids,
+    /// Whose certificate the client has shown in its handshake.
+    pub certificate: Option<Arc<ClientIdentity>>,
     /// Who calls; absent until that is known.
     pub caller: Option<Caller>,
     /// The decision to let it in; absent until it was made.
@@ -66,6 +70,8 @@ pub struct Journey {
     pub target: Option<Vec<u8>>,
     /// Whether the client sent names with underscores.
     pub underscores: bool,
+    /// Whether it is a gRPC call, whose refusals are told as gRPC.
+    pub is_grpc: bool,
     /// Whether a limit in shadow mode would have refused it.
     pub would_deny: bool,
     /// How it ended.
@@ -126,6 +132,7 @@ impl Journey {
         let now_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         Self {
             ids: Ids::none(),
+            certificate: None,
             caller: None,
             snapshot,
             admission: None,
@@ -142,6 +149,7 @@ impl Journey {
             upstream_elapsed: None,
             target: None,
             underscores: false,
+            is_grpc: false,
             would_deny: false,
             outcome: Outcome::default(),
             now_ms,
@@ -215,10 +223,12 @@ impl Journey {
     }
 
     /// Remembers its connection, to know how an exchange ended that the engine did not report.
-    pub fn came_from(&mut self, wire: &Wire) {
-        self.home = Some(Arc::clone(wire.home()));
-        self.started = wire.arrived();
-        self.underscores = wire.head().is_some_and(|head| head.has_underscore_names);
+    pub fn came_from(&mut self, downstream: Downstream<'_>) {
+        self.home = Some(Arc::clone(downstream.home()));
+        self.started = downstream.arrived();
+        self.certificate = downstream.transport().and_then(|transport| transport.identity.clone());
+        self.underscores = downstream.has_underscore_names();
+        self.is_grpc = downstream.is_grpc();
     }
 
     /// Notes what is asked for.
@@ -269,6 +279,11 @@ impl Journey {
     pub fn left(&mut self) {
         self.outcome.status = 499;
         self.outcome.reason = "client_left";
+    }
+
+    fn report_left(&mut self) {
+        self.left();
+        self.report();
     }
 
     /// Counts and logs the request, once.
@@ -359,10 +374,12 @@ impl Drop for Journey {
         }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
-            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), received) {
-                (true, _) => (500, "internal"),
-                (false, true) => (504, "upstream_timeout"),
-                (false, false) => (408, "request_timeout"),
+            let ending = self.home.as_ref().and_then(|home| home.ending());
+            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), ending, received) {
+                (true, ..) => (500, "internal"),
+                (false, Some(Ending::ClientLeft), _) => return self.report_left(),
+                (false, Some(Ending::OutOfTime), _) | (false, None, true) => (504, "upstream_timeout"),
+                (false, None, false) => (408, "request_timeout"),
             };
         }
         self.report();

@@ -16,6 +16,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
 
+use super::grpc;
 use crate::edit::local_answer::LocalAnswer;
 
 /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11.
@@ -57,7 +58,7 @@ pub enum Refusal {
     MethodNotAllowed(HeaderValue),
     /// A method that no API can have (CONNECT, TRACE, or longer than any).
     MethodNotImplemented,
-    /// Not HTTP/1.0 or HTTP/1.1.
+    /// Not a version of HTTP that this listener speaks.
     VersionNotSupported,
     /// The body is larger than allowed.
     BodyTooLarge,
@@ -221,18 +222,23 @@ impl Refusal {
         }
     }
 
-    /// The HTTP of it.
-    #[must_use]
-    pub fn answer(&self, request_id: &str) -> Answer {
-        let (code, name, detail) = self.facts();
-        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let detail = match self {
+    /// What the client is told.
+    fn detail(&self) -> Cow<'static, str> {
+        match self {
             Self::RateLimited(limited) if limited.unasked => {
                 Cow::Owned(["limit \"", limited.limit.as_ref(), "\" can not be counted now"].concat())
             }
             Self::RateLimited(limited) => Cow::Owned(["limit \"", limited.limit.as_ref(), "\" is used up"].concat()),
-            _ => Cow::Borrowed(detail),
-        };
+            _ => Cow::Borrowed(self.facts().2),
+        }
+    }
+
+    /// The HTTP of it.
+    #[must_use]
+    pub fn answer(&self, request_id: &str) -> Answer {
+        let (code, name, _) = self.facts();
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = self.detail();
         let problem = Problem {
             r#type: ["urn:tollgate:problem:", name].concat(),
             title: status.canonical_reason().unwrap_or("Error"),
@@ -249,6 +255,28 @@ impl Refusal {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         headers.insert(CACHE_CONTROL, NO_STORE);
+        self.particulars(request_id, &mut headers);
+        Answer { status, headers, body }
+    }
+
+    /// The same for a gRPC call: an answer that is nothing but a head with the status, which is what the protocol calls
+    /// trailers-only. The log and the metrics keep the status and the code of HTTP.
+    #[must_use]
+    pub fn grpc_answer(&self, request_id: &str) -> Answer {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, grpc::APPLICATION_GRPC);
+        headers.insert(grpc::GRPC_STATUS, grpc::status_of(self.status()));
+        headers.insert(grpc::GRPC_MESSAGE, grpc::message_field(&self.detail()));
+        self.particulars(request_id, &mut headers);
+        Answer {
+            status: StatusCode::OK,
+            headers,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The fields that say more than the body does.
+    fn particulars(&self, request_id: &str, headers: &mut HeaderMap) {
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(X_REQUEST_ID, id);
         }
@@ -272,7 +300,6 @@ impl Refusal {
             }
             _ => {}
         }
-        Answer { status, headers, body }
     }
 }
 
@@ -308,6 +335,17 @@ impl Answer {
             header.append_header(name.clone(), value.clone())?;
         }
         Ok((header, self.body))
+    }
+
+    /// For a stream of HTTP/2 on which the engine never answered: head and body.
+    #[must_use]
+    pub fn into_stream_response(self) -> (http::Response<()>, Bytes) {
+        let mut response = http::Response::new(());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.extend(self.headers);
+        headers.insert(DATE, get_cached_date());
+        (response, self.body)
     }
 
     /// For a connection on which the engine never saw a request: the whole answer, which closes the connection.

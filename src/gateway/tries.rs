@@ -20,11 +20,12 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
+use super::downstream::Downstream;
 use super::journey::Journey;
 use crate::auth::Caller;
 use crate::revision::{Balance, HashKey};
 use crate::upstream::attempt::{Unsent, is_failure};
-use crate::upstream::{Ask, Attempt, Moment, Upstream, hash};
+use crate::upstream::{Ask, Attempt, Moment, Upstream, hash, upgrade};
 
 /// How often one request is sent at most when kept connections turn out to be closed.
 const RESENDS_MAX: u32 = 3;
@@ -85,6 +86,9 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
     journey.outcome.tries += 1;
     journey.endpoint = Some(attempt.label().clone());
     journey.attempt = Some(attempt);
+    if plan.upgrade {
+        upgrade::prepare(&mut peer);
+    }
     peer.options.read_timeout = silence(session, &plan, &upstream, now, request_timeout);
     Ok(peer)
 }
@@ -235,7 +239,7 @@ pub fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
 /// How long the endpoint may be silent. The engine's clock runs while the request is still being sent, so for a request
 /// that is not all here it only has the last word: what is silent after its end is noticed by the connection.
 fn silence(
-    session: &mut Session,
+    session: &Session,
     plan: &Plan,
     upstream: &Upstream,
     now: Moment,
@@ -245,16 +249,15 @@ fn silence(
     let try_ = timeouts
         .per_try
         .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
-    let (is_wire, whole) = match super::wire_of(session) {
-        Some(wire) => {
-            if plan.upgrade || !wire.is_whole() {
-                wire.home().expect_silence(try_, timeouts.tunnel);
-            }
-            (true, wire.is_whole())
-        }
-        None => (false, session.as_downstream_mut().is_body_empty()),
+    let Some(downstream) = Downstream::of(session) else {
+        return Some(try_);
     };
-    if plan.upgrade && is_wire {
+    let whole = downstream.is_whole();
+    if plan.upgrade || !whole {
+        downstream.home().expect_silence(try_, timeouts.tunnel);
+    }
+    if plan.upgrade || (downstream.is_grpc() && !whole) {
+        // Both sides may speak first, and the connection listens to both.
         return None;
     }
     if !whole {

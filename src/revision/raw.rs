@@ -22,6 +22,7 @@ use super::grammar::{
     ZoneName,
 };
 use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
+use crate::san::San;
 use crate::units::{Rate, Ratio};
 
 pub(super) use edits::{
@@ -228,8 +229,8 @@ pub(super) struct RawApi {
     /// The labels of the gateways that take this API: those that have one of them. Absent: every gateway.
     #[schemars(length(min = 1))]
     pub(super) labels: Option<At<Vec<At<Text<Name>>>>>,
-    /// What lets a request in: `none`, or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }` of which
-    /// any one is enough.
+    /// What lets a request in: `none`, or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and
+    /// `client_certificate` of which any one is enough.
     #[schemars(required)]
     pub(super) auth: Option<At<RawAuth>>,
     /// Where credentials are read from.
@@ -279,6 +280,9 @@ pub(super) enum RawAuthMethod {
     Jwt(At<Text<Name>>),
     /// A token that this issuer, which has `introspection`, calls active.
     Introspection(At<Text<Name>>),
+    /// A certificate that the client shows in its TLS handshake, of an application that is subscribed to the API. Only
+    /// where a listener asks for one. A key or token that the API takes too goes before it.
+    ClientCertificate,
 }
 
 /// What lets a request in.
@@ -349,6 +353,10 @@ pub(super) struct RawApplication {
     /// Its keys. `tollgate key new` makes one and prints the record for this list.
     #[serde(default)]
     pub(super) keys: Vec<At<RawKey>>,
+    /// Its client certificates, by a name in them: any certificate with this name that a listener's authorities have
+    /// issued.
+    #[serde(default)]
+    pub(super) certificates: Vec<At<RawCertificate>>,
 }
 
 /// The right to call an API under a plan.
@@ -377,6 +385,24 @@ pub(super) struct RawKey {
     #[serde(rename = "type")]
     pub(super) key_type: Option<RawKeyType>,
     /// Refused from this instant on: `2027-01-01T00:00:00Z`. Absent: does not expire.
+    pub(super) expires: Option<At<Text<Expiry>>>,
+}
+
+/// The client certificates of an application.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCertificate {
+    /// The public name, for logs; unique among all keys and certificates.
+    #[schemars(required)]
+    pub(super) id: Option<At<Text<Name>>>,
+    /// A subject alternative name: `uri:spiffe://example.org/mobile`, `dns:mobile.example.org`, `email:ops@example.org`
+    /// or `ip:192.0.2.1`; unique among all certificates.
+    #[schemars(required)]
+    pub(super) san: Option<At<Text<San>>>,
+    /// What it may be used for. Default `production`.
+    #[serde(rename = "type")]
+    pub(super) key_type: Option<RawKeyType>,
+    /// Refused from this instant on, whatever the certificate says. Absent: as the certificate says.
     pub(super) expires: Option<At<Text<Expiry>>>,
 }
 
@@ -409,7 +435,10 @@ mod auth {
                 type Value = RawAuth;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("`none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`")
+                    f.write_str(
+                        "`none` or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and \
+                         `client_certificate`",
+                    )
                 }
 
                 fn visit_str<E: Error>(self, text: &str) -> Result<RawAuth, E> {

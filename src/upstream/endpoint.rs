@@ -33,7 +33,7 @@ pub struct Endpoint {
     latency: Latency,
     health: Health,
     breaker: Breaker,
-    /// Since when it gets traffic again; 0: for long.
+    /// Since when it gets traffic again; 0: it always did.
     joined: AtomicU64,
     sockets: Arc<Sockets>,
     /// When something was last said of it in the log that can be said with every request.
@@ -143,18 +143,13 @@ impl Endpoint {
         self.joined.store(now.micros(), Ordering::Relaxed);
     }
 
-    /// Since when it gets traffic again; none if that is long ago.
+    /// Since when it gets traffic again; none if it always did.
     #[must_use]
     pub fn joined(&self) -> Option<Moment> {
         match self.joined.load(Ordering::Relaxed) {
             0 => None,
             at => Some(Moment::from_micros(at)),
         }
-    }
-
-    /// Its slow start is over.
-    pub fn settle(&self) {
-        self.joined.store(0, Ordering::Relaxed);
     }
 
     /// Whether something may be said in the log that can be said with every request: once a minute.

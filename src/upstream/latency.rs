@@ -11,6 +11,9 @@ const FORGETS: Duration = Duration::from_secs(10);
 /// An average that is older says nothing.
 const STALE: Duration = Duration::from_secs(60);
 
+/// An average that is younger is taken as it is.
+const RECENT: Duration = Duration::from_millis(50);
+
 /// Peak EWMA (as in Finagle): a slow answer counts at once and in full, faster ones bring the average down with time.
 #[derive(Debug, Default)]
 pub struct Latency {
@@ -36,18 +39,69 @@ impl Latency {
         self.average.store(next.max(1), Ordering::Relaxed);
     }
 
-    /// The average in microseconds; none if nothing is known, or nothing recent.
+    /// The average in microseconds; none if nothing is known, or nothing recent. It goes down while nobody tells anything:
+    /// an endpoint that gets no requests because it was slow is tried again some day.
     #[must_use]
     pub fn micros(&self, now: Moment) -> Option<f64> {
         let at = self.at.load(Ordering::Relaxed);
-        if at == 0 || now.since(Moment::from_micros(at)) > STALE {
+        let silent = now.since(Moment::from_micros(at));
+        if at == 0 || silent > STALE {
             return None;
         }
-        Some(self.average.load(Ordering::Relaxed) as f64)
+        let average = self.average.load(Ordering::Relaxed) as f64;
+        // With traffic this is so short that there is nothing to work out.
+        Some(if silent < RECENT {
+            average
+        } else {
+            average * kept(silent)
+        })
     }
 }
 
 /// What part of the old average is left after this time.
 fn kept(elapsed: Duration) -> f64 {
     (-(elapsed.as_secs_f64() / FORGETS.as_secs_f64())).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(1).plus(Duration::from_secs(seconds))
+    }
+
+    const FAST: Duration = Duration::from_millis(1);
+    const SLOW: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_peak_counts_at_once_and_is_forgotten_with_time() {
+        let latency = Latency::default();
+        assert_eq!(latency.micros(at(0)), None);
+        latency.observe(FAST, at(1));
+        latency.observe(SLOW, at(1));
+        assert_eq!(latency.micros(at(1)), Some(100_000.0));
+        latency.observe(FAST, at(1));
+        assert_eq!(
+            latency.micros(at(1)),
+            Some(100_000.0),
+            "one that is faster changes nothing at the same moment"
+        );
+        latency.observe(FAST, at(11));
+        let after_ten = latency.micros(at(11)).unwrap();
+        assert!((37_000.0..38_000.0).contains(&after_ten), "{after_ten}");
+    }
+
+    #[test]
+    fn what_nobody_asks_any_more_is_expected_to_get_better_and_is_unknown_in_the_end() {
+        let latency = Latency::default();
+        latency.observe(SLOW, at(1));
+        let expected: Vec<f64> = [1, 2, 11, 31]
+            .iter()
+            .map(|seconds| latency.micros(at(*seconds)).unwrap())
+            .collect();
+        assert!(expected.windows(2).all(|pair| pair[1] < pair[0]), "{expected:?}");
+        assert!(expected[3] < 5_000.0, "{expected:?}");
+        assert_eq!(latency.micros(at(62)), None);
+    }
 }

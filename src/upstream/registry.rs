@@ -13,7 +13,7 @@ use super::balance::{self, View};
 use super::peer::Manner;
 use super::resolve::Found;
 use super::retry::Budget;
-use super::{Endpoint, Moment, Upstream};
+use super::{Endpoint, Moment, Places, Upstream};
 use crate::names::UpstreamName;
 use crate::revision;
 use crate::telemetry::UpstreamMetrics;
@@ -95,7 +95,7 @@ impl Registry {
         );
         let upstream = Arc::new(Upstream {
             manner: Manner::of(terms),
-            found: Mutex::new(found),
+            found: Mutex::new(Places { found, members: None }),
             view: ArcSwap::from_pointee(empty),
             standing,
             registry: Arc::clone(self),
@@ -151,9 +151,9 @@ impl Registry {
         Some(self.zone.as_deref()? == zone?)
     }
 
-    /// The endpoint of an upstream at an address, as it is known or new.
+    /// The endpoint of an upstream at an address, as it is known or new. `joining`: a new one starts slowly, from then on.
     #[must_use]
-    pub fn endpoint(&self, upstream: &UpstreamName, address: SocketAddr) -> Arc<Endpoint> {
+    pub fn endpoint(&self, upstream: &UpstreamName, address: SocketAddr, joining: Option<Moment>) -> Arc<Endpoint> {
         let mut known = self.known();
         let key = (upstream.clone(), address);
         if let Some(endpoint) = known.endpoints.get(&key).and_then(Weak::upgrade) {
@@ -161,6 +161,9 @@ impl Registry {
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let endpoint = Arc::new(Endpoint::new(id, upstream.clone(), address));
+        if let Some(now) = joining {
+            endpoint.join(now);
+        }
         known.endpoints.insert(key, Arc::downgrade(&endpoint));
         endpoint
     }

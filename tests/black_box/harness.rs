@@ -5,7 +5,10 @@ mod control_plane;
 mod dns;
 mod fault_proxy;
 mod fleet;
+pub mod frames;
 mod gateway;
+mod grpc;
+mod http2;
 mod load;
 mod oracle;
 mod origin;
@@ -19,7 +22,9 @@ mod redis_cluster;
 mod revision;
 mod secure_origin;
 mod tampering_proxy;
+mod tls;
 mod token;
+mod websocket;
 
 use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -33,6 +38,8 @@ pub use dns::{DnsServer, Mood};
 pub use fault_proxy::FaultProxy;
 pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
+pub use grpc::{GrpcClient, GrpcService};
+pub use http2::{Http2, Http2Stream};
 pub use load::{Load, count};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
@@ -42,9 +49,11 @@ pub use postgres_server::PostgresServer;
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
-pub use secure_origin::{Certificates, SecureOrigin};
+pub use secure_origin::SecureOrigin;
 pub use tampering_proxy::TamperingProxy;
+pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
+pub use websocket::{EchoSocket, Sockets, WebSocket};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with
 /// something else.

@@ -239,7 +239,7 @@ fn what_is_required_is_asked_for_at_its_place() {
         "\
 r.yaml:2:8: an API has no \"name\"
 r.yaml:2:8: an API has no \"base_path\"
-r.yaml:2:8: an API has no \"auth\"; write a list of api_key, { jwt: ISSUER } and { introspection: ISSUER }, or auth: none if everybody may call it
+r.yaml:2:8: an API has no \"auth\"; write a list of api_key, { jwt: ISSUER }, { introspection: ISSUER } and client_certificate, or auth: none if everybody may call it
 r.yaml:2:8: an API has no \"upstream\"
 r.yaml:3:13: an upstream has no \"name\"
 r.yaml:3:13: an upstream has no \"endpoints\"; it needs at least one
@@ -265,15 +265,15 @@ fn an_empty_or_missing_auth_never_means_open() {
         ("    auth: []\n", "r.yaml:7:11: API \"a\" has an empty list of auth"),
         (
             "    auth: {}\n",
-            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found a mapping",
+            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and `client_certificate`, found a mapping",
         ),
         (
             "    auth: false\n",
-            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found false",
+            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and `client_certificate`, found false",
         ),
         (
             "    auth: [none]\n",
-            "expected one of api_key, jwt, introspection, found \"none\"",
+            "expected one of api_key, jwt, introspection, client_certificate, found \"none\"",
         ),
         (
             "    auth: \"${NOTHING}\"\n",

@@ -181,7 +181,7 @@ pub(in crate::revision) struct RawUpstreamTimeouts {
     pub(in crate::revision) per_try: Option<At<Text<Duration>>>,
     /// Until the answer begins, all tries together. Absent: `server.timeouts.request` of the gateway bounds it alone.
     pub(in crate::revision) total: Option<At<Text<Duration>>>,
-    /// How long a WebSocket may be silent both ways. Default 1h.
+    /// How long a WebSocket, or a gRPC call whose client is still sending, may be silent both ways. Default 1h.
     pub(in crate::revision) tunnel: Option<At<Text<Duration>>>,
 }
 

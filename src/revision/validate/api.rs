@@ -51,8 +51,13 @@ impl Checker<'_> {
             self.not_empty(raw.place, &who, "labels", labels);
         }
         let methods = self.auth(raw.place, auth.as_ref(), &who, issuers);
-        if let (Some([AuthMethod::ApiKey]), Some(name), false) = (methods.as_deref(), name, subscribed) {
-            let message = format!("{who} lets in keys only, and no application is subscribed to it");
+        let applications_only = methods.as_deref().and_then(|methods| match methods {
+            [AuthMethod::ApiKey] => Some("keys"),
+            [AuthMethod::ClientCertificate] => Some("client certificates"),
+            _ => None,
+        });
+        if let (Some(what), Some(name), false) = (applications_only, name, subscribed) {
+            let message = format!("{who} lets in {what} only, and no application is subscribed to it");
             self.report.warning(name.place, message);
         }
         if let Some(methods) = &methods {
@@ -138,8 +143,8 @@ impl Checker<'_> {
         let Some(raw) = raw else {
             if !self.dropped.contains(item, "auth") {
                 let message = format!(
-                    "{who} has no \"auth\"; write a list of api_key, {{ jwt: ISSUER }} and {{ introspection: ISSUER }}, or auth: none if everybody \
-                     may call it"
+                    "{who} has no \"auth\"; write a list of api_key, {{ jwt: ISSUER }}, {{ introspection: ISSUER }} and \
+                     client_certificate, or auth: none if everybody may call it"
                 );
                 self.report.error(item, message);
             }
@@ -157,6 +162,7 @@ impl Checker<'_> {
         for raw in raws {
             let method = match &raw.value {
                 RawAuthMethod::ApiKey => AuthMethod::ApiKey,
+                RawAuthMethod::ClientCertificate => AuthMethod::ClientCertificate,
                 RawAuthMethod::Jwt(issuer) | RawAuthMethod::Introspection(issuer) => {
                     let asked = matches!(raw.value, RawAuthMethod::Introspection(_));
                     match self.token_method(issuers, who, issuer, asked) {
@@ -205,7 +211,8 @@ impl Checker<'_> {
 
     /// A limit per something that no caller of this API has would never count.
     fn scopes_that_nobody_has(&mut self, limits: &[At<RawLimit>], methods: &[AuthMethod], who: &str) {
-        let keys = methods.contains(&AuthMethod::ApiKey);
+        // A certificate counts as a key does.
+        let keys = methods.contains(&AuthMethod::ApiKey) || methods.contains(&AuthMethod::ClientCertificate);
         let tokens = methods.iter().any(AuthMethod::is_token);
         for per in limits.iter().filter_map(|limit| limit.per.as_ref()) {
             let lacking = match per.value {
