@@ -257,6 +257,3 @@ impl Checks {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

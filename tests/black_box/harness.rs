@@ -49,7 +49,7 @@ pub use postgres_server::PostgresServer;
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
-pub use secure_origin::{Certificates, SecureOrigin};
+pub use secure_origin::SecureOrigin;
 pub use tampering_proxy::TamperingProxy;
 pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};

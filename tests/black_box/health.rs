@@ -2,6 +2,7 @@
 
 mod asking;
 mod failing;
+mod regions;
 mod revisions;
 
 use std::sync::Arc;

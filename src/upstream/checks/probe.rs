@@ -118,12 +118,14 @@ impl Manner {
                 Some(tls) => tls.connect(party, stream).await.map(drop),
             };
         };
-        // Otherwise the preface of HTTP/2 waits for an acknowledgement.
-        let _ = stream.set_nodelay(true);
         let status = match &self.tls {
-            None if self.protocol == Protocol::Http2 => self.over_http2(party, stream).await,
+            None if self.protocol == Protocol::Http2 => {
+                at_once(&stream);
+                self.over_http2(party, stream).await
+            }
             None => self.over_http1(party, stream).await,
             Some(tls) => {
+                at_once(&stream);
                 let stream = tls.connect(party, stream).await?;
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 match (is_http2, self.protocol) {
@@ -219,6 +221,11 @@ impl Tls {
     }
 }
 
+/// What is written in several parts does not wait for acknowledgements in between. A request of HTTP/1 is one part.
+fn at_once(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+}
+
 /// The head of an answer, while the connection is moved along. What comes after it is not waited for.
 async fn driven<B>(
     connection: impl Future<Output = hyper::Result<()>>,
@@ -262,5 +269,62 @@ impl Question {
     /// How often.
     pub(super) fn interval(&self) -> Duration {
         self.manner.check.interval
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Environment;
+    use crate::revision;
+
+    fn manner(text: &str) -> Manner {
+        let text =
+            format!("version: 1\nupstreams:\n  - {{ name: orders, endpoints: [{{ address: \"h:1\" }}], {text} }}\n");
+        let (environment, directory) = (Environment::of_process(), std::path::Path::new("."));
+        let loaded = revision::parse(&text, "revision.yaml", directory, &environment);
+        let terms = loaded
+            .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+            .revision
+            .upstreams
+            .remove(0);
+        let check = terms.health_check.clone().unwrap();
+        Manner::new(&terms, &check, None)
+    }
+
+    #[test]
+    fn whom_a_check_asks_for_is_what_the_revision_calls_the_endpoint() {
+        let manner = manner("health_check: { path: \"/health?deep=1\" }");
+        let v4 = SocketAddr::from(([10, 0, 0, 1], 8080));
+        let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80));
+        for (host, address, expected) in [
+            ("orders.internal", v4, "orders.internal:8080"),
+            ("10.0.0.1", v4, "10.0.0.1:8080"),
+            ("2001:db8::1", v6, "[2001:db8::1]:80"),
+        ] {
+            let party = manner.party(host, address);
+            assert_eq!(party.authority, expected);
+            assert_eq!(party.uri.to_string(), "/health?deep=1");
+            assert_eq!(party.address, address);
+        }
+    }
+
+    #[test]
+    fn over_http2_the_host_is_in_the_target_and_what_is_written_goes_before_the_name() {
+        let manner = manner("protocol: http2, health_check: { path: /health, host: orders.example }");
+        let party = manner.party("orders.internal", SocketAddr::from(([10, 0, 0, 1], 8080)));
+        assert_eq!(party.uri.to_string(), "http://orders.example/health");
+    }
+
+    #[tokio::test]
+    async fn a_check_of_a_port_on_which_nobody_listens_says_so() {
+        let nobody = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = nobody.local_addr().unwrap().as_socket().unwrap();
+        for check in ["{}", "{ path: /health }"] {
+            let manner = manner(&format!("health_check: {check}"));
+            let party = manner.party("127.0.0.1", address);
+            assert_eq!(manner.ask(&party).await, Err("connection refused".to_owned()));
+        }
     }
 }

@@ -303,6 +303,10 @@ fn in_hosts_file(host: &str, kind: RecordType) -> Option<Vec<IpAddr>> {
 }
 
 fn found(mut places: Vec<Found>, ttl: Duration, incomplete: Option<String>) -> Answer {
+    places.retain(|place| place.address.port() != 0 && !is_nobody(place.address.ip()));
+    if places.is_empty() {
+        return Answer::Gone("none of its addresses can be connected to".to_owned());
+    }
     places.sort_unstable();
     places.dedup();
     places.truncate(PLACES_MAX);
@@ -311,6 +315,11 @@ fn found(mut places: Vec<Found>, ttl: Duration, incomplete: Option<String>) -> A
         ttl,
         incomplete,
     }
+}
+
+/// Some servers answer so for what they block.
+fn is_nobody(address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_multicast()
 }
 
 /// Priorities as their order: the smallest is 0, the next one 1.

@@ -29,6 +29,29 @@ fn a_service_says_hosts_ports_and_weights_and_is_followed() {
 }
 
 #[test]
+fn records_of_a_worse_priority_are_for_when_no_better_one_can_be_used() {
+    let dns = DnsServer::start();
+    let (planned, spare) = (Planned::new(), Origin::start(echo()));
+    dns.set("a.internal", ["A 127.0.0.1"]);
+    let (first, second) = (planned.address().port(), spare.address().port());
+    // As numbers they are far apart; what counts is their order.
+    let records = [
+        format!("SRV 100 1 {first} a.internal"),
+        format!("SRV 60000 1 {second} a.internal"),
+    ];
+    dns.set("_http._tcp.orders.internal", records.iter().map(String::as_str));
+    let revision = named("orders", "{ srv: _http._tcp.orders.internal }").to_string().replace(
+        "{ name: orders, endpoints",
+        "{ name: orders, health_check: { interval: 1s, timeout: 300ms, unhealthy: 1, healthy: 1, failback: 1 }, endpoints",
+    );
+    let gateway = Gateway::with(revision).section(&dns.section("")).start();
+    until_asked(&gateway, &spare);
+    let origin = planned.start(echo());
+    until_asked(&gateway, &origin);
+    until_spared(&gateway, &spare);
+}
+
+#[test]
 fn a_service_that_is_not_offered_is_refused_like_a_name_that_does_not_exist() {
     let dns = DnsServer::start();
     let revision = named("orders", "{ srv: _http._tcp.orders.internal }");

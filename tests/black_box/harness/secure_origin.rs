@@ -10,7 +10,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -20,40 +19,13 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
+use super::Authority;
+
 /// A running service. Ends when dropped.
 pub struct SecureOrigin {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
     _runtime: Runtime,
-}
-
-/// Certificates that a test trusts.
-pub struct Certificates {
-    /// The authority, in PEM.
-    pub ca: String,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Certificates {
-    /// A new authority.
-    pub fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self {
-            ca: issuer.pem(),
-            issuer,
-        }
-    }
-
-    /// A certificate for this name, and its key, in PEM.
-    pub fn issue(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
 }
 
 impl SecureOrigin {
@@ -63,23 +35,23 @@ impl SecureOrigin {
     }
 
     /// HTTPS as `name`, with these protocols; whoever asks has to show a certificate of the same authority.
-    pub fn https(certificates: &Certificates, name: &str, protocols: &[&str]) -> Self {
+    pub fn https(authority: &Authority, name: &str, protocols: &[&str]) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         roots
-            .add(CertificateDer::from_pem_slice(certificates.ca.as_bytes()).unwrap())
+            .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
             .unwrap();
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
             .unwrap();
-        let (certificate, key) = certificates.issue(name);
+        let issued = authority.issue(&[name]);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_client_cert_verifier(clients)
             .with_single_cert(
-                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                vec![issued.der()],
+                PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap(),
             )
             .unwrap();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();

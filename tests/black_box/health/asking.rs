@@ -44,7 +44,7 @@ fn an_endpoint_that_speaks_http2_is_asked_by_it() {
 
 #[test]
 fn over_tls_a_check_trusts_and_shows_what_requests_do() {
-    let (ours, theirs) = (Certificates::new(), Certificates::new());
+    let (ours, theirs) = (Authority::new(), Authority::new());
     let by_http1 = SecureOrigin::https(&ours, "orders.internal", &["http/1.1"]);
     let by_http2 = SecureOrigin::https(&ours, "orders.internal", &["h2", "http/1.1"]);
     let stranger = SecureOrigin::https(&theirs, "orders.internal", &["http/1.1"]);
@@ -53,7 +53,7 @@ fn over_tls_a_check_trusts_and_shows_what_requests_do() {
     let endpoints: Vec<String> = (all.iter())
         .map(|origin| format!("{{ address: \"{}\" }}", origin.address()))
         .collect();
-    let (certificate, key) = ours.issue("gateway.internal");
+    let shown = ours.issue(&["gateway.internal"]);
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
         let path = directory.path().join(name);
@@ -62,9 +62,9 @@ fn over_tls_a_check_trusts_and_shows_what_requests_do() {
     };
     let tls = format!(
         "slow_start: 0s, protocol: auto, tls: {{ server_name: orders.internal, ca: {}, certificate: {}, key: {} }}",
-        file("ca.pem", &ours.ca),
-        file("gateway.pem", &certificate),
-        file("gateway.key", &key),
+        file("ca.pem", &ours.pem()),
+        file("gateway.pem", &shown.certificate),
+        file("gateway.key", &shown.key),
     );
     let revision = |check: &str| checked(&endpoints, check).to_string().replace("slow_start: 0s", &tls);
     let gateway = Gateway::with(revision(BY_HTTP)).start();
