@@ -18,8 +18,8 @@ use serde_json::json;
 use tollgate::auth::{Authenticator, Caller, Denial, KeySets, TokenCache, key, new_key};
 use tollgate::names::ApplicationName;
 use tollgate::revision::{
-    Api, Application, AuthMethod, CredentialPlaces, EnvironmentType, Issuer, JwksSource, Key, KeyType, Revision,
-    Subscription,
+    Api, Application, AuthMethod, CredentialPlaces, EnvironmentType, HeaderEdits, Issuer, JwksSource, Key, KeyType,
+    Revision, Subscription,
 };
 
 /// Counts what is asked of the system's allocator.
@@ -146,6 +146,7 @@ impl Gate {
             name,
             subscriptions,
             keys: records,
+            certificates: Vec::new(),
         }];
         let authenticator = compile(&Revision {
             applications,
@@ -181,7 +182,7 @@ fn compile(revision: &Revision) -> Authenticator {
 
 /// What is known is answered at the first poll, so no runtime is needed.
 fn ask(authenticator: &Authenticator, api: usize, headers: &HeaderMap) -> Result<Caller, Denial> {
-    let answer = pin!(authenticator.identify(api, &[], headers, None, NOW_MS));
+    let answer = pin!(authenticator.identify(api, &[], headers, None, None, NOW_MS));
     match answer.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
         Poll::Pending => panic!("it waits for something"),
@@ -201,8 +202,12 @@ fn api(name: &str, method: AuthMethod) -> Api {
             token_header: HeaderName::from_static("authorization"),
             forward: false,
         },
-        upstream: 0,
+        destinations: None,
         strip_base_path: false,
+        addresses: None,
+        cors: None,
+        headers: HeaderEdits::default(),
+        body_bytes: None,
         limits: Vec::new(),
         routes: Vec::new(),
     }

@@ -1,8 +1,8 @@
 //! Stage 2: request + route → caller.
 //!
 //! A key is hashed and looked up in the [`KeyStore`], which follows the key log, and then in the
-//! [`keyring`](keyring::Keyring) of the revision; a token is verified against the keys of its issuer and remembered.
-//! Neither waits for anything, with two exceptions of two seconds at most: a token whose signing key is not known yet,
+//! [`keyring`](keyring::Keyring) of the revision; a token is verified against the keys of its issuer and remembered; a
+//! client certificate was verified in the handshake, and its names are looked up in the keyring. None of them waits for anything, with two exceptions of two seconds at most: a token whose signing key is not known yet,
 //! while the issuer's key set is fetched once for all that wait; and a key that this gateway does not keep and that may
 //! exist, while the control plane is asked for it.
 //!
@@ -10,6 +10,7 @@
 //! the snapshot, [`Caller`] as long as the request.
 
 mod caller;
+mod certificate;
 pub mod credential;
 mod denial;
 pub mod introspection;
@@ -41,9 +42,10 @@ use self::introspection::{Known, Service, Verdict};
 use self::jwt::{Obstacle, Presented, Verifier};
 use self::key::Shape;
 use self::key_store::{Answer, Found, KeyView};
-use self::keyring::{KeyRecord, Keyring};
+use self::keyring::{CertificateRecord, KeyRecord, Keyring};
 use crate::distribution::KeyHash;
 use crate::revision::{Api, AuthMethod, CredentialPlaces, EnvironmentType, KeyType, Revision};
+use crate::transport::ClientIdentity;
 
 /// Everything that decides who calls, compiled from one revision.
 #[derive(Debug)]
@@ -68,13 +70,15 @@ struct Rule {
     introspectors: Vec<usize>,
 }
 
-/// The kinds of credential that an API accepts: for `WWW-Authenticate`. Neither means that anyone is let in.
+/// The kinds of credential that an API accepts. None means that anyone is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accepted {
     /// Keys of subscribed applications.
     pub key: bool,
     /// Tokens.
     pub token: bool,
+    /// Client certificates of subscribed applications.
+    pub certificate: bool,
 }
 
 impl Authenticator {
@@ -117,7 +121,8 @@ impl Authenticator {
         Self { store, ..self }
     }
 
-    /// Says who calls. `api` is an index into [`Revision::apis`]; `scopes` is what the route asks of a token.
+    /// Says who calls. `api` is an index into [`Revision::apis`]; `scopes` is what the route asks of a token; `certificate`
+    /// is what the client has shown of itself in its TLS handshake.
     ///
     /// Waits only for what is not known here yet, for two seconds at most: the signing key of a token, or a key that the
     /// control plane may know.
@@ -130,16 +135,18 @@ impl Authenticator {
         scopes: &[String],
         headers: &HeaderMap,
         query: Option<&str>,
+        certificate: Option<&ClientIdentity>,
         now_ms: u64,
     ) -> Result<Caller, Denial> {
-        let decided = match self.decide(api, scopes, headers, query, now_ms, None) {
+        let presented = (headers, query, certificate);
+        let decided = match self.decide(api, scopes, presented, now_ms, None) {
             Err(Undecided::KeyNeeded { verifier, kid }) => {
                 verifier.keys().refresh_for(kid.as_deref(), now_ms).await;
-                self.decide(api, scopes, headers, query, now_ms, None)
+                self.decide(api, scopes, presented, now_ms, None)
             }
             Err(Undecided::Unresolved { store, hash }) => {
                 let answer = store.resolve(hash, now_ms).await;
-                self.decide(api, scopes, headers, query, now_ms, Some(&answer))
+                self.decide(api, scopes, presented, now_ms, Some(&answer))
             }
             decided => decided,
         };
@@ -159,9 +166,10 @@ impl Authenticator {
         scopes: &[String],
         headers: &HeaderMap,
         query: Option<&str>,
+        certificate: Option<&ClientIdentity>,
         now_ms: u64,
     ) -> Result<Caller, Denial> {
-        self.decide(api, scopes, headers, query, now_ms, None)
+        self.decide(api, scopes, (headers, query, certificate), now_ms, None)
             .map_err(Undecided::settle)
     }
 
@@ -188,6 +196,11 @@ impl Authenticator {
         self.verifiers.iter().map(Verifier::issuer)
     }
 
+    /// Every client certificate of the revision. Not for the request path.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateRecord> {
+        self.keyring.certificates()
+    }
+
     /// How many keys the revision holds.
     #[must_use]
     pub fn key_count(&self) -> usize {
@@ -199,8 +212,7 @@ impl Authenticator {
         &'a self,
         api: usize,
         scopes: &[String],
-        headers: &'a HeaderMap,
-        query: Option<&'a str>,
+        (headers, query, certificate): (&'a HeaderMap, Option<&'a str>, Option<&ClientIdentity>),
         now_ms: u64,
         answer: Option<&Answer>,
     ) -> Result<Caller, Undecided<'a>> {
@@ -210,11 +222,22 @@ impl Authenticator {
             return Ok(Caller::anonymous());
         }
         let api = u32::try_from(api).map_err(|_| Denial::SubscriptionMissing)?;
-        match credential::extract(&rule.places, headers, query)? {
+        let in_request = rule.accepted.key || rule.accepted.token;
+        let credential = if in_request {
+            credential::extract(&rule.places, headers, query)?
+        } else {
+            None
+        };
+        match credential {
             Some(Credential::Key(text)) if rule.accepted.key => self.key(api, scopes, &text, now_ms, answer),
             Some(Credential::Token(token)) if rule.accepted.token => self.token(rule, api, scopes, token, now_ms),
-            // Of a kind that this API does not take: the answer has to name the kind that it takes.
-            Some(_) | None => Err(Denial::CredentialMissing.into()),
+            // Nothing, or of a kind that this API does not take. A certificate belongs to the connection and is there
+            // whether this request means it or not, so what a request carries goes before it.
+            Some(_) | None => match certificate.filter(|_| rule.accepted.certificate) {
+                Some(identity) => Ok(self.certificate(api, scopes, identity, now_ms)?),
+                // The answer has to name the kind that is taken.
+                None => Err(Denial::CredentialMissing.into()),
+            },
         }
     }
 
@@ -426,7 +449,7 @@ impl Rule {
             .auth
             .iter()
             .filter_map(|method| match method {
-                AuthMethod::ApiKey | AuthMethod::Introspection(_) => None,
+                AuthMethod::ApiKey | AuthMethod::ClientCertificate | AuthMethod::Introspection(_) => None,
                 AuthMethod::Jwt(issuer) => Some(*issuer),
             })
             .collect();
@@ -434,13 +457,14 @@ impl Rule {
             .auth
             .iter()
             .filter_map(|method| match method {
-                AuthMethod::ApiKey | AuthMethod::Jwt(_) => None,
+                AuthMethod::ApiKey | AuthMethod::ClientCertificate | AuthMethod::Jwt(_) => None,
                 AuthMethod::Introspection(introspector) => Some(*introspector),
             })
             .collect();
         let accepted = Accepted {
             key: api.auth.contains(&AuthMethod::ApiKey),
             token: !issuers.is_empty() || !introspectors.is_empty(),
+            certificate: api.auth.contains(&AuthMethod::ClientCertificate),
         };
         Self {
             places: api.credentials.clone(),

@@ -5,6 +5,7 @@
 
 mod control_plane;
 mod key_cache;
+mod listener;
 mod raw;
 mod resolve;
 
@@ -19,6 +20,7 @@ use crate::revision::{EnvironmentType, WithoutStore};
 use crate::units::Ratio;
 
 pub use self::key_cache::{KeyCache, KeyCacheLocation};
+pub use self::listener::{CertificateFiles, ClientCertificates, Listener, Tls, TlsVersion};
 pub use control_plane::{ControlPlane, KeysMode, OnPoolFull, RevisionSource, SkipList};
 
 /// The configuration of a gateway process, without mistakes and without gaps.
@@ -91,6 +93,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Requests at a time; at least 1.
     pub requests_in_flight: usize,
+    /// Requests at a time on one HTTP/2 connection; at least 1.
+    pub streams: usize,
 }
 
 /// How long clients may take.
@@ -104,13 +108,6 @@ pub struct Timeouts {
     pub request: Duration,
     /// How long requests in flight may go on when the process is asked to end; may be zero.
     pub drain: Duration,
-}
-
-/// Where clients connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// The address to bind; port 0 is any free one.
-    pub address: SocketAddr,
 }
 
 /// Health and metrics of this process.
@@ -326,6 +323,7 @@ mod tests {
                         header_bytes: 32 << 10,
                         body_bytes: 10 << 20,
                         requests_in_flight: 10_000,
+                        streams: 100,
                     },
                     timeouts: Timeouts {
                         header: Duration::from_secs(10),
@@ -334,9 +332,7 @@ mod tests {
                         drain: Duration::from_secs(60),
                     },
                 },
-                listeners: vec![Listener {
-                    address: ([127, 0, 0, 1], 8280).into()
-                }],
+                listeners: vec![Listener::plain(([127, 0, 0, 1], 8280).into())],
                 status: Status {
                     address: ([127, 0, 0, 1], 7085).into()
                 },
@@ -416,7 +412,7 @@ t.yaml:8:91: \"ten\" is not a size; write a whole number and B, KiB, MiB or GiB,
 t.yaml:9:23: the timeout \"header\" has to be longer than nothing and at most 1d
 t.yaml:11:14: \"localhost:8280\" is not an IP address and a port; write 127.0.0.1:8280, 0.0.0.0:8280 or [::]:8280
 t.yaml:13:14: the address 0.0.0.0:8280 is used by this process already, in line 12
-t.yaml:14:5: \"tls\" is not available in this build
+t.yaml:14:10: \"tls\" has no \"certificates\"; write certificates: [{ certificate: FILE, key: FILE }]
 t.yaml:15:1: \"cache\" is not available in this build
 t.yaml:16:36: \"sample\" has to be from 0.0 to 1.0, not 2
 t.yaml:16:41: \"traces\" is not available in this build"

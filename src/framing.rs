@@ -24,10 +24,12 @@ mod body;
 mod chunked;
 mod field;
 mod head;
+mod http2;
 
 pub use body::{BodyError, BodyFault, MessageBody, Progress};
 pub use chunked::Chunked;
 pub use head::{Body, Head, HeadError, HeadLimits, Malformed, Span, find_head_end, inspect, overrun};
+pub use http2::{Http2Head, inspect_http2};
 
 #[cfg(test)]
 mod tests;

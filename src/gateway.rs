@@ -1,7 +1,7 @@
 //! The journey of a request, in order.
 //!
 //! ```text
-//! listener → normalise → route → authenticate → throttle → choose upstream → proxy → record
+//! listener → normalise → route → screen → authenticate → throttle → answer here, or choose upstream → proxy → record
 //! ```
 //!
 //! `Gateway::admit` tells the first half; the rest are the engine's phases, each a few lines. `upstream_peer` runs
@@ -9,12 +9,16 @@
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
 pub mod counter_name;
+pub mod downstream;
 pub mod drain;
+pub mod edits;
 pub mod explain;
 pub mod forward;
+pub mod grpc;
 pub mod journey;
 pub mod refusal;
 pub mod request_id;
+pub mod stream;
 pub mod tries;
 pub mod wire;
 
@@ -23,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
@@ -34,20 +39,23 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use prometheus::{Histogram, IntCounter};
 
 use crate::auth::{Denial, Identity, credential};
+use crate::edit::Action;
+use crate::edit::local_answer::LocalAnswer;
 use crate::framing::BodyFault;
 use crate::route::Miss;
 use crate::route::path::normalise;
-use crate::snapshot::Api;
+use crate::snapshot::{Api, Route};
 use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
+use crate::transport::Transport;
+use downstream::Downstream;
 use drain::Drain;
 use forward::{Origin, Told};
 use journey::{Admission, Journey};
-use refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimited, Refusal, X_REQUEST_ID};
+use refusal::{Answer, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
-use wire::Wire;
 
 /// Serves requests, each with the revision that is applied when it arrives.
 pub struct Gateway {
@@ -98,8 +106,8 @@ impl Gateway {
         }
     }
 
-    /// Decides whether a request is let in: the journey up to the upstream.
-    async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<(), Refusal> {
+    /// Decides whether a request is let in: the journey up to the upstream, or to an answer that needs none.
+    async fn admit(&self, request: &RequestHeader, journey: &mut Journey) -> Result<Option<LocalAnswer>, Refusal> {
         let (raw_path, query) = split_target(request)?;
         journey.saw(request, raw_path);
         if !journey.enter(self.in_flight_max) {
@@ -121,14 +129,29 @@ impl Gateway {
             .get(HOST)
             .and_then(|host| host.to_str().ok())
             .unwrap_or_default();
-        let position = snapshot.find(host, &path, &request.method).map_err(missed)?;
+        let preflight = edits::preflight(&snapshot, host, &path, (&request.method, &request.headers));
+        let position = match &preflight {
+            Some((position, _)) => *position,
+            None => snapshot.find(host, &path, &request.method).map_err(missed)?,
+        };
         let (route, api) = snapshot.route_and_api(position).ok_or(Refusal::Internal)?;
         journey.matched(position);
+        journey.screen((route, api), &request.headers)?;
         stopwatch.lap(&self.phases.route);
+        if let (Some((_, asked)), Some(cors), Some(verdict)) = (&preflight, &api.edits.cors, &journey.cors) {
+            return Ok(Some(cors.preflight(verdict, asked)));
+        }
 
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, &request.headers, query, journey.now_ms)
+            .identify(
+                route.api,
+                &route.scopes,
+                &request.headers,
+                query,
+                journey.certificate.as_deref(),
+                journey.now_ms,
+            )
             .await
             .map_err(|denial| {
                 self.metrics.key_lookup(denial.reason()).inc();
@@ -152,7 +175,6 @@ impl Gateway {
         stopwatch.lap(&self.phases.throttle);
 
         journey.would_deny = permit.would_deny.is_some();
-        journey.target = upstream_target(api, raw_path, &path, query);
         journey.admission = Some(Admission {
             route: position,
             rate_limit: permit.tightest.and_then(|standing| {
@@ -162,14 +184,48 @@ impl Gateway {
             }),
             policy: policy.cloned(),
         });
-        Ok(())
+        if let Some(answer) = edits::local_answer(route, api, &path, query) {
+            return Ok(Some(answer));
+        }
+        let asker = edits::asker(caller, client, &request.headers);
+        let choice = api.split.as_ref().and_then(|split| split.choose(&asker, rand::random));
+        journey.destination = Some(choice.ok_or(Refusal::Internal)?.upstream);
+        journey.target = upstream_target((route, api), raw_path, &path, query);
+        Ok(None)
     }
 
-    /// Writes a refusal. The connection goes on when the client has sent all of its request, or a short rest of it.
+    /// Writes a refusal.
     async fn refuse(&self, session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> Result<()> {
         journey.refused(refusal);
-        let (header, body) = refusal.answer(journey.ids.request_id_text()).into_response()?;
-        let no_body = session.req_header().method == http::Method::HEAD;
+        let mut answer = match journey.is_grpc {
+            true => refusal.grpc_answer(journey.ids.request_id_text()),
+            false => refusal.answer(journey.ids.request_id_text()),
+        };
+        journey.tell_browser(answer.headers_mut());
+        self.write(session, answer).await
+    }
+
+    /// Writes what the gateway says itself without refusing.
+    async fn answer(&self, session: &mut Session, journey: &mut Journey, local: LocalAnswer) -> Result<()> {
+        let mut answer = Answer::of(local, journey.ids.request_id());
+        // A preflight is admitted by nobody, and says all that it has to say.
+        if journey.admission.is_some() {
+            journey.edit_response(answer.headers_mut());
+            journey.tell_browser(answer.headers_mut());
+            journey.tell_limits(answer.headers_mut());
+        }
+        self.write(session, answer).await
+    }
+
+    /// Writes an answer. The connection goes on when the client has sent all of its request, or a short rest of it.
+    async fn write(&self, session: &mut Session, answer: Answer) -> Result<()> {
+        let (header, body) = answer.into_response()?;
+        let no_body = session.req_header().method == http::Method::HEAD || body.is_empty();
+        if no_body && let Some(stream) = session.as_downstream_mut().as_custom_mut() {
+            // The engine's own way to write a head has no word for one that is the whole answer, and a gRPC client takes
+            // no other for a refusal.
+            return stream.write_response_header(Box::new(header), true).await;
+        }
         session.write_response_header(Box::new(header), no_body).await?;
         if !no_body {
             session.write_response_body(Some(body), true).await?;
@@ -199,11 +255,13 @@ impl ProxyHttp for Gateway {
         if self.drain.is_begun() {
             session.set_keepalive(None);
         }
-        let wire = wire_of(session);
-        if let Some(wire) = wire {
-            journey.came_from(wire);
+        let downstream = Downstream::of(session);
+        if let Some(downstream) = downstream {
+            journey.came_from(downstream);
         }
-        let peer = wire.and_then(Wire::peer);
+        let peer = downstream
+            .and_then(Downstream::transport)
+            .and_then(|transport| transport.peer);
         let headers = &session.req_header().headers;
         journey.origin = Origin::find(peer, headers, &self.trusted_proxies);
         journey.ids = Ids::of(headers);
@@ -212,14 +270,18 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
-        if wire_of(session).is_some_and(Wire::is_too_large) {
+        if Downstream::of(session).is_some_and(Downstream::is_too_large) {
             let (path, _) = split_target(session.req_header()).unwrap_or_default();
             journey.saw(session.req_header(), path);
             self.refuse(session, journey, &Refusal::BodyTooLarge).await?;
             return Ok(true);
         }
         match self.admit(session.req_header(), journey).await {
-            Ok(()) => Ok(false),
+            Ok(None) => Ok(false),
+            Ok(Some(local)) => {
+                self.answer(session, journey, local).await?;
+                Ok(true)
+            }
             Err(refusal) => {
                 self.refuse(session, journey, &refusal).await?;
                 Ok(true)
@@ -276,23 +338,47 @@ impl ProxyHttp for Gateway {
         else {
             return Err(Error::explain(ErrorType::InternalError, "a request without admission").into_in());
         };
-        let api = snapshot.route_and_api(admission.route).map(|(_, api)| api);
+        let matched = snapshot.route_and_api(admission.route);
+        let downstream = Downstream::of(session);
+        let transport = downstream.and_then(Downstream::transport);
         forward::prepare(
             request,
             &Told {
                 origin: journey.origin,
-                peer: wire_of(session).and_then(Wire::peer_field),
+                peer: transport.and_then(|transport| transport.peer_field.as_ref()),
+                scheme: transport.map_or("http", Transport::scheme),
+                grpc: journey.is_grpc,
+                grpc_timeout: downstream.and_then(Downstream::grpc_time_left).map(grpc::timeout_field),
                 ids: &journey.ids,
                 application: snapshot.application_of(caller).map(|(_, header)| header),
                 key_type: caller.key_type().map(crate::revision::KeyType::as_str),
-                credentials: api.map_or(&[][..], |api| &api.stripped_headers),
+                credentials: matched.map_or(&[][..], |(_, api)| &api.stripped_headers),
                 underscores: journey.underscores,
+                edits: matched.map_or([None; 2], |(route, api)| edits::of_request(route, api)),
             },
         );
         if let Some(target) = &journey.target {
             request.set_raw_path(target)?;
         }
         Ok(())
+    }
+
+    /// What API or route allow may be less than what the connection does. What was announced was refused before; this is
+    /// for what comes without a length.
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        journey: &mut Box<Journey>,
+    ) -> Result<()> {
+        match journey.body_bytes {
+            Some(most) if session.body_bytes_read() as u64 > most => {
+                journey.fault = Some(BodyFault::TooLarge);
+                Err(Error::explain(ErrorType::InvalidHTTPHeader, "the body is larger than allowed").into_down())
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn response_filter(
@@ -302,7 +388,7 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
     ) -> Result<()> {
         if response.status.as_u16() == 101 {
-            if let Some(wire) = wire_of(session) {
+            if let Some(wire) = Downstream::of(session).and_then(Downstream::wire) {
                 wire.become_tunnel();
             }
         } else if response.status.is_informational() {
@@ -318,21 +404,16 @@ impl ProxyHttp for Gateway {
                 // RFC 9112 section 6.1. Without a length, the end of the connection ends the answer.
                 headers.remove(TRANSFER_ENCODING);
             }
+            journey.edit_response(headers);
+            journey.tell_browser(headers);
             headers.insert(X_REQUEST_ID, journey.ids.request_id().clone());
-            if let Some(admission) = &mut journey.admission {
-                // Appended, not replaced: what the upstream says about its own limits stays true.
-                if let Some(rate_limit) = admission.rate_limit.take() {
-                    headers.append(RATE_LIMIT, rate_limit);
-                }
-                if let Some(policy) = admission.policy.take() {
-                    headers.append(RATE_LIMIT_POLICY, policy);
-                }
-            }
+            journey.tell_limits(headers);
         });
         if self.drain.is_begun() {
             session.set_keepalive(None);
         } else if session.req_header().version == http::Version::HTTP_11
-            && wire_of(session)
+            && Downstream::of(session)
+                .and_then(Downstream::wire)
                 .is_some_and(|wire| wire.is_received() && wire.head().is_some_and(|head| head.expect_continue))
         {
             // The engine took the 100 for an answer before the end of the body, and gave the connection up.
@@ -342,7 +423,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Box<Journey>) -> FailToProxy {
-        let fault = wire_of(session).and_then(Wire::fault);
+        let fault = Downstream::of(session).and_then(Downstream::fault).or(journey.fault);
         let nothing_written = session
             .response_written()
             .is_none_or(|header| header.status.is_informational());
@@ -369,7 +450,7 @@ impl ProxyHttp for Gateway {
         if written
             && session.get_keepalive().is_some()
             && session.as_downstream_mut().drain_request_body().await.is_ok()
-            && let Some(wire) = wire_of(session)
+            && let Some(wire) = Downstream::of(session).and_then(Downstream::wire)
             && wire.is_received()
         {
             wire.keep();
@@ -433,10 +514,6 @@ impl Stopwatch {
     }
 }
 
-fn wire_of(session: &Session) -> Option<&Wire> {
-    session.as_downstream().stream().and_then(Wire::of)
-}
-
 /// Path and query as the client wrote them. Heads were inspected, so the target is ASCII; this does not rely on it.
 fn split_target(request: &RequestHeader) -> Result<(&str, Option<&str>), Refusal> {
     let target =
@@ -448,18 +525,19 @@ fn split_target(request: &RequestHeader) -> Result<(&str, Option<&str>), Refusal
     })
 }
 
-/// Path and query for the upstream: the matched path, without what this API keeps to itself. `None` when that is what
-/// the client sent.
-fn upstream_target(api: &Api, raw_path: &str, path: &str, query: Option<&str>) -> Option<Vec<u8>> {
+/// Path and query for the upstream: the matched path, without what this API keeps to itself, or the one that its route
+/// makes of it. `None` when that is what the client sent.
+fn upstream_target((route, api): (&Route, &Api), raw_path: &str, path: &str, query: Option<&str>) -> Option<Vec<u8>> {
     let stripped = if api.strip_base_path {
         path.strip_prefix(api.base_path.trim_end_matches('/'))
     } else {
         None
     };
-    let path = match stripped {
-        Some("") => "/",
-        Some(rest) => rest,
-        None => path,
+    let path = match (edits::action(route), stripped) {
+        (Action::Rewrite(target), _) => Cow::Owned(target.fill(path)),
+        (_, Some("")) => Cow::Borrowed("/"),
+        (_, Some(rest)) => Cow::Borrowed(rest),
+        (_, None) => Cow::Borrowed(path),
     };
     let query = match (query, api.stripped_parameter.as_deref()) {
         (Some(query), Some(name)) => Some(credential::strip_query_parameter(query, name)),
@@ -538,7 +616,13 @@ fn failure(error: &Error, fault: Option<BodyFault>) -> Option<Refusal> {
         }
         (None, ErrorSource::Downstream, _) => None,
         (None, ErrorSource::Upstream, kind) => Some(match kind {
-            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout => Refusal::UpstreamTimeout,
+            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert => {
+                Refusal::UpstreamFailed(tries::handshake_fault(error))
+            }
             ErrorType::ConnectNoRoute => Refusal::UpstreamUnavailable,
             kind if *kind == tries::NO_ROOM => Refusal::Overloaded("upstream_connections"),
             ErrorType::ConnectRefused => Refusal::UpstreamFailed("connection_refused"),

@@ -20,8 +20,12 @@ pub mod server;
 pub mod framing;
 pub mod gateway;
 
+// What a connection is before HTTP.
+pub mod transport;
+
 // Its stages, in order.
 pub mod auth;
+pub mod edit;
 pub mod route;
 pub mod telemetry;
 pub mod throttle;
@@ -48,4 +52,6 @@ pub mod revision;
 // Words.
 pub mod clock;
 pub mod names;
+pub mod san;
 pub mod units;
+pub mod watched_file;

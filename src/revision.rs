@@ -4,6 +4,7 @@
 //! [`Revision`], in which nothing is left to doubt (every reference exists, every number has a unit), and
 //! *running* is `snapshot::Snapshot`, compiled for speed.
 
+mod edits;
 mod grammar;
 mod labels;
 mod load;
@@ -22,8 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::Secret;
 use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanName};
+use crate::san::San;
 use crate::units::{Rate, Ratio};
 
+pub use edits::{
+    Action, AddressRules, Cors, Destinations, FieldEdits, HeaderEdits, OriginPattern, Respond, RouteEdits, Share,
+    Sticky, Target,
+};
 pub use load::{ApiPlaces, Loaded, load, parse, plain, schema};
 pub use upstream::{
     Balance, Breaker, Endpoint, HashKey, HealthCheck, Locator, Pool, Probe, Protocol, Retries, Upstream,
@@ -263,10 +269,18 @@ pub struct Api {
     pub auth: Vec<AuthMethod>,
     /// Where credentials are read from and whether they go upstream.
     pub credentials: CredentialPlaces,
-    /// Index into [`Revision::upstreams`].
-    pub upstream: usize,
+    /// Which upstream answers; `None` only if every route answers by itself.
+    pub destinations: Option<Destinations>,
     /// Whether `base_path` is cut off before the request goes upstream.
     pub strip_base_path: bool,
+    /// Which client addresses are let in; `None`: all.
+    pub addresses: Option<AddressRules>,
+    /// What browsers are told about scripts of other origins.
+    pub cors: Option<Cors>,
+    /// Changes to header fields.
+    pub headers: HeaderEdits,
+    /// Largest body of a request, if it is not only the gateway that says it.
+    pub body_bytes: Option<u64>,
     /// Limits of the API itself, counted for every request that is let in.
     pub limits: Vec<Limit>,
     /// Never empty: an API without `routes` has one for everything below its base path.
@@ -291,6 +305,8 @@ pub enum AuthMethod {
     Jwt(usize),
     /// A token that the service with this index in [`Revision::introspectors`] calls active.
     Introspection(usize),
+    /// A certificate that the client shows in its TLS handshake, of an application that is subscribed to the API.
+    ClientCertificate,
 }
 
 impl AuthMethod {
@@ -329,6 +345,8 @@ pub struct RouteRule {
     pub scopes: Vec<String>,
     /// Whether the path with one more slash at its end is the same route: true for the base path itself.
     pub slash_too: bool,
+    /// What it has of its own; most routes have nothing, and there may be 100,000 of them.
+    pub edits: Option<Box<RouteEdits>>,
 }
 
 /// A client program.
@@ -340,6 +358,8 @@ pub struct Application {
     pub subscriptions: Vec<Subscription>,
     /// Its keys.
     pub keys: Vec<Key>,
+    /// Its client certificates.
+    pub certificates: Vec<Certificate>,
 }
 
 /// The right of an application to call an API under a plan.
@@ -358,6 +378,19 @@ pub struct Key {
     pub id: KeyId,
     /// SHA-256 over the whole key text; unique among all keys.
     pub sha256: [u8; 32],
+    /// What it may be used for.
+    pub key_type: KeyType,
+    /// Refused from this instant on.
+    pub expires: Option<jiff::Timestamp>,
+}
+
+/// Certificates that let an application in: all with this name that an authority of the listener has issued.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Unique among all keys and certificates of the revision.
+    pub id: KeyId,
+    /// The name; unique among all certificates.
+    pub san: San,
     /// What it may be used for.
     pub key_type: KeyType,
     /// Refused from this instant on.

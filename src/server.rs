@@ -1,9 +1,12 @@
 //! Assembly: listeners, the gateway, and every background task, in one list.
 
 pub mod admin;
+pub mod bounds;
 pub mod census;
 pub mod connection;
 pub mod drain;
+pub mod http2;
+pub mod listeners;
 pub mod panics;
 pub mod sharing;
 pub mod sockets;
@@ -33,6 +36,8 @@ use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
 use crate::throttle::Time;
+use crate::transport::Listeners;
+use crate::transport::certificate::Unusable;
 use crate::upstream::Registry;
 use crate::upstream::resolve::Names;
 use admin::Admin;
@@ -66,6 +71,7 @@ pub struct Server {
     status_listener: Option<TcpListener>,
     status_address: SocketAddr,
     admin_listener: Option<TcpListener>,
+    listeners: listeners::Loaded,
     side: tokio::runtime::Runtime,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
@@ -87,6 +93,8 @@ pub enum StartError {
     Socket(BindError),
     /// The revision has mistakes.
     Revision(Vec<String>),
+    /// A file of a listener's certificates can not be used.
+    Certificate(Unusable),
     /// The pool has no seat for this gateway.
     PoolFull(String),
     /// Something of the machine: threads, files, metrics.
@@ -97,6 +105,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(error) => error.fmt(f),
+            Self::Certificate(unusable) => unusable.fmt(f),
             Self::Revision(mistakes) => f.write_str(&mistakes.join("\n")),
             Self::Machine(error) | Self::PoolFull(error) => f.write_str(error),
         }
@@ -129,6 +138,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|error| machine("metrics")(&error))?);
         panics::count(&metrics.panics);
         sockets::raise_file_limit();
+        let listeners = listeners::load(&config, metrics.transport().clone()).map_err(StartError::Certificate)?;
         // One thread for everything that is not a request, so that neither starves the other.
         let side = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -174,6 +184,7 @@ impl Server {
             status_listener: Some(status_listener),
             status_address,
             admin_listener,
+            listeners,
             side,
             metrics,
             access_log,
@@ -252,6 +263,10 @@ impl Server {
         );
         let connections = Connections::new(
             Arc::new(http_proxy(&engine.configuration, gateway)),
+            (
+                Listeners::new(self.addresses().zip(self.listeners.listeners.iter().cloned()).collect()),
+                self.config.server.trusted_proxies.clone(),
+            ),
             (&self.config.server.limits, &self.config.server.timeouts),
             Arc::clone(census),
             self.drain.clone(),
@@ -332,6 +347,11 @@ impl Server {
                 (&self.sharing.throttle, self.sharing.redis()),
                 &self.metrics,
             );
+        }
+
+        if let Some(watch) = self.listeners.watch.take() {
+            let drain = self.drain.clone();
+            self.side.spawn_blocking(move || watch.run(&|| drain.is_begun()));
         }
 
         if let Some(watch) = self.watch.take() {

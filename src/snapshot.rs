@@ -14,13 +14,15 @@ use smallvec::SmallVec;
 
 use crate::auth::{Authenticator, Caller, Introspectors, KeySets, KeyStore, TokenCache, credential, jwt};
 use crate::document::{self, Mistakes, Severity};
-use crate::names::{ApiName, ApplicationName, IssuerName, PlanName};
+use crate::edit::{ApiEdits, RouteEdits};
+use crate::names::{ApiName, ApplicationName, IssuerName, PlanName, UpstreamName};
 use crate::revision::{self, AuthMethod, EnvironmentType, HostPattern, Limit, Loaded, Revision, Scope};
 use crate::route::{Conflict, ConflictKind, Entry, Miss, RouteTable, Step};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{RouteMetrics, seconds};
 use crate::throttle::{Decisions, Defaults, Demand, Place, Rule, Subject, headers};
 use crate::upstream::resolve::{Found, Names};
+use crate::upstream::split::Split;
 use crate::upstream::{Registry, Upstream};
 
 /// The limits that count for one request; the common case needs no allocation.
@@ -50,6 +52,8 @@ pub struct Route {
     pub pattern: Arc<str>,
     /// Scopes that a token needs.
     pub scopes: Vec<String>,
+    /// What it says about requests and answers itself.
+    pub edits: Option<Box<RouteEdits>>,
     subject: Subject,
     metrics: RouteMetrics,
 }
@@ -62,12 +66,16 @@ pub struct Api {
     pub base_path: String,
     /// Whether the base path is cut off for the upstream.
     pub strip_base_path: bool,
-    /// Index of its upstream.
-    pub upstream: usize,
-    /// Fields that carry its credentials and are not passed on.
+    /// Which upstream answers; none when all of its routes answer by themselves.
+    pub split: Option<Split>,
+    /// What it says about requests and answers.
+    pub edits: ApiEdits,
+    /// Fields that carry its credentials, or the choice of an upstream, and are not passed on.
     pub stripped_headers: Vec<HeaderName>,
     /// Query parameter that carries its key and is not passed on.
     pub stripped_parameter: Option<String>,
+    /// Query parameter that carries its key, passed on or not.
+    pub credential_parameter: Option<String>,
     /// What a client that is not let in is told.
     pub challenges: Challenges,
     rules: Vec<Rule>,
@@ -189,12 +197,15 @@ impl Compiler {
         let plans = (revision.plans.iter())
             .map(|plan| self.rules(&plan.limits, Place::Plan(&plan.name)))
             .collect::<Vec<_>>();
+        let names: Vec<UpstreamName> = (revision.upstreams.iter())
+            .map(|upstream| upstream.name.clone())
+            .collect();
         let snapshot = Snapshot {
             short_digest: Arc::from(revision.digest.get(..12).unwrap_or(&revision.digest)),
             digest: revision.digest.clone(),
             routes: self.routes(revision),
             table,
-            apis: revision.apis.iter().map(|api| self.api(api, &plans)).collect(),
+            apis: revision.apis.iter().map(|api| self.api(api, &plans, &names)).collect(),
             plans,
             plan_names: revision.plans.iter().map(|plan| plan.name.clone()).collect(),
             issuer_names: revision.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
@@ -300,6 +311,7 @@ impl Compiler {
                 api: index,
                 pattern: Arc::from(rule.path.as_str()),
                 scopes: rule.scopes.clone(),
+                edits: RouteEdits::compile(rule),
                 subject: Subject::of_pair(api.name.as_str(), &rule.path),
                 metrics: self.metrics.route(api.name.as_str(), &rule.path),
             })
@@ -329,7 +341,7 @@ impl Compiler {
         (all, findings)
     }
 
-    fn api(&self, api: &revision::Api, plans: &[Vec<Rule>]) -> Api {
+    fn api(&self, api: &revision::Api, plans: &[Vec<Rule>], upstreams: &[UpstreamName]) -> Api {
         let rules = self.rules(&api.limits, Place::Api(&api.name));
         let policies = std::iter::once(None)
             .chain(plans.iter().map(Some))
@@ -340,9 +352,14 @@ impl Compiler {
             name: api.name.clone(),
             base_path: api.base_path.clone(),
             strip_base_path: api.strip_base_path,
-            upstream: api.upstream,
-            stripped_headers: credential::headers_to_strip(places).cloned().collect(),
+            split: (api.destinations.as_ref()).map(|destinations| Split::compile(destinations, upstreams)),
+            edits: ApiEdits::compile(api),
+            stripped_headers: credential::headers_to_strip(places)
+                .cloned()
+                .chain((api.destinations.iter()).filter_map(|destinations| destinations.override_header.clone()))
+                .collect(),
             stripped_parameter: credential::parameter_to_strip(places).map(str::to_owned),
+            credential_parameter: places.key_query.clone(),
             challenges: Challenges::compile(api),
             rules,
             policies,
@@ -458,24 +475,28 @@ impl Snapshot {
         self.issuer_names.iter().zip(self.authenticator.token_issuers())
     }
 
-    /// What a key is for limits, by its public name. None if there is no such key. Walks all of them.
+    /// What a key or client certificate is for limits, by its public name. None if there is none of this name. Walks all
+    /// of them.
     #[must_use]
     pub fn key_subject(&self, id: &str) -> Option<Subject> {
-        let mut keys = self.authenticator.keys().iter();
-        let record = keys.find(|record| record.id.as_str() == id)?;
-        Some(key_subject(record.stable_hash))
+        let keys = self.authenticator.keys().iter();
+        let keys = keys.map(|record| (&record.id, record.stable_hash));
+        let certificates = self.authenticator.certificates();
+        let certificates = certificates.map(|record| (&record.id, record.stable_hash));
+        let (_, hash) = keys.chain(certificates).find(|(known, _)| known.as_str() == id)?;
+        Some(key_subject(hash))
     }
 
-    /// The upstream of an API.
+    /// The upstream at this position, which is that in the revision.
     #[must_use]
-    pub fn upstream_of(&self, api: &Api) -> Option<&Arc<Upstream>> {
-        self.upstreams.get(api.upstream)
+    pub fn upstream(&self, position: usize) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(position)
     }
 
-    /// The histogram of an API's upstream.
+    /// The histogram of that upstream.
     #[must_use]
-    pub fn upstream_seconds_of(&self, api: &Api) -> Option<&Histogram> {
-        self.upstream_seconds.get(api.upstream)
+    pub fn upstream_seconds(&self, position: usize) -> Option<&Histogram> {
+        self.upstream_seconds.get(position)
     }
 
     /// Stage 2.
@@ -574,6 +595,7 @@ impl Challenges {
     fn compile(api: &revision::Api) -> Self {
         let key = api.auth.contains(&AuthMethod::ApiKey);
         let token = api.auth.iter().any(AuthMethod::is_token);
+        let certificate = api.auth.contains(&AuthMethod::ClientCertificate);
         let field = |error: &str| {
             let mut parts = Vec::new();
             if token {
@@ -584,6 +606,10 @@ impl Challenges {
                     "ApiKey realm=\"{}\", header=\"{}\"",
                     api.name, api.credentials.key_header
                 ));
+            }
+            if certificate {
+                // There is no scheme for what happens in the handshake, and 401 needs one (RFC 9110 section 11.6.1).
+                parts.push(format!("ClientCertificate realm=\"{}\"", api.name));
             }
             HeaderValue::from_str(&parts.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("Bearer"))
         };

@@ -17,6 +17,8 @@ pub mod peer;
 pub mod registry;
 pub mod resolve;
 pub mod retry;
+pub mod split;
+pub mod upgrade;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

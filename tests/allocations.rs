@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use pingora::http::RequestHeader;
 use tollgate::auth::{Introspectors, KeySets, TokenCache};
 use tollgate::document::Environment;
+use tollgate::gateway::edits;
 use tollgate::gateway::forward::{self, Origin};
 use tollgate::gateway::journey::{Admission, Journey};
 use tollgate::gateway::request_id::Ids;
@@ -103,9 +104,10 @@ applications:
         let position = snapshot.find("api.example.com", &path, &request.method).unwrap();
         journey.matched(position);
         let (route, api) = snapshot.route_and_api(position).unwrap();
+        journey.screen((route, api), headers).unwrap();
         let caller = snapshot
             .authenticator()
-            .identify(route.api, &route.scopes, headers, None, journey.now_ms)
+            .identify(route.api, &route.scopes, headers, None, None, journey.now_ms)
             .now_or_never()
             .unwrap()
             .unwrap();
@@ -124,7 +126,9 @@ applications:
             rate_limit: Some(rate_limit),
             policy: snapshot.policy(api, caller).cloned(),
         });
-        let view = snapshot.upstream_of(api).unwrap().view();
+        let asker = edits::asker(caller, client, headers);
+        let choice = api.split.as_ref().unwrap().choose(&asker, rand::random).unwrap();
+        let view = snapshot.upstream(choice.upstream).unwrap().view();
         let ask = Ask {
             dice: 1,
             key: 0,

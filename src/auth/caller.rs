@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::auth::jwt::VerifiedToken;
 use crate::auth::key_store::{KeyName, KeyView};
-use crate::auth::keyring::KeyRecord;
+use crate::auth::keyring::{CertificateRecord, KeyRecord};
 use crate::names::KeyId;
 use crate::revision::KeyType;
 
@@ -23,11 +23,13 @@ pub enum Identity {
     Anonymous,
     /// By a key.
     Key(KeyRef),
+    /// By a client certificate: what it is known by is as public as of a key.
+    Certificate(KeyRef),
     /// By a token.
     Token(Arc<VerifiedToken>),
 }
 
-/// The public side of a key that was presented.
+/// The public side of a key or certificate that was presented.
 #[derive(Debug, Clone)]
 pub struct KeyRef {
     id: KeptId,
@@ -67,6 +69,20 @@ impl Caller {
             application: Some(record.application),
             plan: Some(plan),
             identity: Identity::Key(key),
+        }
+    }
+
+    /// Who showed a certificate of this record, let in under this plan.
+    pub(super) fn with_certificate(record: &CertificateRecord, plan: u32) -> Self {
+        let certificate = KeyRef {
+            id: KeptId::Shared(record.id.clone()),
+            key_type: record.key_type,
+            stable_hash: record.stable_hash,
+        };
+        Self {
+            application: Some(record.application),
+            plan: Some(plan),
+            identity: Identity::Certificate(certificate),
         }
     }
 
@@ -111,30 +127,30 @@ impl Caller {
         &self.identity
     }
 
-    /// The public name of the key, if one was used.
+    /// The public name of the key or certificate, if one was used.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         match &self.identity {
-            Identity::Key(key) => Some(key.id.as_str()),
+            Identity::Key(key) | Identity::Certificate(key) => Some(key.id.as_str()),
             Identity::Anonymous | Identity::Token(_) => None,
         }
     }
 
-    /// The type of the key, if one was used, or of what the token was given for, if it says so.
+    /// The type of the key or certificate, if one was used, or of what the token was given for, if it says so.
     #[must_use]
     pub fn key_type(&self) -> Option<KeyType> {
         match &self.identity {
-            Identity::Key(key) => Some(key.key_type),
+            Identity::Key(key) | Identity::Certificate(key) => Some(key.key_type),
             Identity::Token(token) => token.key_type(),
             Identity::Anonymous => None,
         }
     }
 
-    /// A number for the key that is the same on every gateway and for ever: it names counters.
+    /// A number for the key, or for the name in the certificate, that is the same on every gateway and for ever: it names counters.
     #[must_use]
     pub fn key_hash(&self) -> Option<u64> {
         match &self.identity {
-            Identity::Key(key) => Some(key.stable_hash),
+            Identity::Key(key) | Identity::Certificate(key) => Some(key.stable_hash),
             Identity::Anonymous | Identity::Token(_) => None,
         }
     }
@@ -144,7 +160,7 @@ impl Caller {
     pub fn token(&self) -> Option<&VerifiedToken> {
         match &self.identity {
             Identity::Token(token) => Some(token),
-            Identity::Anonymous | Identity::Key(_) => None,
+            Identity::Anonymous | Identity::Key(_) | Identity::Certificate(_) => None,
         }
     }
 

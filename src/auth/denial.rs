@@ -5,7 +5,7 @@
 pub enum Denial {
     /// No credential of a kind that the API accepts.
     CredentialMissing,
-    /// More than one credential.
+    /// More than one credential, or a client certificate with names of several applications.
     CredentialAmbiguous,
     /// A credential that is not accepted; the reason is for the log, clients are told none.
     CredentialInvalid(Invalid),
@@ -34,6 +34,8 @@ pub enum Invalid {
     Mistyped,
     /// No key of this revision or of the key log has this hash, or it was revoked.
     UnknownKey,
+    /// No application has a name that is in the client's certificate.
+    UnknownCertificate,
     /// It is not a key or token at all: size, characters, parts, encoding, JSON.
     Malformed,
     /// The token's header: its `typ` or a member of the wrong type.
@@ -89,6 +91,7 @@ impl Invalid {
         match self {
             Self::Mistyped => "mistyped",
             Self::UnknownKey => "unknown_key",
+            Self::UnknownCertificate => "unknown_certificate",
             Self::Malformed => "malformed",
             Self::Header => "header",
             Self::Critical => "critical",

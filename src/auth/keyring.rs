@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::auth::key::KeyDigest;
 use crate::names::{ApplicationName, KeyId};
 use crate::revision::{KeyType, Revision};
+use crate::san::San;
 
 /// Digest → record, application × API → plan. Immutable.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Keyring {
     subscriptions: Vec<Subscribed>,
     ranges: Vec<(u32, u32)>,
     applications: HashMap<ApplicationName, u32>,
+    /// By the name in them.
+    certificates: HashMap<San, CertificateRecord>,
 }
 
 /// What is known about a key.
@@ -33,6 +36,21 @@ pub struct KeyRecord {
     /// Unix milliseconds from which on it is refused; `u64::MAX` for never.
     pub expires_ms: u64,
     /// The same for the same id in every process and revision: for counters.
+    pub stable_hash: u64,
+    /// Index into [`Revision::applications`].
+    pub application: u32,
+    /// What it may be used for.
+    pub key_type: KeyType,
+}
+
+/// What is known of certificates with one name.
+#[derive(Debug, Clone)]
+pub struct CertificateRecord {
+    /// Its public name.
+    pub id: KeyId,
+    /// Unix milliseconds from which on it is refused; `u64::MAX` for as the certificate says.
+    pub expires_ms: u64,
+    /// The same for the same name in every process and revision: for counters.
     pub stable_hash: u64,
     /// Index into [`Revision::applications`].
     pub application: u32,
@@ -85,6 +103,16 @@ impl Keyring {
                     key_type: key.key_type,
                 });
             }
+            for certificate in &application.certificates {
+                let record = CertificateRecord {
+                    id: certificate.id.clone(),
+                    expires_ms: certificate.expires.map_or(u64::MAX, unix_ms),
+                    stable_hash: stable_hash("certificate", certificate.san.as_str()),
+                    application: index,
+                    key_type: certificate.key_type,
+                };
+                ring.certificates.entry(certificate.san.clone()).or_insert(record);
+            }
         }
         ring
     }
@@ -103,6 +131,17 @@ impl Keyring {
             slot = self.next(slot);
         }
         None
+    }
+
+    /// The record of certificates with this name.
+    #[must_use]
+    pub fn certificate(&self, name: &San) -> Option<&CertificateRecord> {
+        self.certificates.get(name)
+    }
+
+    /// Every client certificate, in no order.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateRecord> {
+        self.certificates.values()
     }
 
     /// The plan under which the application may call the API, if it may.
@@ -286,6 +325,7 @@ mod tests {
                 .map(|&(api, plan)| Subscription { api, plan })
                 .collect(),
             keys,
+            certificates: Vec::new(),
         }
     }
 

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::{Authenticator, KeySets, TokenCache};
 use crate::revision::{
-    Api, Application, AuthMethod, CredentialPlaces, EnvironmentType, Issuer, JwksSource, Key, Revision, RouteRule,
-    Subscription,
+    Api, Application, AuthMethod, CredentialPlaces, EnvironmentType, HeaderEdits, Issuer, JwksSource, Key, Revision,
+    RouteRule, Subscription,
 };
 
 /// A key that can sign.
@@ -175,7 +175,11 @@ pub(crate) fn api(name: &str, auth: Vec<AuthMethod>) -> Api {
             token_header: HeaderName::from_static("authorization"),
             forward: false,
         },
-        upstream: 0,
+        destinations: None,
+        addresses: None,
+        cors: None,
+        headers: HeaderEdits::default(),
+        body_bytes: None,
         strip_base_path: false,
         limits: Vec::new(),
         routes: vec![RouteRule {
@@ -183,6 +187,7 @@ pub(crate) fn api(name: &str, auth: Vec<AuthMethod>) -> Api {
             methods: Default::default(),
             scopes: Vec::new(),
             slash_too: false,
+            edits: None,
         }],
     }
 }
@@ -193,6 +198,7 @@ pub(crate) fn application(name: &str, apis: &[usize], keys: Vec<Key>) -> Applica
         name: name.into(),
         subscriptions,
         keys,
+        certificates: Vec::new(),
     }
 }
 

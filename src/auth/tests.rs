@@ -68,7 +68,7 @@ fn a_key_expires_at_its_millisecond() {
     let at = |now_ms| {
         house
             .authenticator
-            .examine(ORDERS, &[], &key_header(&house.expiring), None, now_ms)
+            .examine(ORDERS, &[], &key_header(&house.expiring), None, None, now_ms)
             .map(drop)
     };
     assert_eq!(at(EXP * 1000 - 1), Ok(()));
@@ -95,7 +95,7 @@ fn a_key_carries_no_scopes() {
     let scopes = ["orders:write".to_owned()];
     let verdict = house
         .authenticator
-        .examine(ORDERS, &scopes, &key_header(&house.live), None, NOW)
+        .examine(ORDERS, &scopes, &key_header(&house.live), None, None, NOW)
         .map(drop);
     assert_eq!(
         verdict,
@@ -120,21 +120,24 @@ fn a_credential_of_a_kind_that_the_api_does_not_take_is_no_credential() {
         house.authenticator.accepted(ORDERS),
         Accepted {
             key: true,
-            token: false
+            token: false,
+            certificate: false,
         }
     );
     assert_eq!(
         house.authenticator.accepted(TOKENS),
         Accepted {
             key: false,
-            token: true
+            token: true,
+            certificate: false,
         }
     );
     assert_eq!(
         house.authenticator.accepted(OPEN),
         Accepted {
             key: false,
-            token: false
+            token: false,
+            certificate: false,
         }
     );
 }
@@ -145,7 +148,10 @@ fn an_open_api_asks_nobody_whatever_is_presented() {
     let mut both = key_header("nonsense-key");
     both.extend(bearer("nonsense"));
     for headers in [HeaderMap::new(), both] {
-        let caller = house.authenticator.examine(OPEN, &[], &headers, None, NOW).unwrap();
+        let caller = house
+            .authenticator
+            .examine(OPEN, &[], &headers, None, None, NOW)
+            .unwrap();
         assert!(matches!(caller.identity(), Identity::Anonymous));
         assert_eq!(
             (caller.application(), caller.plan(), caller.key_hash()),
@@ -183,7 +189,7 @@ fn tokens_of_each_kind_of_key_are_let_in() {
     let authenticator = compile(&token_revision(JwksSource::Inline(keys)), &KeySets::offline());
     for (signer, kid) in [(&*RSA, "rsa"), (&ec, "ec"), (&ed, "ed")] {
         let caller = authenticator
-            .examine(0, &[], &bearer(&good_token(signer, kid)), None, NOW)
+            .examine(0, &[], &bearer(&good_token(signer, kid)), None, None, NOW)
             .unwrap();
         assert_eq!(caller.subject(), Some("alice"));
         assert_eq!((caller.application(), caller.plan()), (None, None));
@@ -191,7 +197,9 @@ fn tokens_of_each_kind_of_key_are_let_in() {
 
         let nameless = token(&json!({"alg": signer.algorithm()}), &good_claims(), signer);
         assert!(
-            authenticator.examine(0, &[], &bearer(&nameless), None, NOW).is_ok(),
+            authenticator
+                .examine(0, &[], &bearer(&nameless), None, None, NOW)
+                .is_ok(),
             "{kid} without its name"
         );
         let crossed = good_token(signer, if kid == "ed" { "ec" } else { "ed" });
@@ -217,8 +225,11 @@ fn a_token_is_in_time_to_the_millisecond_fresh_or_cached() {
             (0, invalid(Invalid::NotYetValid)),
         ] {
             let fresh = compile(&revision, &KeySets::offline());
-            let at =
-                |authenticator: &Authenticator| authenticator.examine(0, &[], &bearer(&text), None, now_ms).map(drop);
+            let at = |authenticator: &Authenticator| {
+                authenticator
+                    .examine(0, &[], &bearer(&text), None, None, now_ms)
+                    .map(drop)
+            };
             assert_eq!(at(&fresh), expected, "fresh, leeway {leeway}, at {now_ms}");
             assert_eq!(at(&cached), expected, "cached, leeway {leeway}, at {now_ms}");
         }
@@ -230,7 +241,11 @@ fn a_token_is_in_time_to_the_millisecond_fresh_or_cached() {
 fn a_fraction_of_a_second_counts() {
     let authenticator = compile(&rsa_revision(), &KeySets::offline());
     let text = rsa_token(&json!({"iss": ISS, "aud": "orders", "exp": EXP as f64 + 0.25}));
-    let at = |now_ms| authenticator.examine(0, &[], &bearer(&text), None, now_ms).map(drop);
+    let at = |now_ms| {
+        authenticator
+            .examine(0, &[], &bearer(&text), None, None, now_ms)
+            .map(drop)
+    };
     assert_eq!(at(EXP * 1000 + 249), Ok(()));
     assert_eq!(at(EXP * 1000 + 250), Err(Denial::CredentialExpired));
 }
@@ -267,7 +282,7 @@ fn scopes_are_asked_for_all_of_them() {
     let ask = |scopes: &[&str]| {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         authenticator
-            .examine(0, &scopes, &bearer(&good_token(&RSA, "rsa")), None, NOW)
+            .examine(0, &scopes, &bearer(&good_token(&RSA, "rsa")), None, None, NOW)
             .map(drop)
     };
     assert_eq!(ask(&["orders:read"]), Ok(()));
@@ -293,7 +308,7 @@ fn a_token_that_names_its_application_needs_its_subscription() {
         if let Some(azp) = azp {
             claims["azp"] = json!(azp);
         }
-        authenticator.examine(0, &[], &bearer(&rsa_token(&claims)), None, NOW)
+        authenticator.examine(0, &[], &bearer(&rsa_token(&claims)), None, None, NOW)
     };
     let caller = with(Some("mobile")).unwrap();
     assert_eq!((caller.application(), caller.plan()), (Some(1), Some(10)));
@@ -631,7 +646,7 @@ fn a_shared_secret_of_the_revision_works_and_is_no_key_for_anything_else() {
 fn nothing_that_may_be_logged_shows_a_subject_or_a_secret() {
     let authenticator = compile(&rsa_revision(), &KeySets::offline());
     let text = good_token(&RSA, "rsa");
-    let caller = authenticator.examine(0, &[], &bearer(&text), None, NOW).unwrap();
+    let caller = authenticator.examine(0, &[], &bearer(&text), None, None, NOW).unwrap();
     let shown = format!("{caller:?} {authenticator:?}");
     assert!(!shown.contains("alice") && !shown.contains(&text), "{shown}");
 }
@@ -695,11 +710,11 @@ impl House {
     }
 
     fn ask(&self, api: usize, headers: &HeaderMap) -> Result<(), Denial> {
-        self.authenticator.examine(api, &[], headers, None, NOW).map(drop)
+        self.authenticator.examine(api, &[], headers, None, None, NOW).map(drop)
     }
 
     fn with_key(&self, api: usize, key: &str) -> Result<Caller, Denial> {
-        self.authenticator.examine(api, &[], &key_header(key), None, NOW)
+        self.authenticator.examine(api, &[], &key_header(key), None, None, NOW)
     }
 }
 
@@ -712,7 +727,7 @@ fn rsa_token(claims: &Value) -> String {
 }
 
 fn ask(authenticator: &Authenticator, token: &str) -> Result<(), Denial> {
-    authenticator.examine(0, &[], &bearer(token), None, NOW).map(drop)
+    authenticator.examine(0, &[], &bearer(token), None, None, NOW).map(drop)
 }
 
 /// What is said of a text before it gets as far as a verifier.

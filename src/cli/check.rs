@@ -1,5 +1,6 @@
 //! `tollgate check`
 
+mod bodies;
 mod connect;
 mod strict;
 
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{DONE, Output, REFUSED, print_json, print_line};
 use crate::document::{Environment, Mistake, Mistakes, Place, Severity, Source};
+use crate::server::listeners;
 use crate::{config, revision, snapshot};
 
 /// Arguments of `check`.
@@ -32,6 +34,21 @@ fn uncached(config: &config::Config, path: &Path) -> Option<Mistake> {
     })
 }
 
+/// An API that lets in client certificates, while no listener asks for any.
+fn unasked(config: &config::Config, loaded: &revision::Loaded) -> Option<Mistake> {
+    let asks = |listener: &config::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client.is_some());
+    if config.listeners.iter().any(asks) {
+        return None;
+    }
+    let mut apis = loaded.revision.apis.iter();
+    let api = apis.find(|api| api.auth.contains(&revision::AuthMethod::ClientCertificate))?;
+    let message = format!(
+        "API \"{}\" lets in client certificates, and no listener asks for one; give a listener tls: {{ client: {{ ca: FILE }} }}",
+        api.name
+    );
+    Some(loaded.source.mistake(Place::default(), Severity::Warning, message))
+}
+
 /// Reports everything that is wrong with both files.
 pub fn run(args: &Args, output: Output) -> u8 {
     let environment = Environment::of_process();
@@ -47,6 +64,11 @@ pub fn run(args: &Args, output: Output) -> u8 {
             None
         }
     };
+    mistakes.extend(
+        config
+            .iter()
+            .flat_map(|config| listeners::findings(config, &args.config)),
+    );
     if args.connect
         && let Some(config) = &config
     {
@@ -76,6 +98,8 @@ pub fn run(args: &Args, output: Output) -> u8 {
             Ok(loaded) => {
                 mistakes.extend(loaded.warnings.iter().cloned());
                 mistakes.extend(config.iter().flat_map(|config| strict::findings(config, &loaded)));
+                mistakes.extend(config.iter().flat_map(|config| bodies::findings(config, &loaded)));
+                mistakes.extend(config.iter().filter_map(|config| unasked(config, &loaded)));
                 asks |= !loaded.revision.introspectors.is_empty();
                 if args.connect {
                     mistakes.extend(connect::findings(&loaded));

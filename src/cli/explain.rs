@@ -12,11 +12,14 @@ use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::config;
 use crate::document::Environment;
 use crate::gateway::explain::counter::SharedFacts;
+use crate::gateway::explain::edits::SplitFacts;
 use crate::gateway::explain::{Explanation, Question, explain};
 use crate::revision;
+use crate::san::San;
 use crate::snapshot::Compiler;
 use crate::telemetry::Metrics;
 use crate::throttle::Time;
+use crate::transport::ClientIdentity;
 use crate::upstream::Registry;
 use crate::upstream::resolve::Names;
 
@@ -38,6 +41,9 @@ pub struct Args {
     /// The client's address.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
+    /// A name in the client's certificate, such as uri:spiffe://example.org/mobile.
+    #[arg(long, value_parser = San::parse)]
+    client_certificate: Option<San>,
     /// The URL that the client would use, such as <http://api.example.com/orders/7>.
     url: String,
 }
@@ -99,6 +105,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     let (snapshot, _) = revision::load(file, &environment)
         .and_then(|loaded| compiler.compile(loaded))
         .map_err(|mistakes| (REFUSED, mistakes.to_string()))?;
+    let certificate = args.client_certificate.clone().map(ClientIdentity::with_name);
     let question = Question {
         method: &method,
         host,
@@ -106,6 +113,7 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
         query: url.query(),
         headers: &headers,
         client: args.client,
+        certificate: certificate.as_ref(),
     };
     Ok(explain(
         &snapshot,
@@ -127,6 +135,22 @@ fn headers(fields: &[String]) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
+fn split_told(split: &SplitFacts) -> String {
+    let why = match split.chosen_by {
+        "sandbox" => "because the caller has a sandbox key".to_owned(),
+        "named" => "because the client names it".to_owned(),
+        "sticky" => {
+            let sticky = split.sticky.as_deref().unwrap_or_default();
+            format!("always, for this {sticky}")
+        }
+        _ => "or another one: it is drawn for each request".to_owned(),
+    };
+    let shares: Vec<String> = (split.shares.iter())
+        .map(|share| format!("{} {} %", share.upstream, share.share_percent))
+        .collect();
+    format!("{why} (split: {})", shares.join(", "))
+}
+
 fn print(explanation: &Explanation) {
     let row = |label: &str, text: &str| print_line(&format_args!("{label:<10} {text}"));
     row("revision", &explanation.revision);
@@ -139,6 +163,25 @@ fn print(explanation: &Explanation) {
     if let (Some(api), Some(route)) = (&explanation.api, &explanation.route) {
         row("route", &format!("{route} of api \"{api}\""));
     }
+    if let Some(address) = &explanation.address {
+        let verdict = if address.allowed { "let in" } else { "denied" };
+        let by = match &address.range {
+            Some(range) => format!("by {range}"),
+            None => "because no range holds it".to_owned(),
+        };
+        row("address", &format!("{} is {verdict} {by}", address.client));
+    }
+    if let Some(cors) = &explanation.cors {
+        let what = if cors.preflight { "preflight of " } else { "" };
+        let told = match &cors.origin {
+            Some(origin) => format!("{what}origin {origin} is {}", cors.verdict),
+            None => "the request names no origin".to_owned(),
+        };
+        row("cors", &told);
+    }
+    if let Some(most) = explanation.body_bytes {
+        row("body", &format!("at most {most} bytes"));
+    }
     if let Some(caller) = &explanation.caller {
         let known_by = [
             caller
@@ -146,7 +189,10 @@ fn print(explanation: &Explanation) {
                 .as_ref()
                 .map(|name| format!("application \"{name}\"")),
             caller.plan.as_ref().map(|name| format!("plan \"{name}\"")),
-            caller.key_id.as_ref().map(|id| format!("key \"{id}\"")),
+            (caller.key_id.as_ref()).map(|id| match caller.by {
+                "certificate" => format!("certificate \"{id}\""),
+                _ => format!("key \"{id}\""),
+            }),
             caller.key_type.map(|kind| format!("type {kind}")),
             caller.subject.as_ref().map(|subject| format!("subject \"{subject}\"")),
         ];
@@ -179,8 +225,19 @@ fn print(explanation: &Explanation) {
         ),
         Some(_) => row("", "counted in this process alone"),
     }
+    for (way, changes) in [
+        ("request", &explanation.headers.request),
+        ("answer", &explanation.headers.response),
+    ] {
+        if !changes.is_empty() {
+            row("headers", &format!("of the {way}: {}", changes.join(", ")));
+        }
+    }
     if let Some(upstream) = &explanation.upstream {
         row("upstream", &format!("{} gets {}", upstream.name, upstream.target));
+        if let Some(split) = &upstream.split {
+            row("", &split_told(split));
+        }
         let choice = &upstream.choice;
         row("", &format!("by {}", choice.balance));
         for endpoint in &choice.endpoints {
@@ -194,14 +251,18 @@ fn print(explanation: &Explanation) {
             );
         }
     }
-    match (explanation.status, explanation.code) {
-        (Some(status), Some(code)) => {
+    match (explanation.status, explanation.code, &explanation.local) {
+        (Some(status), Some(code), _) => {
             let reason = explanation
                 .reason
                 .as_ref()
                 .map(|reason| format!(": {reason}"))
                 .unwrap_or_default();
             row("answer", &format!("{status} {code}{reason}"));
+        }
+        (_, _, Some(local)) => {
+            let to = (local.location.as_ref()).map_or_else(String::new, |location| format!(" to {location}"));
+            row("answer", &format!("{} by the gateway ({}){to}", local.status, local.by));
         }
         _ => row("answer", "the upstream's"),
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{DONE, FAILED, POOL_FULL, REFUSED};
 use crate::config;
-use crate::document::Environment;
-use crate::server::{Ending, Server, StartError};
+use crate::document::{Environment, Mistakes};
+use crate::server::{Ending, Server, StartError, listeners};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,14 @@ pub fn run(args: &Args) -> u8 {
             return REFUSED;
         }
     };
+    let mistakes = Mistakes::new(listeners::findings(&config, &args.config));
+    if mistakes.refuse() {
+        eprintln!("{mistakes}");
+        return REFUSED;
+    }
+    for warning in &mistakes {
+        log::warn!("{warning}");
+    }
     match Server::prepare(config) {
         Ok(server) => match server.run() {
             Ending::Asked => DONE,
@@ -43,7 +51,7 @@ pub fn run(args: &Args) -> u8 {
         Err(error) => {
             eprintln!("{error}");
             match error {
-                StartError::Revision(_) => REFUSED,
+                StartError::Revision(_) | StartError::Certificate(_) => REFUSED,
                 StartError::PoolFull(_) => POOL_FULL,
                 StartError::Socket(_) | StartError::Machine(_) => FAILED,
             }

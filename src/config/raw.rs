@@ -1,5 +1,7 @@
 //! `tollgate.yaml` as it is written. The doc comments are the descriptions in the JSON Schema.
 
+pub(super) mod listener;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use self::listener::RawListener;
 use super::{KeysMode, OnPoolFull};
 use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
 use crate::revision::WithoutStore;
@@ -126,6 +129,9 @@ pub(super) struct RawLimits {
     /// Requests at a time. Default 10000.
     #[schemars(range(min = 1))]
     pub(super) requests_in_flight: Option<At<u32>>,
+    /// Requests at a time on one HTTP/2 connection. Default 100.
+    #[schemars(range(min = 1))]
+    pub(super) streams: Option<At<u32>>,
 }
 
 /// How long clients may take.
@@ -140,18 +146,6 @@ pub(super) struct RawTimeouts {
     pub(super) request: Option<At<Text<Duration>>>,
     /// How long requests in flight may go on when the process is asked to end. Default 60s.
     pub(super) drain: Option<At<Text<Duration>>>,
-}
-
-/// Where clients connect.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawListener {
-    /// IP address and port; port 0 is any free one.
-    #[schemars(required)]
-    pub(super) address: Option<At<Text<SocketAddr>>>,
-    /// HTTPS. Not available in this build.
-    #[serde(default)]
-    pub(super) tls: NotAvailable,
 }
 
 /// Health and metrics of this process.

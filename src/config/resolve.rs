@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod key_cache;
+mod listener;
 mod redis;
 mod throttle;
 
@@ -14,12 +15,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::raw::{
-    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawListener, RawLogFormat, RawServer,
-    RawStatus, RawTelemetry, RawThreads, RawTimeouts,
+    RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawLogFormat, RawServer, RawStatus,
+    RawTelemetry, RawThreads, RawTimeouts,
 };
-use super::{
-    AccessLog, Admin, Config, Gateway, Limits, Listener, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts,
-};
+use super::{AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts};
 use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Secret, Size, Text};
 use crate::revision::EnvironmentType;
 
@@ -65,7 +64,7 @@ pub(super) fn resolve(
         report,
         addresses: HashMap::new(),
     };
-    let listeners = resolver.listeners(listeners.as_ref(), place);
+    let listeners = resolver.listeners(listeners.as_ref(), place, !server.trusted_proxies.is_empty());
     let status = resolver.status(&status, place);
     let admin = admin.and_then(|raw| resolver.admin(raw));
     let throttle = resolver.throttle(throttle.as_ref(), redis.as_ref().map(|redis| redis.place));
@@ -98,35 +97,6 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn listeners(&mut self, raw: Option<&At<Vec<At<RawListener>>>>, place: Place) -> Vec<Listener> {
-        let Some(raw) = raw else {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, GATEWAY_PORT));
-            let address = self.address(address, place);
-            return vec![Listener { address }];
-        };
-        if raw.is_empty() && !self.dropped.contains(place, "listeners") {
-            self.report.error(
-                raw.place,
-                "a gateway needs a listener; add one, or remove \"listeners\" for the default",
-            );
-        }
-        let mut listeners = Vec::with_capacity(raw.len());
-        for item in &raw.value {
-            let RawListener {
-                address,
-                tls: NotAvailable,
-            } = &item.value;
-            match address {
-                Some(address) => listeners.push(Listener {
-                    address: self.address(*address.get(), address.place),
-                }),
-                None if self.dropped.contains(item.place, "address") => {}
-                None => self.report.error(item.place, "a listener has no \"address\""),
-            }
-        }
-        listeners
-    }
-
     fn status(&mut self, raw: &RawStatus, place: Place) -> Status {
         let RawStatus { address } = raw;
         let default = SocketAddr::from((Ipv4Addr::LOCALHOST, STATUS_PORT));
@@ -268,6 +238,7 @@ impl Resolver<'_> {
             header_bytes,
             body_bytes,
             requests_in_flight,
+            streams,
         } = raw;
         let written = connections;
         let connections = self.at_least_one(connections.as_ref(), "connections", 10_000);
@@ -294,6 +265,7 @@ impl Resolver<'_> {
             header_bytes: self.header_bytes(header_bytes.as_ref()),
             body_bytes: body_bytes.as_ref().map_or(10 << 20, |size| size.get().0),
             requests_in_flight: self.at_least_one(requests_in_flight.as_ref(), "requests_in_flight", 10_000),
+            streams: self.at_least_one(streams.as_ref(), "streams", 100),
         }
     }
 

@@ -111,7 +111,10 @@ pub fn compose<'a>(
                 composed.add(Kind::Plan, &subscription.plan, &value, origin);
             }
         }
-        let value = json!({ "name": name, "subscriptions": subscriptions });
+        let mut value = json!({ "name": name, "subscriptions": subscriptions });
+        if !application.certificates.is_empty() {
+            value["certificates"] = json!(application.certificates);
+        }
         composed.add(Kind::Application, name, &value, Origin::Application(name.to_owned()));
     }
     composed
@@ -416,7 +419,10 @@ fn with_what_is_elsewhere(value: &Value) -> (Value, Vec<String>) {
         }
     };
     for api in value.get("apis").and_then(Value::as_array).into_iter().flatten() {
-        if let Some(name) = api.get("upstream").and_then(Value::as_str) {
+        let split = api.get("upstreams").and_then(Value::as_array).into_iter().flatten();
+        let named = ["upstream", "sandbox_upstream"].map(|key| api.get(key));
+        let upstreams = named.into_iter().chain(split.map(|share| share.get("name")));
+        for name in upstreams.filter_map(|name| name?.as_str()) {
             let stand_in = json!({ "name": name, "endpoints": [{ "address": "elsewhere.invalid:1" }] });
             bring("upstreams", "upstream", name, stand_in);
         }

@@ -95,7 +95,12 @@ fn details(kind: Kind, old: &Value, new: &Value) -> Vec<String> {
             details.value("base_path", text);
             details.value("labels", listed);
             details.value("auth", auth);
-            details.value("upstream", text);
+            details.value("upstream", |name| {
+                name.map_or_else(|| "none".to_owned(), |name| text(Some(name)))
+            });
+            details.items("upstreams", "name", "upstream", |share| {
+                format!("weight {}", text(share.get("weight")))
+            });
             details.limits();
             details.routes();
         }
@@ -108,6 +113,10 @@ fn details(kind: Kind, old: &Value, new: &Value) -> Vec<String> {
                 let hash = member("sha256");
                 // A key with the same id and another hash is another key; its hash is nobody's business.
                 format!("{} {}\u{0}{hash}", member("type"), member("expires"))
+            });
+            details.items("certificates", "id", "certificate", |certificate| {
+                let member = |name| text(certificate.get(name));
+                format!("{} {} {}", member("san"), member("type"), member("expires"))
             });
         }
     }
@@ -210,19 +219,16 @@ impl Details<'_> {
                 } else {
                     format!("{base}{path}")
                 };
-                let scopes = match route.get("scopes").and_then(Value::as_array) {
-                    Some(scopes) if !scopes.is_empty() => format!("scopes {}", listed(route.get("scopes"))),
-                    _ => String::new(),
-                };
+                let shown = shown_route(route);
                 let methods = route.get("methods").and_then(Value::as_array);
                 match methods {
                     Some(methods) => {
                         for method in methods {
-                            routes.insert(format!("{} {path}", text(Some(method))), scopes.clone());
+                            routes.insert(format!("{} {path}", text(Some(method))), shown.clone());
                         }
                     }
                     None => {
-                        routes.insert(format!("* {path}"), scopes);
+                        routes.insert(format!("* {path}"), shown);
                     }
                 }
             }
@@ -261,6 +267,34 @@ fn differing(old: Option<&Value>, new: Option<&Value>, path: &str, paths: &mut V
         }
         _ => paths.push(path.to_owned()),
     }
+}
+
+/// What a route has beside path and methods: what is worth a word, and behind a NUL what is only compared.
+fn shown_route(route: &Value) -> String {
+    let mut shown = Vec::new();
+    if let Some(scopes) = route.get("scopes").and_then(Value::as_array)
+        && !scopes.is_empty()
+    {
+        shown.push(format!("scopes {}", listed(route.get("scopes"))));
+    }
+    if let Some(path) = route.get("rewrite") {
+        shown.push(format!("rewritten to {}", text(Some(path))));
+    }
+    if let Some(redirect) = route.get("redirect") {
+        shown.push(format!("redirect to {}", text(redirect.get("to"))));
+    }
+    if route.get("respond").is_some() {
+        shown.push("answered by the gateway".to_owned());
+    }
+    let told = ["path", "methods", "scopes", "rewrite"];
+    let others = route.as_object().into_iter().flatten();
+    let others: BTreeMap<&String, &Value> = others.filter(|(name, _)| !told.contains(&name.as_str())).collect();
+    let compared = if others.is_empty() {
+        String::new()
+    } else {
+        format!("\u{0}{}", serde_json::to_string(&others).unwrap_or_default())
+    };
+    format!("{}{compared}", shown.join(", "))
 }
 
 fn auth(value: Option<&Value>) -> String {

@@ -18,6 +18,9 @@ pub fn stand_ins(value: &Value) -> Vec<String> {
 /// Members that hold a secret wherever they are.
 const SECRET: [&str; 4] = ["client_secret", "password", "secret", "token"];
 
+/// Header fields that carry a credential, when a document sets them with a value.
+const CREDENTIAL_FIELDS: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
+
 /// Hides every secret of a document or of a part of it; gives the JSON paths of those that there were. References to
 /// credentials are no secrets.
 pub fn hide(value: &mut Value) -> Vec<String> {
@@ -42,7 +45,9 @@ fn walk(value: &mut Value, path: &str, found: &mut Vec<String>, wanted: &dyn Fn(
                 } else {
                     format!("{path}.{name}")
                 };
-                let secret = SECRET.contains(&name.as_str()) || key && name == "k";
+                let is_field = |field: &&str| field.eq_ignore_ascii_case(name);
+                let field = CREDENTIAL_FIELDS.iter().any(is_field);
+                let secret = field || SECRET.contains(&name.as_str()) || key && name == "k";
                 match member {
                     Value::String(text) if secret => {
                         if wanted(text) {
@@ -72,9 +77,14 @@ mod tests {
                 "jwks": { "keys": [{ "kty": "oct", "k": "c2VjcmV0" }, { "kty": "oct", "k": "${cred:shared}" }] },
                 "introspection": { "client_id": "me", "client_secret": "hush" },
             }],
-            "apis": [{ "name": "k", "k": "no key", "credentials": { "token_header": "X-Token" } }],
+            "apis": [{ "name": "k", "k": "no key", "credentials": { "token_header": "X-Token" },
+                "headers": { "request": { "set": { "Authorization": "Basic dTpw", "X-Tenant": "acme" } } } }],
         });
-        let expected = ["issuers[0].introspection.client_secret", "issuers[0].jwks.keys[0].k"];
+        let expected = [
+            "apis[0].headers.request.set.Authorization",
+            "issuers[0].introspection.client_secret",
+            "issuers[0].jwks.keys[0].k",
+        ];
         let mut found = hide(&mut document);
         found.sort();
         assert_eq!(found, expected);

@@ -511,7 +511,7 @@ impl Fields {
 }
 
 /// One to 19 digits: more than any body, and no overflow to think about.
-fn content_length(value: &[u8]) -> Option<u64> {
+pub(super) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -466,7 +466,7 @@ applications:
                 if let Some(key) = key {
                     headers.insert("x-api-key", HeaderValue::from_static(key));
                 }
-                let caller = snapshot.authenticator().examine(route.api, &[], &headers, None, 0).unwrap();
+                let caller = snapshot.authenticator().examine(route.api, &[], &headers, None, None, 0).unwrap();
                 let demands = snapshot.demands(route, api, &caller, Some(client));
                 prop_assert!(demands.len() >= 8);
                 for demand in demands {

@@ -4,6 +4,7 @@
 //! counter alone.
 
 pub mod counter;
+pub mod edits;
 
 use std::net::IpAddr;
 
@@ -11,13 +12,16 @@ use http::{HeaderMap, Method};
 use serde::Serialize;
 
 use self::counter::SharedFacts;
+use self::edits::{AddressFacts, CorsFacts, HeaderFacts, LocalFacts, SplitFacts};
 use super::counter_name::subject_name;
 use super::refusal::Refusal;
 use super::{denied, missed, upstream_target};
-use crate::auth::Caller;
+use crate::auth::{Caller, Identity};
+use crate::edit::Action;
 use crate::route::path::normalise;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::throttle::{Throttle, Time};
+use crate::transport::ClientIdentity;
 use crate::upstream::{Moment, balance};
 
 /// A request to be explained.
@@ -35,6 +39,8 @@ pub struct Question<'a> {
     pub headers: &'a HeaderMap,
     /// Address that it would come from.
     pub client: IpAddr,
+    /// Whose certificate the client would show in its handshake.
+    pub certificate: Option<&'a ClientIdentity>,
 }
 
 /// What would happen.
@@ -62,11 +68,26 @@ pub struct Explanation {
     /// The route's pattern.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// What is said about the client's address; absent where every address may come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<AddressFacts>,
+    /// What a browser is told; absent where the API says nothing to browsers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<CorsFacts>,
+    /// Largest body in bytes, when API or route say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<u64>,
     /// Who would be calling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<CallerFacts>,
     /// The limits that would count the request, in the order in which they are spent.
     pub limits: Vec<LimitFacts>,
+    /// What is changed of its header fields and those of its answer.
+    #[serde(skip_serializing_if = "HeaderFacts::is_empty")]
+    pub headers: HeaderFacts,
+    /// What the gateway would answer itself, without refusing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalFacts>,
     /// Where it would go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamFacts>,
@@ -75,7 +96,7 @@ pub struct Explanation {
 /// Who would be calling.
 #[derive(Debug, Serialize)]
 pub struct CallerFacts {
-    /// `anonymous`, `key` or `token`.
+    /// `anonymous`, `key`, `token` or `certificate`.
     pub by: &'static str,
     /// Application.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +104,7 @@ pub struct CallerFacts {
     /// Plan of its subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Public name of the key.
+    /// Public name of the key or certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
     /// Its type.
@@ -125,6 +146,9 @@ pub struct LimitFacts {
 pub struct UpstreamFacts {
     /// The upstream.
     pub name: String,
+    /// Why this one, when there is another.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitFacts>,
     /// Path and query that it would get.
     pub target: String,
     /// How an endpoint would be chosen, the largest share first.
@@ -162,19 +186,48 @@ fn walk(
         .iter()
         .map(ToString::to_string)
         .collect();
-    let position = snapshot
-        .find(question.host, &path, question.method)
-        .map_err(|miss| (missed(miss), String::new()))?;
+    let asked = (question.method, question.headers);
+    let preflight = super::edits::preflight(snapshot, question.host, &path, asked);
+    let position = match &preflight {
+        Some((position, _)) => *position,
+        None => snapshot
+            .find(question.host, &path, question.method)
+            .map_err(|miss| (missed(miss), String::new()))?,
+    };
     let (route, api) = snapshot
         .route_and_api(position)
         .ok_or_else(|| (Refusal::Internal, String::new()))?;
     explanation.api = Some(api.name.to_string());
     explanation.route = Some(route.pattern.to_string());
 
+    explanation.address = edits::addresses(route, api, question);
+    explanation.cors = edits::cors(api, question, preflight.is_some());
+    if explanation.address.as_ref().is_some_and(|address| !address.allowed) {
+        return Err((Refusal::AddressDenied, String::new()));
+    }
+    explanation.body_bytes = super::edits::body_bytes(route, api);
+    if let Some(most) = explanation.body_bytes
+        && super::edits::announces_more(question.headers, most)
+    {
+        return Err((Refusal::BodyTooLarge, format!("at most {most} bytes are let in here")));
+    }
+    if let (Some((_, asked)), Some(cors)) = (&preflight, &api.edits.cors) {
+        let answer = cors.preflight(&cors.verdict(question.headers), asked);
+        explanation.local = Some(LocalFacts::of("preflight", &answer));
+        return Ok(());
+    }
+
     let now_ms = now.unix_nanos() / 1_000_000;
     let caller = snapshot
         .authenticator()
-        .examine(route.api, &route.scopes, question.headers, question.query, now_ms)
+        .examine(
+            route.api,
+            &route.scopes,
+            question.headers,
+            question.query,
+            question.certificate,
+            now_ms,
+        )
         .map_err(|denial| {
             let reason = denial.reason().to_owned();
             (denied(denial, api), reason)
@@ -190,7 +243,18 @@ fn walk(
         now,
         explanation,
     );
-    explanation.upstream = upstream_facts(snapshot, api, question, &path);
+    explanation.headers = HeaderFacts::of(route, api);
+    match super::edits::local_answer(route, api, &path, question.query) {
+        Some(answer) => {
+            let by = match super::edits::action(route) {
+                Action::Redirect(_) => "redirect",
+                _ => "respond",
+            };
+            explanation.local = Some(LocalFacts::of(by, &answer));
+            explanation.headers.request.clear();
+        }
+        None => explanation.upstream = upstream_facts(snapshot, (route, api), &caller, question, &path),
+    }
     match exhausted {
         Some(name) => Err((Refusal::limited_by(&name), format!("limit \"{name}\" is used up"))),
         None => Ok(()),
@@ -199,10 +263,11 @@ fn walk(
 
 fn caller_facts(snapshot: &Snapshot, caller: &Caller) -> CallerFacts {
     CallerFacts {
-        by: match (caller.key_id(), caller.token()) {
-            (Some(_), _) => "key",
-            (None, Some(_)) => "token",
-            (None, None) => "anonymous",
+        by: match caller.identity() {
+            Identity::Key(_) => "key",
+            Identity::Certificate(_) => "certificate",
+            Identity::Token(_) => "token",
+            Identity::Anonymous => "anonymous",
         },
         application: snapshot.application_of(caller).map(|(name, _)| name.to_string()),
         plan: snapshot.plan_name(caller).map(ToString::to_string),
@@ -253,19 +318,27 @@ fn mode(enforced: bool) -> &'static str {
     if enforced { "enforce" } else { "shadow" }
 }
 
-fn upstream_facts(snapshot: &Snapshot, api: &Api, question: &Question<'_>, path: &str) -> Option<UpstreamFacts> {
-    let upstream = snapshot.upstream_of(api)?;
+fn upstream_facts(
+    snapshot: &Snapshot,
+    (route, api): (&Route, &Api),
+    caller: &Caller,
+    question: &Question<'_>,
+    path: &str,
+) -> Option<UpstreamFacts> {
+    let (position, split) = edits::chosen(api, caller, question)?;
+    let upstream = snapshot.upstream(position)?;
     let as_sent = || match question.query {
         Some(query) => format!("{}?{query}", question.path),
         None => question.path.to_owned(),
     };
-    let target = upstream_target(api, question.path, path, question.query)
+    let target = upstream_target((route, api), question.path, path, question.query)
         .map_or_else(as_sent, |target| String::from_utf8_lossy(&target).into_owned());
     let mut choice = upstream.view().describe(Moment::now());
     let by_share = |a: &balance::MemberFacts, b: &balance::MemberFacts| b.share_percent.total_cmp(&a.share_percent);
     choice.endpoints.sort_by(by_share);
     Some(UpstreamFacts {
         name: upstream.name().to_string(),
+        split,
         target,
         choice,
     })

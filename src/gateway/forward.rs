@@ -9,15 +9,17 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use smallvec::SmallVec;
 
+use super::grpc::GRPC_TIMEOUT;
 use super::refusal::X_REQUEST_ID;
 use super::request_id::Ids;
+use crate::edit::fields::FieldEdits;
 
 /// Who called, for the upstream.
 pub const X_APPLICATION: HeaderName = HeaderName::from_static("x-application");
@@ -104,8 +106,10 @@ impl Origin {
 pub struct Told<'a> {
     /// Where it came from.
     pub origin: Origin,
-    /// The address of the socket's peer, as text; made once for a connection.
+    /// The address of the connection's peer, as text; made once for a connection.
     pub peer: Option<&'a HeaderValue>,
+    /// `https` or `http`: how the client spoke to this gateway.
+    pub scheme: &'static str,
     /// Its ids.
     pub ids: &'a Ids,
     /// The application's name, when there is one.
@@ -116,6 +120,12 @@ pub struct Told<'a> {
     pub credentials: &'a [HeaderName],
     /// Whether the client sent names with underscores, which some servers take for hyphens.
     pub underscores: bool,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
+    /// What is left of such a call's own time, when it brought any.
+    pub grpc_timeout: Option<HeaderValue>,
+    /// What API and route change, in this order.
+    pub edits: [Option<&'a FieldEdits>; 2],
 }
 
 /// Forgets how the client spelled the names. Before the engine copies the header for the upstream: it would copy the
@@ -137,7 +147,7 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
         None => headers.remove(X_FORWARDED_FOR),
     };
     if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(told.scheme));
     }
     if (!trusted || !headers.contains_key(X_FORWARDED_HOST))
         && let Some(host) = headers.get(HOST).cloned()
@@ -151,6 +161,17 @@ pub fn prepare(request: &mut RequestHeader, told: &Told<'_>) {
     }
     if let Some(key_type) = told.key_type {
         headers.insert(X_KEY_TYPE, HeaderValue::from_static(key_type));
+    }
+    if told.grpc {
+        // The engine has dropped it with the fields of the connection; servers of gRPC take a call without it for one
+        // that came through something which loses trailers.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        if let Some(timeout) = &told.grpc_timeout {
+            headers.insert(GRPC_TIMEOUT, timeout.clone());
+        }
+    }
+    for edits in told.edits.into_iter().flatten() {
+        edits.apply(headers);
     }
     *request = RequestHeader::from(parts);
 }
@@ -300,11 +321,15 @@ mod tests {
         Told {
             origin,
             peer: Some(peer),
+            scheme: "http",
             ids,
             application: None,
             key_type: None,
             credentials: &[],
             underscores: true,
+            grpc: false,
+            grpc_timeout: None,
+            edits: [None; 2],
         }
     }
 

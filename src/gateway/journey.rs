@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::HOST;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
+use super::downstream::Downstream;
 use super::forward::Origin;
 use super::refusal::Refusal;
 use super::request_id::Ids;
 use super::tries::Plan;
-use super::wire::{Home, Wire};
+use super::wire::{Ending, Home};
 use crate::auth::Caller;
-use crate::snapshot::Snapshot;
+use crate::edit::cors;
+use crate::framing::BodyFault;
+use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
+use crate::transport::ClientIdentity;
 use crate::upstream::{Attempt, Moment, Tried, Upstream, hash};
 
 /// One request in this many has its stages timed.
@@ -34,12 +38,22 @@ pub struct Journey {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Its ids.
     pub ids: Ids,
+    /// Whose certificate the client has shown in its handshake.
+    pub certificate: Option<Arc<ClientIdentity>>,
     /// Who calls; absent until that is known.
     pub caller: Option<Caller>,
     /// The decision to let it in; absent until it was made.
     pub admission: Option<Admission>,
     /// Where it came from.
     pub origin: Origin,
+    /// Position of the upstream that answers, chosen once for all tries; absent while there is none.
+    pub destination: Option<usize>,
+    /// What its API tells the browser about the origin of the script; absent unless the API has CORS.
+    pub cors: Option<cors::Verdict>,
+    /// Largest body, when route or API say it.
+    pub body_bytes: Option<u64>,
+    /// What was wrong with its body, beside what the connection has found.
+    pub fault: Option<BodyFault>,
     /// What holds for all its tries; absent before the first.
     pub plan: Option<Plan>,
     /// The try that is under way.
@@ -56,6 +70,8 @@ pub struct Journey {
     pub target: Option<Vec<u8>>,
     /// Whether the client sent names with underscores.
     pub underscores: bool,
+    /// Whether it is a gRPC call, whose refusals are told as gRPC.
+    pub is_grpc: bool,
     /// Whether a limit in shadow mode would have refused it.
     pub would_deny: bool,
     /// How it ended.
@@ -116,10 +132,15 @@ impl Journey {
         let now_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         Self {
             ids: Ids::none(),
+            certificate: None,
             caller: None,
             snapshot,
             admission: None,
             origin: Origin::default(),
+            destination: None,
+            cors: None,
+            body_bytes: None,
+            fault: None,
             plan: None,
             attempt: None,
             tried: Tried::new(),
@@ -128,6 +149,7 @@ impl Journey {
             upstream_elapsed: None,
             target: None,
             underscores: false,
+            is_grpc: false,
             would_deny: false,
             outcome: Outcome::default(),
             now_ms,
@@ -179,17 +201,13 @@ impl Journey {
     /// The upstream that it goes to.
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
-        let snapshot = self.snapshot.as_ref()?;
-        let (_, api) = snapshot.route_and_api(self.admission.as_ref()?.route)?;
-        snapshot.upstream_of(api)
+        self.snapshot.as_ref()?.upstream(self.destination?)
     }
 
     /// The histogram of that upstream.
     #[must_use]
     pub fn upstream_seconds(&self) -> Option<&Histogram> {
-        let snapshot = self.snapshot.as_ref()?;
-        let (_, api) = snapshot.route_and_api(self.admission.as_ref()?.route)?;
-        snapshot.upstream_seconds_of(api)
+        self.snapshot.as_ref()?.upstream_seconds(self.destination?)
     }
 
     /// Takes a place among the requests in flight, until its end. False when all are taken.
@@ -205,10 +223,12 @@ impl Journey {
     }
 
     /// Remembers its connection, to know how an exchange ended that the engine did not report.
-    pub fn came_from(&mut self, wire: &Wire) {
-        self.home = Some(Arc::clone(wire.home()));
-        self.started = wire.arrived();
-        self.underscores = wire.head().is_some_and(|head| head.has_underscore_names);
+    pub fn came_from(&mut self, downstream: Downstream<'_>) {
+        self.home = Some(Arc::clone(downstream.home()));
+        self.started = downstream.arrived();
+        self.certificate = downstream.transport().and_then(|transport| transport.identity.clone());
+        self.underscores = downstream.has_underscore_names();
+        self.is_grpc = downstream.is_grpc();
     }
 
     /// Notes what is asked for.
@@ -226,6 +246,12 @@ impl Journey {
     /// Notes the position of the route.
     pub fn matched(&mut self, route: u32) {
         self.route = Some(route);
+    }
+
+    /// The route that was matched, and its API.
+    #[must_use]
+    pub fn route_and_api(&self) -> Option<(&Route, &Api)> {
+        self.snapshot.as_ref()?.route_and_api(self.route?)
     }
 
     /// Notes that the gateway answers itself.
@@ -253,6 +279,11 @@ impl Journey {
     pub fn left(&mut self) {
         self.outcome.status = 499;
         self.outcome.reason = "client_left";
+    }
+
+    fn report_left(&mut self) {
+        self.left();
+        self.report();
     }
 
     /// Counts and logs the request, once.
@@ -332,16 +363,23 @@ impl Drop for Journey {
         }
         if let Some(home) = &self.home {
             home.leave_request_id(self.ids.request_id_text());
+            if self.cors.is_some() {
+                let mut fields = HeaderMap::new();
+                self.tell_browser(&mut fields);
+                home.leave_fields(fields);
+            }
         }
         if self.outcome.status == 0 && self.home.as_ref().is_some_and(|home| home.is_tunnel()) {
             (self.outcome.status, self.outcome.reason) = (101, "tunnel_silent");
         }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
-            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), received) {
-                (true, _) => (500, "internal"),
-                (false, true) => (504, "upstream_timeout"),
-                (false, false) => (408, "request_timeout"),
+            let ending = self.home.as_ref().and_then(|home| home.ending());
+            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), ending, received) {
+                (true, ..) => (500, "internal"),
+                (false, Some(Ending::ClientLeft), _) => return self.report_left(),
+                (false, Some(Ending::OutOfTime), _) | (false, None, true) => (504, "upstream_timeout"),
+                (false, None, false) => (408, "request_timeout"),
             };
         }
         self.report();

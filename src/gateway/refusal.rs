@@ -11,10 +11,13 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use serde::Serialize;
+
+use super::grpc;
+use crate::edit::local_answer::LocalAnswer;
 
 /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -45,6 +48,8 @@ pub enum Refusal {
     KeyTypeMismatch,
     /// The application is not subscribed to the API.
     SubscriptionMissing,
+    /// The API does not let this client address in.
+    AddressDenied,
     /// The token lacks a scope.
     ScopeInsufficient(HeaderValue),
     /// Nothing is published here.
@@ -53,7 +58,7 @@ pub enum Refusal {
     MethodNotAllowed(HeaderValue),
     /// A method that no API can have (CONNECT, TRACE, or longer than any).
     MethodNotImplemented,
-    /// Not HTTP/1.0 or HTTP/1.1.
+    /// Not a version of HTTP that this listener speaks.
     VersionNotSupported,
     /// The body is larger than allowed.
     BodyTooLarge,
@@ -97,7 +102,7 @@ pub struct RateLimited {
 /// An answer that is ready to be written, by the engine or by hand.
 pub struct Answer {
     status: StatusCode,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -125,6 +130,7 @@ impl Refusal {
                 "subscription_missing",
                 "the application is not subscribed to this API",
             ),
+            Self::AddressDenied => (403, "address_denied", "this API is not open to this address"),
             Self::ScopeInsufficient(_) => (
                 403,
                 "scope_insufficient",
@@ -216,18 +222,23 @@ impl Refusal {
         }
     }
 
-    /// The HTTP of it.
-    #[must_use]
-    pub fn answer(&self, request_id: &str) -> Answer {
-        let (code, name, detail) = self.facts();
-        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let detail = match self {
+    /// What the client is told.
+    fn detail(&self) -> Cow<'static, str> {
+        match self {
             Self::RateLimited(limited) if limited.unasked => {
                 Cow::Owned(["limit \"", limited.limit.as_ref(), "\" can not be counted now"].concat())
             }
             Self::RateLimited(limited) => Cow::Owned(["limit \"", limited.limit.as_ref(), "\" is used up"].concat()),
-            _ => Cow::Borrowed(detail),
-        };
+            _ => Cow::Borrowed(self.facts().2),
+        }
+    }
+
+    /// The HTTP of it.
+    #[must_use]
+    pub fn answer(&self, request_id: &str) -> Answer {
+        let (code, name, _) = self.facts();
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = self.detail();
         let problem = Problem {
             r#type: ["urn:tollgate:problem:", name].concat(),
             title: status.canonical_reason().unwrap_or("Error"),
@@ -240,44 +251,101 @@ impl Refusal {
         // Serialising a struct of strings and numbers to memory can not fail; an empty body would still be an answer.
         let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
 
-        let mut headers = Vec::with_capacity(8);
-        headers.push((CONTENT_TYPE, PROBLEM_JSON));
-        headers.push((CONTENT_LENGTH, HeaderValue::from(body.len())));
-        headers.push((CACHE_CONTROL, NO_STORE));
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        self.particulars(request_id, &mut headers);
+        Answer { status, headers, body }
+    }
+
+    /// The same for a gRPC call: an answer that is nothing but a head with the status, which is what the protocol calls
+    /// trailers-only. The log and the metrics keep the status and the code of HTTP.
+    #[must_use]
+    pub fn grpc_answer(&self, request_id: &str) -> Answer {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, grpc::APPLICATION_GRPC);
+        headers.insert(grpc::GRPC_STATUS, grpc::status_of(self.status()));
+        headers.insert(grpc::GRPC_MESSAGE, grpc::message_field(&self.detail()));
+        self.particulars(request_id, &mut headers);
+        Answer {
+            status: StatusCode::OK,
+            headers,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The fields that say more than the body does.
+    fn particulars(&self, request_id: &str, headers: &mut HeaderMap) {
         if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.push((X_REQUEST_ID, id));
+            headers.insert(X_REQUEST_ID, id);
         }
         match self {
             Self::CredentialMissing(challenge)
             | Self::CredentialInvalid(challenge, _)
             | Self::CredentialExpired(challenge)
-            | Self::ScopeInsufficient(challenge) => headers.push((WWW_AUTHENTICATE, challenge.clone())),
-            Self::MethodNotAllowed(allow) => headers.push((ALLOW, allow.clone())),
+            | Self::ScopeInsufficient(challenge) => {
+                headers.insert(WWW_AUTHENTICATE, challenge.clone());
+            }
+            Self::MethodNotAllowed(allow) => {
+                headers.insert(ALLOW, allow.clone());
+            }
             Self::RateLimited(limited) => {
-                headers.push((RETRY_AFTER, limited.retry_after.clone()));
-                headers.push((RATE_LIMIT, limited.rate_limit.clone()));
-                headers.push((RATE_LIMIT_POLICY, limited.policy.clone()));
+                headers.insert(RETRY_AFTER, limited.retry_after.clone());
+                headers.insert(RATE_LIMIT, limited.rate_limit.clone());
+                headers.insert(RATE_LIMIT_POLICY, limited.policy.clone());
             }
             Self::UpstreamUnavailable | Self::Overloaded(_) | Self::KeyServiceUnavailable(_) | Self::NotReady => {
-                headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
-        Answer { status, headers, body }
     }
 }
 
 impl Answer {
+    /// What the gateway says without refusing anything.
+    #[must_use]
+    pub fn of(local: LocalAnswer, request_id: &HeaderValue) -> Self {
+        let LocalAnswer {
+            status,
+            mut headers,
+            body,
+        } = local;
+        // RFC 9110 section 8.6: where no content can be, its length can not be told.
+        if ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        headers.insert(X_REQUEST_ID, request_id.clone());
+        Self { status, headers, body }
+    }
+
+    /// Its fields, to add to them.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
     /// For the engine: header and body.
     ///
     /// # Errors
     /// When the engine refuses a header, which none of ours gives a reason for.
     pub fn into_response(self) -> Result<(ResponseHeader, Bytes), Box<pingora::Error>> {
         let mut header = ResponseHeader::build(self.status, Some(self.headers.len() + 2))?;
-        for (name, value) in self.headers {
-            header.insert_header(name, value)?;
+        for (name, value) in &self.headers {
+            header.append_header(name.clone(), value.clone())?;
         }
         Ok((header, self.body))
+    }
+
+    /// For a stream of HTTP/2 on which the engine never answered: head and body.
+    #[must_use]
+    pub fn into_stream_response(self) -> (http::Response<()>, Bytes) {
+        let mut response = http::Response::new(());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.extend(self.headers);
+        headers.insert(DATE, get_cached_date());
+        (response, self.body)
     }
 
     /// For a connection on which the engine never saw a request: the whole answer, which closes the connection.
@@ -293,7 +361,7 @@ impl Answer {
             (DATE, get_cached_date()),
             (CONNECTION, HeaderValue::from_static("close")),
         ];
-        for (name, value) in self.headers.iter().chain(&ends) {
+        for (name, value) in (self.headers.iter()).chain(ends.iter().map(|(name, value)| (name, value))) {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");
             bytes.extend_from_slice(value.as_bytes());

@@ -20,11 +20,12 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
+use super::downstream::Downstream;
 use super::journey::Journey;
 use crate::auth::Caller;
 use crate::revision::{Balance, HashKey};
 use crate::upstream::attempt::{Unsent, is_failure};
-use crate::upstream::{Ask, Attempt, Moment, Upstream, hash};
+use crate::upstream::{Ask, Attempt, Moment, Upstream, hash, upgrade};
 
 /// How often one request is sent at most when kept connections turn out to be closed.
 const RESENDS_MAX: u32 = 3;
@@ -85,6 +86,9 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
     journey.outcome.tries += 1;
     journey.endpoint = Some(attempt.label().clone());
     journey.attempt = Some(attempt);
+    if plan.upgrade {
+        upgrade::prepare(&mut peer);
+    }
     peer.options.read_timeout = silence(session, &plan, &upstream, now, request_timeout);
     Ok(peer)
 }
@@ -92,6 +96,14 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
 /// No connection stands: nothing was sent, so any request may go to the next endpoint.
 pub fn not_connected(journey: &mut Journey, error: &mut Error) {
     let now = Moment::now();
+    if matches!(error.etype, ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert)
+        && let Some(attempt) = &journey.attempt
+        && attempt.endpoint().may_complain(now)
+    {
+        // What the engine says of it holds names and reasons, nothing that was sent.
+        let said = error.context.as_ref().map_or("", |text| text.as_str());
+        log::warn!("upstream endpoint {}: no TLS with it: {said}", attempt.label());
+    }
     give_up(journey, now);
     let again = another(journey, now);
     error.set_retry(again);
@@ -106,7 +118,9 @@ pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result
     if let Some(attempt) = &mut journey.attempt {
         attempt.answered(status, now);
     }
-    let fleeting = is_failure(status) && status != 500;
+    // A 500 is the service's word, unless it only shows that an endpoint that is tried out is still broken.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    let fleeting = is_failure(status) && (status != 500 || probe);
     if fleeting && may_arrive_twice(session, journey) && another(journey, now) {
         return Err(Error::new(ANOTHER).into_up());
     }
@@ -155,6 +169,21 @@ pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reuse
     let whole = !session.as_ref().retry_buffer_truncated();
     let again = ((unseen && whole) || may_arrive_twice(session, journey)) && another(journey, now);
     error.set_retry(again);
+}
+
+/// Why there is no TLS with an endpoint, in a word for the log.
+#[must_use]
+pub fn handshake_fault(error: &Error) -> &'static str {
+    let said = error.context.as_ref().map_or("", |text| text.as_str());
+    let faults = [
+        ("UnknownIssuer", "certificate_of_unknown_issuer"),
+        ("NotValidForName", "certificate_of_another_name"),
+        ("Expired", "certificate_expired"),
+        ("NotValidYet", "certificate_not_valid_yet"),
+        ("invalid peer certificate", "certificate_refused"),
+    ];
+    let found = faults.iter().find(|(text, _)| said.contains(text));
+    found.map_or("handshake_failed", |(_, fault)| fault)
 }
 
 impl Plan {
@@ -210,31 +239,30 @@ pub fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
 /// How long the endpoint may be silent. The engine's clock runs while the request is still being sent, so for a request
 /// that is not all here it only has the last word: what is silent after its end is noticed by the connection.
 fn silence(
-    session: &mut Session,
+    session: &Session,
     plan: &Plan,
     upstream: &Upstream,
     now: Moment,
     request_timeout: Duration,
 ) -> Option<Duration> {
     let timeouts = &upstream.terms().timeouts;
-    let (is_wire, whole) = match super::wire_of(session) {
-        Some(wire) => {
-            if plan.upgrade || !wire.is_received() {
-                wire.home().expect_silence(timeouts.read, timeouts.tunnel);
-            }
-            (true, wire.is_received())
-        }
-        None => (false, session.as_downstream_mut().is_body_empty()),
+    let try_ = timeouts
+        .per_try
+        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
+    let Some(downstream) = Downstream::of(session) else {
+        return Some(try_);
     };
-    if plan.upgrade && is_wire {
+    let whole = downstream.is_whole();
+    if plan.upgrade || !whole {
+        downstream.home().expect_silence(try_, timeouts.tunnel);
+    }
+    if plan.upgrade || (downstream.is_grpc() && !whole) {
+        // Both sides may speak first, and the connection listens to both.
         return None;
     }
     if !whole {
         return Some(timeouts.read.max(request_timeout));
     }
-    let try_ = timeouts
-        .per_try
-        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
     Some(match plan.until {
         // Never zero, which would be no timeout at all to some.
         Some(until) => try_.min(until.since(now)).max(Duration::from_millis(1)),
@@ -267,6 +295,12 @@ fn another(journey: &Journey, now: Moment) -> bool {
         let is_other = |id: u32| Some(id) != tried && !journey.tried.contains(&id);
         upstream.view().can_pick(is_other)
     };
+    // Whoever was sent to find out whether an endpoint works again pays nothing for it.
+    let probe = journey.attempt.as_ref().is_some_and(Attempt::is_probe);
+    if probe && in_time && elsewhere() {
+        upstream.counters().retried.inc();
+        return true;
+    }
     if journey.outcome.tries >= retries.attempts || !in_time || !elsewhere() {
         return false;
     }

@@ -11,15 +11,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use http::HeaderValue;
-use pingora::protocols::l4::socket::SocketAddr;
+use http::HeaderMap;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
@@ -27,7 +26,8 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::framing::{BodyFault, Head, MessageBody};
+use crate::framing::{Body, BodyFault, Head, MessageBody};
+use crate::transport::Transport;
 
 /// Bytes of a next message that are kept while the current one is being answered.
 const AHEAD_MAX: usize = 16 * 1024;
@@ -44,10 +44,8 @@ pub struct Core {
     pub head: Option<Head>,
     /// When the current message's head was complete.
     pub arrived: Instant,
-    /// The socket's peer; absent on sockets that have none.
-    pub peer: Option<IpAddr>,
-    /// Its address as a header field: upstreams are told it with every request.
-    peer_field: Option<HeaderValue>,
+    /// Who is at the other end, and by which means.
+    pub transport: Arc<Transport>,
     /// The announced body is larger than allowed, which the gateway refuses before anything is read of it.
     pub too_large: bool,
     /// The method has answers without a body.
@@ -64,6 +62,7 @@ pub struct Home {
     received: AtomicBool,
     tunnel: AtomicBool,
     keep: AtomicBool,
+    ending: AtomicU8,
     /// Bytes passed since somebody looked, for tunnels.
     moved: AtomicBool,
     /// In milliseconds; 0: the engine sees to it.
@@ -71,6 +70,17 @@ pub struct Home {
     tunnel_ms: AtomicU64,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
+    /// What its answer has to carry besides; left and taken like the id.
+    fields: Mutex<Option<HeaderMap>>,
+}
+
+/// Why an exchange was taken from the engine before it was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The client has gone.
+    ClientLeft,
+    /// The time that the client gave it is over.
+    OutOfTime,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -80,24 +90,16 @@ pub struct Wire {
 }
 
 impl Core {
-    /// Takes over a connection.
+    /// Takes over a connection, and what came of it already.
     #[must_use]
-    pub fn new(io: Stream) -> Self {
-        let peer = io.get_socket_digest().and_then(|digest| {
-            digest
-                .peer_addr()
-                .and_then(SocketAddr::as_inet)
-                // An IPv4 client of a listener on [::] is the client that it is on 0.0.0.0.
-                .map(|address| address.ip().to_canonical())
-        });
+    pub fn new(io: Stream, received: BytesMut, transport: Arc<Transport>) -> Self {
         Self {
             io,
-            buffer: BytesMut::new(),
+            buffer: received,
             body: MessageBody::None,
             head: None,
             arrived: Instant::now(),
-            peer,
-            peer_field: peer.and_then(|peer| HeaderValue::try_from(peer.to_string()).ok()),
+            transport,
             too_large: false,
             is_head: false,
             fault: None,
@@ -214,6 +216,30 @@ impl Home {
         self.moved.swap(false, Ordering::Relaxed)
     }
 
+    /// Notes that a final answer has begun.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the client has sent its whole message.
+    pub fn received(&self) {
+        self.received.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes why the exchange is taken from the engine, before it is.
+    pub fn end(&self, ending: Ending) {
+        self.ending.store(ending as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// Why it was.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        let ending = self.ending.load(Ordering::Relaxed);
+        [Ending::ClientLeft, Ending::OutOfTime]
+            .into_iter()
+            .find(|known| *known as u8 + 1 == ending)
+    }
+
     /// The core, when the wire is gone.
     pub fn take(&self) -> Option<Box<Core>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -227,6 +253,16 @@ impl Home {
     /// That id, once.
     pub fn take_request_id(&self) -> Option<String> {
         self.request_id.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Leaves what the answer to such a request has to carry besides.
+    pub fn leave_fields(&self, fields: HeaderMap) {
+        *self.fields.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
+    }
+
+    /// That, once.
+    pub fn take_fields(&self) -> Option<HeaderMap> {
+        self.fields.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether a final answer has begun.
@@ -283,16 +319,16 @@ impl Wire {
         self.core.as_ref().map(|core| core.arrived)
     }
 
-    /// The socket's peer.
+    /// Who is at the other end.
     #[must_use]
-    pub fn peer(&self) -> Option<IpAddr> {
-        self.core.as_ref().and_then(|core| core.peer)
+    pub fn transport(&self) -> Option<&Transport> {
+        self.core.as_ref().map(|core| &*core.transport)
     }
 
-    /// The socket's peer, as a header field.
+    /// The peer's address.
     #[must_use]
-    pub fn peer_field(&self) -> Option<&HeaderValue> {
-        self.core.as_ref().and_then(|core| core.peer_field.as_ref())
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.transport().and_then(|transport| transport.peer)
     }
 
     /// Whether the announced body is larger than allowed.
@@ -311,6 +347,16 @@ impl Wire {
     #[must_use]
     pub fn is_received(&self) -> bool {
         self.home.is_received()
+    }
+
+    /// Whether nothing of the current message is waited for: the engine has it, or finds it here without waiting.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let is_here = |core: &Core| {
+            let length = core.head.map(|head| head.body);
+            matches!(length, Some(Body::Length(length)) if core.buffer.len() as u64 >= length)
+        };
+        self.is_received() || self.core.as_deref().is_some_and(is_here)
     }
 
     /// The connection's side of the exchange.

@@ -1,15 +1,18 @@
 //! The texts of a revision: hosts, methods, hashes; paths are in `path`. Each says what was expected when it is not met.
 
+mod edits;
 mod path;
 
 use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
 use schemars::{Schema, json_schema};
 
-pub(super) use path::{BasePath, RoutePath};
+pub(super) use edits::{CookieName, CorsToken, FieldName, FieldValue, OriginText, RedirectTarget};
+pub(super) use path::{BasePath, RoutePath, TargetPath};
 
 use super::HostPattern;
 use crate::document::{Grammar, did_you_mean, quote};
+use crate::san::San;
 
 /// A host or a wildcard of hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -313,6 +316,22 @@ impl Grammar for Expiry {
             "type": "string",
             "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}",
             "examples": ["2027-01-01T00:00:00Z"]
+        })
+    }
+}
+
+impl Grammar for San {
+    const WHAT: &'static str = "a name in a certificate such as uri:spiffe://example.org/mobile";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|why| format!("{}: {why}", quote(text)))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^(uri|dns|email|ip):",
+            "examples": ["uri:spiffe://example.org/mobile", "dns:mobile.example.org"]
         })
     }
 }

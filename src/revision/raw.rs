@@ -4,6 +4,7 @@
 //! Keys that are required are options all the same: a key that is missing is reported by the checks, together
 //! with everything else. Nothing but `super::validate` looks at these types.
 
+mod edits;
 mod upstream;
 
 use std::time::Duration;
@@ -17,10 +18,16 @@ pub(super) use self::upstream::{
 };
 use super::WithoutStore;
 use super::grammar::{
-    AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256, ZoneName,
+    AlgorithmName, BasePath, Expiry, Header, HostText, Method, Parameter, RoutePath, ScopeToken, Sha256, TargetPath,
+    ZoneName,
 };
-use crate::document::{At, Name, NotAvailable, Secret, Text};
+use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
+use crate::san::San;
 use crate::units::{Rate, Ratio};
+
+pub(super) use edits::{
+    Fields, RawAddresses, RawCors, RawFieldEdits, RawHeaders, RawRedirect, RawRespond, RawShare, RawSplit, RawSticky,
+};
 
 /// What a gateway does: what is published, where it goes, who may call it and how often. Watched, checked as a
 /// whole and swapped atomically.
@@ -222,20 +229,33 @@ pub(super) struct RawApi {
     /// The labels of the gateways that take this API: those that have one of them. Absent: every gateway.
     #[schemars(length(min = 1))]
     pub(super) labels: Option<At<Vec<At<Text<Name>>>>>,
-    /// What lets a request in: `none`, or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }` of which
-    /// any one is enough.
+    /// What lets a request in: `none`, or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and
+    /// `client_certificate` of which any one is enough.
     #[schemars(required)]
     pub(super) auth: Option<At<RawAuth>>,
     /// Where credentials are read from.
     pub(super) credentials: Option<RawCredentials>,
-    /// The name of the upstream that answers.
-    #[schemars(required)]
+    /// The name of the upstream that answers. Required, unless there are `upstreams` or every route answers by itself.
     pub(super) upstream: Option<At<Text<Name>>>,
-    /// Split between upstreams. Not available in this build.
-    #[serde(default)]
-    pub(super) upstreams: NotAvailable,
-    /// Whether `base_path` is cut off before the request goes upstream. Default false.
+    /// Several upstreams, among which requests are split by weight, instead of `upstream`.
+    #[schemars(length(min = 1))]
+    pub(super) upstreams: Option<At<Vec<At<RawShare>>>>,
+    /// How they are split.
+    pub(super) split: Option<At<RawSplit>>,
+    /// The name of the upstream that answers callers with a sandbox key, whatever the split.
+    pub(super) sandbox_upstream: Option<At<Text<Name>>>,
+    /// Whether `base_path` is cut off before the request goes upstream. Default false. Routes with `rewrite` say
+    /// themselves what goes upstream.
     pub(super) strip_base_path: Option<bool>,
+    /// Which client addresses are let in. Absent: all.
+    pub(super) addresses: Option<At<RawAddresses>>,
+    /// What browsers are told about scripts of other origins. Absent: nothing, and what the upstream says passes.
+    pub(super) cors: Option<At<RawCors>>,
+    /// Changes to header fields.
+    pub(super) headers: Option<RawHeaders>,
+    /// Largest body of a request, at most what `server.limits.body_bytes` of the gateway allows. Larger ones get 413.
+    /// Absent: as the gateway says.
+    pub(super) body_bytes: Option<At<Text<Size>>>,
     /// Limits of the API itself, counted for every request that is let in, whoever calls.
     #[serde(default)]
     pub(super) limits: Vec<At<RawLimit>>,
@@ -260,6 +280,9 @@ pub(super) enum RawAuthMethod {
     Jwt(At<Text<Name>>),
     /// A token that this issuer, which has `introspection`, calls active.
     Introspection(At<Text<Name>>),
+    /// A certificate that the client shows in its TLS handshake, of an application that is subscribed to the API. Only
+    /// where a listener asks for one. A key or token that the API takes too goes before it.
+    ClientCertificate,
 }
 
 /// What lets a request in.
@@ -299,6 +322,19 @@ pub(super) struct RawRoute {
     /// Scopes that a token needs, all of them. Keys carry no scopes and are refused where some are asked for.
     #[serde(default)]
     pub(super) scopes: Vec<At<Text<ScopeToken>>>,
+    /// Path that the upstream gets instead of the one that was matched: the whole path (`base_path` is not put before
+    /// it), with `*` and `{parameters}` that `path` has too. The query stays.
+    pub(super) rewrite: Option<At<Text<TargetPath>>>,
+    /// Sends clients elsewhere instead of their requests to the upstream. Credentials and limits of the API count.
+    pub(super) redirect: Option<At<RawRedirect>>,
+    /// Answers without an upstream. Credentials and limits of the API count.
+    pub(super) respond: Option<At<RawRespond>>,
+    /// Which client addresses are let in, instead of what the API says.
+    pub(super) addresses: Option<At<RawAddresses>>,
+    /// Changes to header fields, after those of the API.
+    pub(super) headers: Option<RawHeaders>,
+    /// Largest body of a request, instead of what the API says; at most what the gateway allows.
+    pub(super) body_bytes: Option<At<Text<Size>>>,
     /// Caching of answers. Not available in this build.
     #[serde(default)]
     pub(super) cache: NotAvailable,
@@ -317,6 +353,10 @@ pub(super) struct RawApplication {
     /// Its keys. `tollgate key new` makes one and prints the record for this list.
     #[serde(default)]
     pub(super) keys: Vec<At<RawKey>>,
+    /// Its client certificates, by a name in them: any certificate with this name that a listener's authorities have
+    /// issued.
+    #[serde(default)]
+    pub(super) certificates: Vec<At<RawCertificate>>,
 }
 
 /// The right to call an API under a plan.
@@ -345,6 +385,24 @@ pub(super) struct RawKey {
     #[serde(rename = "type")]
     pub(super) key_type: Option<RawKeyType>,
     /// Refused from this instant on: `2027-01-01T00:00:00Z`. Absent: does not expire.
+    pub(super) expires: Option<At<Text<Expiry>>>,
+}
+
+/// The client certificates of an application.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCertificate {
+    /// The public name, for logs; unique among all keys and certificates.
+    #[schemars(required)]
+    pub(super) id: Option<At<Text<Name>>>,
+    /// A subject alternative name: `uri:spiffe://example.org/mobile`, `dns:mobile.example.org`, `email:ops@example.org`
+    /// or `ip:192.0.2.1`; unique among all certificates.
+    #[schemars(required)]
+    pub(super) san: Option<At<Text<San>>>,
+    /// What it may be used for. Default `production`.
+    #[serde(rename = "type")]
+    pub(super) key_type: Option<RawKeyType>,
+    /// Refused from this instant on, whatever the certificate says. Absent: as the certificate says.
     pub(super) expires: Option<At<Text<Expiry>>>,
 }
 
@@ -377,7 +435,10 @@ mod auth {
                 type Value = RawAuth;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("`none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`")
+                    f.write_str(
+                        "`none` or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and \
+                         `client_certificate`",
+                    )
                 }
 
                 fn visit_str<E: Error>(self, text: &str) -> Result<RawAuth, E> {

@@ -3,7 +3,11 @@
 //! Each step gives `None` only after it has reported why, so that a revision without reported errors is
 //! complete and its positions are the positions of the file.
 
+mod action;
 mod api;
+mod certificate;
+mod destination;
+mod edits;
 mod issuer;
 mod limit;
 mod upstream;
@@ -18,6 +22,7 @@ use super::load::ApiPlaces;
 use super::raw::{RawApplication, RawIssuer, RawKey, RawKeyType, RawRevision, RawSubscription};
 use super::{Application, AuthMethod, Key, KeyType, Revision, Subscription};
 use crate::document::{At, Dropped, Name, NotAvailable, Place, Report, Text, did_you_mean, quote};
+use crate::san::San;
 
 /// The longest deadline that makes sense to anybody; it also keeps sums of durations far from overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -165,6 +170,7 @@ impl Checker<'_> {
             name,
             subscriptions,
             keys,
+            certificates,
         } = &raw.value;
         let who = who("application", name.as_ref());
         let name = self.need(raw.place, &who, "name", name.as_ref());
@@ -184,10 +190,13 @@ impl Checker<'_> {
             resolved.push(subscription);
         }
         let keys = keys.iter().filter_map(|raw| self.key(raw, &who, keys_seen)).collect();
+        let certificates = certificates.iter();
+        let certificates = certificates.filter_map(|raw| self.certificate(raw, &who, keys_seen));
         Some(Application {
             name: name?.as_str().into(),
             subscriptions: resolved,
             keys,
+            certificates: certificates.collect(),
         })
     }
 
@@ -327,11 +336,13 @@ impl Checker<'_> {
     }
 }
 
-/// The keys of all applications so far, with their lines.
+/// The keys and certificates of all applications so far, with their lines.
 #[derive(Default)]
 struct KeysSeen {
     ids: HashMap<String, u32>,
     hashes: HashMap<[u8; 32], u32>,
+    /// Names in certificates.
+    names: HashMap<San, u32>,
 }
 
 /// `api "orders"`, or `an API` as long as it has no name.

@@ -55,18 +55,12 @@ impl Census {
     /// # Errors
     /// When one of the bounds is reached.
     pub fn seat(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Seat, Unseated> {
-        let counted = address.filter(|address| !self.trusted.iter().any(|net| net.contains(address)));
+        let counted = self.counted(address);
         let mut seated = self.seated.lock().unwrap_or_else(PoisonError::into_inner);
         if seated.total >= self.connections_max {
             return Err(Unseated);
         }
-        if let Some(address) = counted {
-            let here = seated.by_address.entry(address).or_default();
-            if *here >= self.per_address_max {
-                return Err(Unseated);
-            }
-            *here += 1;
-        }
+        seated.arrive(counted, self.per_address_max)?;
         seated.total += 1;
         drop(seated);
         self.open.inc();
@@ -76,6 +70,11 @@ impl Census {
         })
     }
 
+    /// The address, if the bound per address is for it.
+    fn counted(&self, address: Option<IpAddr>) -> Option<IpAddr> {
+        address.filter(|address| !self.trusted.iter().any(|net| net.contains(address)))
+    }
+
     /// How many connections are open.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -83,18 +82,51 @@ impl Census {
     }
 }
 
+impl Seat {
+    /// Counts the connection for this address, which was not known before: a PROXY header has told it.
+    ///
+    /// # Errors
+    /// When there are as many from there as there may be.
+    pub fn is_for(&mut self, address: Option<IpAddr>) -> Result<(), Unseated> {
+        let counted = self.census.counted(address);
+        let mut seated = self.census.seated.lock().unwrap_or_else(PoisonError::into_inner);
+        seated.leave(self.address.take());
+        seated.arrive(counted, self.census.per_address_max)?;
+        self.address = counted;
+        Ok(())
+    }
+}
+
+impl Seated {
+    fn arrive(&mut self, address: Option<IpAddr>, most: usize) -> Result<(), Unseated> {
+        let Some(address) = address else {
+            return Ok(());
+        };
+        let here = self.by_address.entry(address).or_default();
+        if *here >= most {
+            return Err(Unseated);
+        }
+        *here += 1;
+        Ok(())
+    }
+
+    fn leave(&mut self, address: Option<IpAddr>) {
+        if let Some(address) = address
+            && let Some(here) = self.by_address.get_mut(&address)
+        {
+            *here -= 1;
+            if *here == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut seated = self.census.seated.lock().unwrap_or_else(PoisonError::into_inner);
         seated.total = seated.total.saturating_sub(1);
-        if let Some(address) = self.address
-            && let Some(here) = seated.by_address.get_mut(&address)
-        {
-            *here -= 1;
-            if *here == 0 {
-                seated.by_address.remove(&address);
-            }
-        }
+        seated.leave(self.address);
         drop(seated);
         self.census.open.dec();
     }
@@ -137,5 +169,20 @@ mod tests {
         assert!(census.seat(balancer).is_err());
         drop(seats);
         assert_eq!(census.open(), 0);
+    }
+
+    #[test]
+    fn an_address_that_is_known_later_is_counted_later() {
+        let census = census(9, 2);
+        let client: Option<IpAddr> = Some([192, 0, 2, 1].into());
+        let mut seats: Vec<_> = (0..3).map(|_| census.seat(None).unwrap()).collect();
+        assert_eq!(seats[0].is_for(client), Ok(()));
+        assert_eq!(seats[0].is_for(client), Ok(()), "it is counted once");
+        assert_eq!(seats[1].is_for(client), Ok(()));
+        assert_eq!(seats[2].is_for(client), Err(Unseated));
+        assert_eq!(census.seat(client).err(), Some(Unseated));
+        drop(seats);
+        assert_eq!(census.open(), 0);
+        assert!(census.seated.lock().unwrap().by_address.is_empty());
     }
 }

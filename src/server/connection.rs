@@ -1,7 +1,7 @@
 //! One client connection, from accept to close: its bounds, its deadlines, and the cut between messages.
 //!
 //! ```text
-//! accept → seat? → [ wait for a head → inspect → lend to the engine → home again ]* → close
+//! accept → seat? → PROXY header, TLS → [ wait for a head → inspect → lend to the engine → home again ]* → close
 //! ```
 //!
 //! The engine is handed one complete, inspected request head at a time and never waits for a client on its own; every
@@ -9,6 +9,7 @@
 //!
 //! | waiting for | deadline | then |
 //! |---|---|---|
+//! | a PROXY header and the TLS handshake, together | `timeouts.header` | close |
 //! | a first byte | `timeouts.idle` | close |
 //! | the rest of a head | `timeouts.header` | 408 |
 //! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
@@ -24,24 +25,30 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
+use ipnet::IpNet;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::census::{Census, Unseated};
-use crate::clock::unix_ms;
+use super::bounds::Bounds;
+use super::census::{Census, Seat, Unseated};
+use super::http2::{self, Http2};
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
-use crate::telemetry::{AccessLog, Metrics, Record};
+use crate::telemetry::{AccessLog, Metrics};
+use crate::transport::accept::Greeted;
+use crate::transport::proxy_header::Fault;
+use crate::transport::{Accepted, Listeners, Unaccepted, socket_peer};
 
 /// First reservation for a request head; most fit.
 const HEAD_BUFFER: usize = 4096;
@@ -64,22 +71,32 @@ const LINGER_BUFFER: usize = 16 * 1024;
 /// How long an idle connection is still listened to when the process leaves.
 const LEAVE_IDLE: Duration = Duration::from_millis(500);
 
+/// Whether HTTP/2 is spoken here, so that handshakes may offer it.
+pub const SPEAKS_HTTP2: bool = false;
+
+/// A TLS handshake begins with it, and no request does (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Connections that are told at a time that there is no room; more are closed without a word.
 const STANDING_MAX: usize = 256;
 
 /// How long a refusal may take to be written.
 const REFUSE: Duration = Duration::from_secs(2);
 
-/// Serves the connections of a listener.
+/// Serves the connections of all listeners.
 pub struct Connections {
     proxy: Arc<HttpProxy<Gateway>>,
+    listeners: Listeners,
+    trusted_proxies: Vec<IpNet>,
     limits: Limits,
     head_limits: HeadLimits,
     timeouts: Timeouts,
     census: Arc<Census>,
     drain: Drain,
     metrics: Arc<Metrics>,
-    access_log: AccessLog,
+    bounds: Arc<Bounds>,
+    /// Who goes on when a client speaks HTTP/2.
+    http2: Arc<Http2>,
     /// Room for connections that are being refused for want of a seat.
     standing: Semaphore,
 }
@@ -87,6 +104,8 @@ pub struct Connections {
 /// What came out of waiting for a request.
 enum Next {
     Request(Head),
+    /// The client speaks HTTP/2 without having asked (RFC 9113 section 3.3).
+    Http2,
     Refuse(Refusal),
     Close,
 }
@@ -100,43 +119,41 @@ enum Ended {
 }
 
 impl Connections {
-    /// Serves with this proxy, inside these bounds.
+    /// Serves what comes in at these listeners with this proxy, inside these bounds.
     #[must_use]
     pub fn new(
         proxy: Arc<HttpProxy<Gateway>>,
+        (listeners, trusted_proxies): (Listeners, Vec<IpNet>),
         (limits, timeouts): (&Limits, &Timeouts),
         census: Arc<Census>,
         drain: Drain,
         (metrics, access_log): (Arc<Metrics>, AccessLog),
     ) -> Self {
+        let head_limits = HeadLimits {
+            bytes: limits.header_bytes,
+            ..HeadLimits::default()
+        };
+        let bounds = Arc::new(Bounds::new(*limits, *timeouts, Arc::clone(&metrics), access_log));
+        let http2 = Http2::new(Arc::clone(&proxy), Arc::clone(&bounds), head_limits, drain.clone());
         Self {
             proxy,
+            listeners,
+            trusted_proxies,
             limits: *limits,
-            head_limits: HeadLimits {
-                bytes: limits.header_bytes,
-                ..HeadLimits::default()
-            },
+            head_limits,
             timeouts: *timeouts,
             census,
             drain,
             metrics,
-            access_log,
+            bounds,
+            http2: Arc::new(http2),
             standing: Semaphore::new(STANDING_MAX),
         }
     }
 
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
-        let mut core = Box::new(Core::new(stream));
-        let _seat = match self.census.seat(core.peer) {
-            Ok(seat) => seat,
-            Err(Unseated) => {
-                self.metrics.connections_refused.inc();
-                // Those who find no seat are told so, but not in any number at a time.
-                let Ok(_standing) = self.standing.try_acquire() else {
-                    return;
-                };
-                return self.refuse(core, &Refusal::Overloaded("connections")).await;
-            }
+        let Some((mut core, seat, http2)) = self.accept(stream).await else {
+            return;
         };
         let home = Arc::new(Home::default());
         let mut deadline = Deadline::new();
@@ -146,9 +163,17 @@ impl Connections {
             begun: pin!(drain.begun()),
             registered: None,
         };
+        // The preface of HTTP/2 can only be the first thing that comes.
+        let mut first = http2;
         loop {
-            let head = match self.next_head(&mut core, &mut deadline, &mut leaving).await {
+            let head = match self.next_head(&mut core, first, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
+                Next::Http2 => {
+                    let Core {
+                        io, buffer, transport, ..
+                    } = *core;
+                    return self.http2.serve((io, buffer), transport, seat, shutdown).await;
+                }
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
             };
@@ -156,13 +181,111 @@ impl Connections {
                 Some(core) => core,
                 None => return,
             };
+            first = false;
         }
+    }
+
+    /// Makes a connection of a socket on which HTTP can begin, with a seat for it, and whether HTTP/2 is spoken there. `None`
+    /// when it was closed.
+    async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat, bool)> {
+        let listener = self.listeners.of(&stream)?;
+        let until = Instant::now() + self.timeouts.header;
+        let metrics = self.metrics.transport();
+        // Whose connection it is may still have to be told by a PROXY header. Until then it counts in all, not for an
+        // address: those that bring such headers are trusted.
+        let known = (!listener.proxy_protocol).then(|| socket_peer(&stream)).flatten();
+        let seat = self.census.seat(known);
+        let (greeted, seat) = if listener.proxy_protocol {
+            let Ok(mut seat) = seat else {
+                self.metrics.connections_refused.inc();
+                return None;
+            };
+            let greeting = listener.greet(stream, &self.trusted_proxies);
+            let greeted = match timeout_at(until, greeting).await {
+                Ok(Ok(greeted)) => greeted,
+                Ok(Err(unaccepted)) => return self.unaccepted(unaccepted).await,
+                Err(_) => {
+                    metrics.proxy_timeout.inc();
+                    return None;
+                }
+            };
+            metrics.proxy_accepted.inc();
+            let seated = seat.is_for(greeted.peer);
+            (greeted, seated.map(|()| seat))
+        } else {
+            let received = BytesMut::new();
+            (
+                Greeted {
+                    stream,
+                    received,
+                    peer: known,
+                },
+                seat,
+            )
+        };
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(Unseated) => {
+                self.metrics.connections_refused.inc();
+                // A handshake costs more than a refusal may.
+                if listener.tls.is_none()
+                    && let Ok(_standing) = self.standing.try_acquire()
+                    && let Ok(accepted) = listener.secure(greeted).await
+                {
+                    // Those who find no seat are told so, but not in any number at a time.
+                    self.refuse(core_of(accepted), &Refusal::Overloaded("connections"))
+                        .await;
+                }
+                return None;
+            }
+        };
+        if listener.tls.is_none() {
+            // Without a handshake there is nothing to wait for.
+            let accepted = listener.secure(greeted).await.ok()?;
+            return Some((core_of(accepted), seat, listener.http2));
+        }
+        match timeout_at(until, listener.secure(greeted)).await {
+            Ok(Ok(accepted)) => {
+                match accepted.handshake {
+                    Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.inc(),
+                    _ => metrics.handshakes_full.inc(),
+                }
+                Some((core_of(accepted), seat, listener.http2))
+            }
+            Ok(Err(unaccepted)) => self.unaccepted(unaccepted).await,
+            Err(_) => {
+                metrics.handshakes_timeout.inc();
+                None
+            }
+        }
+    }
+
+    /// Counts what did not become a connection, and tells the client where that is possible.
+    async fn unaccepted(&self, why: Unaccepted) -> Option<(Box<Core>, Seat, bool)> {
+        // Everybody can make it happen, as often as they like: not for the log of a normal day.
+        log::debug!("not accepted: {why}");
+        let metrics = self.metrics.transport();
+        match why {
+            Unaccepted::Stranger => metrics.proxy_stranger.inc(),
+            Unaccepted::ProxyHeader(Fault::Malformed) => metrics.proxy_malformed.inc(),
+            Unaccepted::ProxyHeader(Fault::Closed) => metrics.proxy_closed.inc(),
+            Unaccepted::Closed => metrics.handshakes_closed.inc(),
+            Unaccepted::ClientCertificate(_) => metrics.handshakes_client_certificate.inc(),
+            Unaccepted::Handshake(_) => metrics.handshakes_failed.inc(),
+            Unaccepted::NotTls(accepted) => {
+                metrics.handshakes_not_tls.inc();
+                let refusal = Refusal::BadRequest("this port speaks TLS; write https:// for http://");
+                self.refuse(core_of(*accepted), &refusal).await;
+            }
+        }
+        None
     }
 
     /// Waits for a complete head and inspects it.
     async fn next_head(
         &self,
         core: &mut Core,
+        first: bool,
         deadline: &mut Deadline,
         leaving: &mut Leaving<'_, impl Future<Output = ()>>,
     ) -> Next {
@@ -180,11 +303,18 @@ impl Connections {
         self.metrics.connections_idle.inc();
         let _idle = Undo(|| self.metrics.connections_idle.dec());
         loop {
-            if let Some(end) = framing::find_head_end(&core.buffer, searched) {
+            let preface = first && http2::may_be_preface(&core.buffer);
+            if preface && core.buffer.len() >= http2::PREFACE.len() {
+                return Next::Http2;
+            }
+            if !preface && let Some(end) = framing::find_head_end(&core.buffer, searched) {
                 return self.inspect(core, end);
             }
             if let Some(error) = framing::overrun(&core.buffer, &self.head_limits) {
                 return Next::Refuse(head_refusal(error));
+            }
+            if core.buffer.first() == Some(&TLS_HANDSHAKE) {
+                return Next::Refuse(Refusal::BadRequest("a TLS handshake on a port without TLS"));
             }
             searched = core.buffer.len();
             let waiting = core.buffer.is_empty();
@@ -284,7 +414,9 @@ impl Connections {
                     None => request_id::new(),
                 };
                 let is_head = core.is_head;
-                write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(is_head)).await;
+                let mut answer = refusal.answer(&request_id);
+                answer.headers_mut().extend(home.take_fields().unwrap_or_default());
+                write_and_linger(core, answer.into_closing_bytes(is_head)).await;
             }
             None if core.is_received() || core.is_gone() || home.is_tunnel() => close(core).await,
             None => linger(core).await,
@@ -295,19 +427,7 @@ impl Connections {
     /// Answers a message that the engine never sees, and closes.
     async fn refuse(&self, core: Box<Core>, refusal: &Refusal) {
         let request_id = request_id::new();
-        self.metrics.unrouted(refusal.status(), refusal.code());
-        let record = Record {
-            time_ms: unix_ms(),
-            client: core.peer,
-            status: refusal.status(),
-            code: refusal.code(),
-            reason: refusal.reason(),
-            request_id: &request_id,
-            ..Record::default()
-        };
-        if self.access_log.wants(record.status, record.code, 0) {
-            self.access_log.push(&record);
-        }
+        self.bounds.refused(core.transport.peer, refusal, &request_id);
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(false)).await;
     }
 }
@@ -320,9 +440,13 @@ impl ServerApp for Connections {
     }
 }
 
+fn core_of(accepted: Accepted) -> Box<Core> {
+    Box::new(Core::new(accepted.stream, accepted.received, accepted.transport))
+}
+
 /// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it
 /// fires too early, or when a nearer deadline comes.
-struct Deadline {
+pub(super) struct Deadline {
     sleep: Pin<Box<Sleep>>,
     /// Who is woken when the timer fires; absent while that is nobody.
     registered: Option<Waker>,
@@ -331,7 +455,7 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
             sleep: Box::pin(tokio::time::sleep_until(now)),
@@ -341,7 +465,7 @@ impl Deadline {
         }
     }
 
-    fn set(&mut self, now: Instant, after: Duration) {
+    pub(super) fn set(&mut self, now: Instant, after: Duration) {
         self.at = now + after;
         if self.at < self.armed {
             self.arm();
@@ -361,7 +485,7 @@ impl Deadline {
         self.sleep.as_mut().reset(self.at);
     }
 
-    fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             // To poll a timer costs more than to look at it, and a request does it half a dozen times.
             if is_known(self.registered.as_ref(), context) && !self.sleep.is_elapsed() {
@@ -385,7 +509,7 @@ impl Deadline {
     /// Like [`Self::expired`], but not once an answer has begun: from then on, silence is bounded per read and write, and a
     /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
     /// long as any other.
-    async fn expired_before_answer(&mut self, home: &Home) {
+    pub(super) async fn expired_before_answer(&mut self, home: &Home) {
         let mut sent = false;
         std::future::poll_fn(|context| {
             loop {
@@ -472,7 +596,7 @@ fn origin_form(mut head_bytes: BytesMut, head: &Head) -> BytesMut {
     rewritten
 }
 
-fn head_refusal(error: HeadError) -> Refusal {
+pub(super) fn head_refusal(error: HeadError) -> Refusal {
     match error {
         HeadError::Malformed(malformed) => Refusal::BadRequest(malformed.as_str()),
         HeadError::UriTooLong => Refusal::UriTooLong,

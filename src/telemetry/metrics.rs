@@ -1,5 +1,7 @@
 //! Prometheus metrics: names and labels as in the contract. No label takes its value from a client.
 
+mod transport;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+pub use self::transport::TransportMetrics;
 use super::upstream_metrics::UpstreamMetrics;
 
 /// The content type of [`Metrics::render`].
@@ -73,6 +76,7 @@ pub struct Metrics {
     sharing: SharingMetrics,
     keys: KeyMetrics,
     control_plane: ControlPlaneMetrics,
+    transport: TransportMetrics,
     upstreams: UpstreamMetrics,
     revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
@@ -294,6 +298,7 @@ impl Metrics {
             sharing: SharingMetrics::new(&registry)?,
             keys: KeyMetrics::new(&registry)?,
             control_plane: ControlPlaneMetrics::new(&registry)?,
+            transport: TransportMetrics::new(&registry)?,
             upstreams: UpstreamMetrics::new(&registry)?,
             revision_seq: register(
                 &registry,
@@ -384,6 +389,12 @@ impl Metrics {
     #[must_use]
     pub fn sharing(&self) -> SharingMetrics {
         self.sharing.clone()
+    }
+
+    /// What is shown of connections before HTTP begins on them.
+    #[must_use]
+    pub fn transport(&self) -> &TransportMetrics {
+        &self.transport
     }
 
     /// What is shown of keys that come by the key log.

@@ -76,6 +76,12 @@ impl Attempt {
         &self.label
     }
 
+    /// Whether it finds out if a broken endpoint works again.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
     /// When it began.
     #[must_use]
     pub fn started(&self) -> Moment {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -17,6 +18,9 @@ use super::health::Health;
 use super::latency::Latency;
 use crate::names::UpstreamName;
 use crate::revision::Pool;
+
+/// How often the same is said of an endpoint.
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// One address of an upstream.
 pub struct Endpoint {
@@ -32,6 +36,8 @@ pub struct Endpoint {
     /// Since when it gets traffic again; 0: it always did.
     joined: AtomicU64,
     sockets: Arc<Sockets>,
+    /// When something was last said of it in the log that can be said with every request.
+    complained: AtomicU64,
 }
 
 /// There was no room for a request, and none came in time.
@@ -62,6 +68,7 @@ impl Endpoint {
             breaker: Breaker::default(),
             joined: AtomicU64::new(0),
             sockets: Arc::default(),
+            complained: AtomicU64::new(0),
         }
     }
 
@@ -145,6 +152,16 @@ impl Endpoint {
         }
     }
 
+    /// Whether something may be said in the log that can be said with every request: once a minute.
+    #[must_use]
+    pub fn may_complain(&self, now: Moment) -> bool {
+        let last = self.complained.load(Ordering::Relaxed);
+        (last == 0 || now.since(Moment::from_micros(last)) > COMPLAIN)
+            && (self.complained)
+                .compare_exchange(last, now.micros(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
     /// Takes room for a request, and waits for it within bounds when there is none. Those who wait are served in turn.
     ///
     /// # Errors
@@ -221,7 +238,6 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn endpoint() -> Arc<Endpoint> {
         Arc::new(Endpoint::new(1, "orders".into(), SocketAddr::from(([127, 0, 0, 1], 9))))

@@ -9,8 +9,8 @@ use crate::units::Ratio;
 /// Over what time the share is taken.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// So many in a window always may: with little traffic a share of it is nothing.
-const ALWAYS: u32 = 10;
+/// So many in a window always may, ten in a second: with little traffic a share of it is nothing.
+const ALWAYS: u32 = 100;
 
 /// What was asked and what was repeated in the current window: its number in 16 bits, then 24 bits each.
 #[derive(Debug, Default)]
@@ -56,15 +56,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_of_the_requests_may_be_repeated_and_ten_always_may() {
+    fn a_share_of_the_requests_may_be_repeated_and_a_hundred_always_may() {
         let budget = Budget::default();
         let now = Moment::from_micros(1);
         let taken = |count: usize| (0..count).filter(|_| budget.take(Ratio::percent(20), now)).count();
-        assert_eq!(taken(100), 10);
-        for _ in 0..100 {
+        assert_eq!(taken(1000), 100);
+        for _ in 0..1000 {
             budget.asked(now);
         }
-        assert_eq!(taken(100), 10, "twenty of a hundred, ten of which are gone");
+        assert_eq!(
+            taken(1000),
+            100,
+            "two hundred of a thousand, a hundred of which are gone"
+        );
         let later = now.plus(WINDOW);
         assert!(budget.take(Ratio::ZERO, later), "another window");
     }

@@ -4,7 +4,10 @@ mod client;
 mod control_plane;
 mod fault_proxy;
 mod fleet;
+pub mod frames;
 mod gateway;
+mod grpc;
+mod http2;
 mod load;
 mod oracle;
 mod origin;
@@ -17,7 +20,9 @@ mod redis;
 mod redis_cluster;
 mod revision;
 mod tampering_proxy;
+mod tls;
 mod token;
+mod websocket;
 
 use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -30,6 +35,8 @@ pub use control_plane::ControlPlane;
 pub use fault_proxy::FaultProxy;
 pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
+pub use grpc::{GrpcClient, GrpcService};
+pub use http2::{Http2, Http2Stream};
 pub use load::{Load, count};
 pub use origin::{
     Exchange, Origin, Planned, Received, answer, answers_before_reading, answers_too_much, chunks, closes_early, drips,
@@ -40,7 +47,9 @@ pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
 pub use tampering_proxy::TamperingProxy;
+pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
+pub use websocket::{EchoSocket, Sockets, WebSocket};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with
 /// something else.

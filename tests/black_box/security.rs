@@ -7,6 +7,7 @@
 mod bodies;
 mod early_answers;
 mod framing;
+mod http2;
 mod identity;
 mod limits;
 mod paths;

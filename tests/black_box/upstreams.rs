@@ -1,6 +1,11 @@
 //! Services that fail in every way a service can: the client gets one answer that says so, in time, and the next client
 //! gets the right one.
 
+mod breakers;
+mod pools;
+mod survival;
+mod tries;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

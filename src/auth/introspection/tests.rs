@@ -103,7 +103,7 @@ fn authenticator(url: &str, settings: &KeyCache) -> Authenticator {
 async fn identify(authenticator: &Authenticator, token: &str, scopes: &[String]) -> Result<Caller, Denial> {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-    authenticator.identify(0, scopes, &headers, None, unix_ms()).await
+    authenticator.identify(0, scopes, &headers, None, None, unix_ms()).await
 }
 
 #[tokio::test]
@@ -221,7 +221,11 @@ async fn explanations_ask_nobody() {
     let authenticator = authenticator(&url, &KeyCache::default());
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, "Bearer unknown".parse().unwrap());
-    let examine = || authenticator.examine(0, &[], &headers, None, unix_ms()).unwrap_err();
+    let examine = || {
+        authenticator
+            .examine(0, &[], &headers, None, None, unix_ms())
+            .unwrap_err()
+    };
     assert_eq!(examine(), Denial::NotAsked);
     identify(&authenticator, "unknown", &[]).await.unwrap_err();
     assert_eq!(examine(), Denial::CredentialInvalid(Invalid::Inactive));

@@ -129,7 +129,12 @@ async fn of_two_issuers_with_one_name_the_one_that_may_still_learn_the_key_is_wa
         .push(issuer(JwksSource::Inline(vec![fixed.jwk("new")])));
     revision.apis[0].auth.push(AuthMethod::Jwt(1));
     let authenticator = compile(&revision, &sets);
-    let ask = async |text: &str| authenticator.identify(0, &[], &bearer(text), None, NOW).await.map(drop);
+    let ask = async |text: &str| {
+        authenticator
+            .identify(0, &[], &bearer(text), None, None, NOW)
+            .await
+            .map(drop)
+    };
     assert_eq!(ask(&good_token(&rotating, "old")).await, Ok(()));
     origin.serve(&[new.jwk("new")]);
     assert_eq!(ask(&good_token(&new, "new")).await, Ok(()));
@@ -233,7 +238,7 @@ async fn explaining_fetches_nothing() {
     assert_eq!(gate.ask(&good_token(&signer, "one")).await, Ok(()));
     let headers = bearer(&good_token(&signer, "unknown"));
     assert_eq!(
-        gate.authenticator.examine(0, &[], &headers, None, NOW).map(drop),
+        gate.authenticator.examine(0, &[], &headers, None, None, NOW).map(drop),
         unknown_signer()
     );
     assert_eq!(origin.hits(), 1);
@@ -393,7 +398,7 @@ async fn a_new_revision_finds_the_keys_of_the_old_one() {
     let source = JwksSource::Url(origin.url());
     let next = compile(&token_revision(source.clone()), &gate.sets);
     assert!(
-        next.examine(0, &[], &bearer(&good_token(&signer, "one")), None, NOW)
+        next.examine(0, &[], &bearer(&good_token(&signer, "one")), None, None, NOW)
             .is_ok(),
         "without waiting"
     );
@@ -460,7 +465,7 @@ async fn a_file_is_read_at_once_and_again_when_it_changes() {
     std::fs::write(&path, key_set(&[old.jwk("old")])).unwrap();
     let (sets, _shutdown) = sets(FAST);
     let authenticator = compile(&token_revision(JwksSource::File(path.clone())), &sets);
-    let ask = |text: &str| authenticator.examine(0, &[], &bearer(text), None, NOW).map(drop);
+    let ask = |text: &str| authenticator.examine(0, &[], &bearer(text), None, None, NOW).map(drop);
     assert_eq!(ask(&good_token(&old, "old")), Ok(()), "before any task has run");
 
     std::fs::write(&path, "half a docu").unwrap();
@@ -615,7 +620,7 @@ impl Gate {
 
     async fn ask_at(&self, token: &str, now_ms: u64) -> Result<(), Denial> {
         self.authenticator
-            .identify(0, &[], &bearer(token), None, now_ms)
+            .identify(0, &[], &bearer(token), None, None, now_ms)
             .await
             .map(drop)
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -15,10 +16,15 @@ use crate::control_plane::problem::Problem;
 use crate::control_plane::publish::{self, Done, Draft, stored};
 use crate::control_plane::store::{KeyQuery, KeyWrite, ObjectKind};
 use crate::distribution::Kind;
-use crate::document::{did_you_mean, quote};
+use crate::document::{Grammar, Name, did_you_mean, quote};
+use crate::revision::KeyType;
+use crate::san::San;
 
 /// How many APIs an application may subscribe to.
 const MOST: usize = 10_000;
+
+/// How many certificates it may have.
+const CERTIFICATES: usize = 1000;
 
 /// How many scopes may be granted to it, and how long each may be.
 const SCOPES: usize = 100;
@@ -37,9 +43,29 @@ pub struct Application {
     /// What it may call, and under which plan; at most one for each API.
     #[serde(default)]
     pub subscriptions: Vec<Subscription>,
+    /// Its client certificates, by a name in them; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
     /// The scopes that its access tokens may have; absent if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+}
+
+/// Certificates that let an application in: all with this name that an authority of a listener has issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The public name, for logs; unique among all keys and certificates of an environment.
+    pub id: String,
+    /// A subject alternative name, such as `uri:spiffe://example.org/mobile`, `dns:mobile.example.org`,
+    /// `email:ops@example.org` or `ip:192.0.2.1`; it belongs to one application.
+    pub san: String,
+    /// What it may be used for; production if absent.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub key_type: Option<KeyType>,
+    /// When it ends, RFC 3339; as the certificate says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// The right to call an API under a plan.
@@ -228,6 +254,7 @@ async fn write(
         bounded("a description", &new.description)?;
         let mut mistakes = mistakes(draft, &old, &new);
         mistakes.extend(wrong_scopes(&new));
+        mistakes.extend(wrong_certificates(&new));
         if !mistakes.is_empty() {
             return Err(Problem::Refused(mistakes));
         }
@@ -307,7 +334,7 @@ async fn has_live_keys(node: &Node, application: &str) -> Result<bool, Problem> 
 /// Environments that have one of the APIs which the application was or is subscribed to.
 fn publish_where_concerned(draft: &mut Draft, by: &Caller, states: &[&Application]) -> Result<(), Problem> {
     let unchanged = match states {
-        [old, new] => old.subscriptions == new.subscriptions,
+        [old, new] => old.subscriptions == new.subscriptions && old.certificates == new.certificates,
         _ => false,
     };
     if unchanged {
@@ -343,6 +370,37 @@ fn wrong_scopes(application: &Application) -> Vec<String> {
             ));
         } else if !seen.insert(scope) {
             mistakes.push(format!("{whose}: the scope {} is there twice", quote(scope)));
+        }
+    }
+    mistakes
+}
+
+/// What is wrong with certificates by themselves; whether another application has the same is seen where both are
+/// published.
+fn wrong_certificates(application: &Application) -> Vec<String> {
+    let whose = format!("application {}", quote(&application.name));
+    if application.certificates.len() > CERTIFICATES {
+        let count = application.certificates.len();
+        return vec![format!(
+            "{whose} may have {CERTIFICATES} certificates at most, not {count}"
+        )];
+    }
+    let mut mistakes = Vec::new();
+    for (position, certificate) in application.certificates.iter().enumerate() {
+        let Certificate { id, san, expires, .. } = certificate;
+        if let Err(why) = <Name as Grammar>::read(id) {
+            mistakes.push(format!("{whose}: the id of certificates[{position}]: {why}"));
+        }
+        if let Err(why) = San::parse(san) {
+            mistakes.push(format!("{whose}: the san of certificates[{position}]: {why}"));
+        }
+        if expires
+            .as_ref()
+            .is_some_and(|expires| expires.parse::<Timestamp>().is_err())
+        {
+            mistakes.push(format!(
+                "{whose}: certificates[{position}] expires at no instant; write 2027-01-01T00:00:00Z"
+            ));
         }
     }
     mistakes

@@ -188,10 +188,10 @@ async fn a_gateway_that_asks_about_a_key_understands_the_answer() {
         compile(&revision, &KeySets::offline()).with_introspectors(&revision, &Introspectors::new(&settings).unwrap());
 
     let key = desk.key("mobile", "mobile-1", None).await;
-    let caller = gateway.identify(0, &[], &bearer(&key), None, NOW).await.unwrap();
+    let caller = gateway.identify(0, &[], &bearer(&key), None, None, NOW).await.unwrap();
     assert_eq!(caller.application(), Some(0));
     desk.write(KeyWrite::RevokeId("mobile-1".to_owned())).await;
-    let refused = gateway.identify(0, &[], &bearer(&key), None, NOW).await;
+    let refused = gateway.identify(0, &[], &bearer(&key), None, None, NOW).await;
     assert!(refused.is_err(), "asked again, because the gateway remembers nothing");
     server.abort();
 }
@@ -302,7 +302,7 @@ async fn a_gateway_accepts_the_token_by_the_published_key_set() {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     let caller = loop {
         let token = desk.token("mobile", &secret, &resource).await;
-        match authenticator.identify(0, &[], &bearer(&token), None, NOW).await {
+        match authenticator.identify(0, &[], &bearer(&token), None, None, NOW).await {
             // The key set may be on its way still.
             Err(Denial::KeysUnavailable) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -317,12 +317,12 @@ async fn a_gateway_accepts_the_token_by_the_published_key_set() {
         desk.token("other", &other, &resource).await,
     ];
     for token in refused {
-        let verdict = authenticator.identify(0, &[], &bearer(&token), None, NOW).await;
+        let verdict = authenticator.identify(0, &[], &bearer(&token), None, None, NOW).await;
         assert!(verdict.is_err(), "not for this API, or not subscribed to it");
     }
     let late = desk.token("mobile", &secret, &resource).await;
     let verdict = authenticator
-        .identify(0, &[], &bearer(&late), None, NOW + 600_000)
+        .identify(0, &[], &bearer(&late), None, None, NOW + 600_000)
         .await;
     assert_eq!(verdict.map(drop), Err(Denial::CredentialExpired));
     stop.send_replace(true);

@@ -88,6 +88,27 @@ impl Grammar for RoutePath {
     }
 }
 
+/// A path that is made for a request: with `{name}` and `*` where the route's pattern has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::revision) struct TargetPath(pub(in crate::revision) String);
+
+impl Grammar for TargetPath {
+    const WHAT: &'static str = "a path such as /new/{id}";
+
+    /// A target has the form of a pattern. That its parameters are those of the pattern is checked where both are known.
+    fn read(text: &str) -> Result<Self, String> {
+        RoutePath::read(text).map(|RoutePath(path)| Self(path))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": r"^/[^?#;\\]*$",
+            "examples": ["/internal/{id}", "/new/*"]
+        })
+    }
+}
+
 fn is_parameter_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -1,12 +1,16 @@
 //! Whole revisions: what is read, and everything that is said about one with mistakes.
 
+mod edits;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 
-use super::super::{AuthMethod, HostPattern, JwksSource, KeyType, Mode, Scope, Sharing, WindowKind, WithoutStore};
+use super::super::{
+    AuthMethod, HostPattern, JwksSource, KeyType, Mode, Scope, Share, Sharing, WindowKind, WithoutStore,
+};
 use super::*;
 use crate::units::Ratio;
 
@@ -149,7 +153,10 @@ applications:
         ]
     );
     assert_eq!(orders.auth, [AuthMethod::ApiKey, AuthMethod::Jwt(0)]);
-    assert_eq!(orders.upstream, 1);
+    assert_eq!(
+        orders.destinations.as_ref().unwrap().shares,
+        [Share { upstream: 1, weight: 1 }]
+    );
     assert_eq!(
         (orders.credentials.key_header.as_str(), orders.credentials.forward),
         ("x-api-key", false)
@@ -232,7 +239,7 @@ fn what_is_required_is_asked_for_at_its_place() {
         "\
 r.yaml:2:8: an API has no \"name\"
 r.yaml:2:8: an API has no \"base_path\"
-r.yaml:2:8: an API has no \"auth\"; write a list of api_key, { jwt: ISSUER } and { introspection: ISSUER }, or auth: none if everybody may call it
+r.yaml:2:8: an API has no \"auth\"; write a list of api_key, { jwt: ISSUER }, { introspection: ISSUER } and client_certificate, or auth: none if everybody may call it
 r.yaml:2:8: an API has no \"upstream\"
 r.yaml:3:13: an upstream has no \"name\"
 r.yaml:3:13: an upstream has no \"endpoints\"; it needs at least one
@@ -258,15 +265,15 @@ fn an_empty_or_missing_auth_never_means_open() {
         ("    auth: []\n", "r.yaml:7:11: API \"a\" has an empty list of auth"),
         (
             "    auth: {}\n",
-            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found a mapping",
+            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and `client_certificate`, found a mapping",
         ),
         (
             "    auth: false\n",
-            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }` and `{ introspection: ISSUER }`, found false",
+            "expected `none` or a list of `api_key`, `{ jwt: ISSUER }`, `{ introspection: ISSUER }` and `client_certificate`, found false",
         ),
         (
             "    auth: [none]\n",
-            "expected one of api_key, jwt, introspection, found \"none\"",
+            "expected one of api_key, jwt, introspection, client_certificate, found \"none\"",
         ),
         (
             "    auth: \"${NOTHING}\"\n",
@@ -345,7 +352,7 @@ upstreams:
     retries: { attempts: 1, budget: 20% }
     endpoints: [{ address: \"h:1\", zone: rack-a }]
 apis:
-  - { name: a, base_path: /a, auth: none, upstreams: [{ name: u, weight: 1 }] }
+  - { name: a, base_path: /a, auth: none, upstream: u, tls: {} }
 ";
     assert_eq!(
         mistakes(text),
@@ -355,8 +362,7 @@ r.yaml:5:14: balance \"least_response_time\" is not available in this build; the
 r.yaml:6:5: \"health_check\" is not available in this build
 r.yaml:7:29: \"budget\" is not available in this build
 r.yaml:8:35: \"zone\" is not available in this build
-r.yaml:10:5: API \"a\" has no \"upstream\"
-r.yaml:10:43: \"upstreams\" is not available in this build"
+r.yaml:10:56: \"tls\" is not available in this build"
     );
 }
 

@@ -182,7 +182,7 @@ pub(in crate::revision) struct RawUpstreamTimeouts {
     pub(in crate::revision) per_try: Option<At<Text<Duration>>>,
     /// Until the answer begins, all tries together. Absent: `server.timeouts.request` of the gateway bounds it alone.
     pub(in crate::revision) total: Option<At<Text<Duration>>>,
-    /// How long a WebSocket may be silent both ways. Default 1h.
+    /// How long a WebSocket, or a gRPC call whose client is still sending, may be silent both ways. Default 1h.
     pub(in crate::revision) tunnel: Option<At<Text<Duration>>>,
 }
 
@@ -196,7 +196,7 @@ pub(in crate::revision) struct RawRetries {
     /// How often a request is tried in all, 1 to 10; each time at another endpoint. Default 2.
     #[schemars(range(min = 1, max = 10))]
     pub(in crate::revision) attempts: Option<At<u32>>,
-    /// How many requests may be repeated, as a share of all; ten in ten seconds always may. Default 20%.
+    /// How many requests may be repeated, as a share of all in ten seconds; ten a second always may. Default 20%.
     pub(in crate::revision) budget: Option<At<Text<Ratio>>>,
 }
 

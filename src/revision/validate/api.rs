@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::super::grammar::{HostText, Method};
 use super::super::load::ApiPlaces;
 use super::super::raw::{RawApi, RawAuth, RawAuthMethod, RawCredentials, RawLimit, RawRoute, RawScope};
-use super::super::{Api, AuthMethod, CredentialPlaces, HostPattern, RouteRule, Scope};
+use super::super::{Action, Api, AuthMethod, CredentialPlaces, HostPattern, RouteRule, Scope};
 use super::{Checker, Issuers, Names, who};
 use crate::document::{At, Name, NotAvailable, Place, Text, quote};
 
@@ -29,9 +29,15 @@ impl Checker<'_> {
             labels,
             auth,
             credentials,
-            upstream,
-            upstreams: NotAvailable,
+            upstream: _,
+            upstreams: _,
+            split: _,
+            sandbox_upstream,
             strip_base_path,
+            addresses,
+            cors,
+            headers,
+            body_bytes,
             limits,
             routes,
             cache: NotAvailable,
@@ -45,25 +51,41 @@ impl Checker<'_> {
             self.not_empty(raw.place, &who, "labels", labels);
         }
         let methods = self.auth(raw.place, auth.as_ref(), &who, issuers);
-        if let (Some([AuthMethod::ApiKey]), Some(name), false) = (methods.as_deref(), name, subscribed) {
-            let message = format!("{who} lets in keys only, and no application is subscribed to it");
+        let applications_only = methods.as_deref().and_then(|methods| match methods {
+            [AuthMethod::ApiKey] => Some("keys"),
+            [AuthMethod::ClientCertificate] => Some("client certificates"),
+            _ => None,
+        });
+        if let (Some(what), Some(name), false) = (applications_only, name, subscribed) {
+            let message = format!("{who} lets in {what} only, and no application is subscribed to it");
             self.report.warning(name.place, message);
         }
         if let Some(methods) = &methods {
             self.scopes_that_nobody_has(limits, methods, &who);
         }
         let credentials = self.credentials(credentials.as_ref(), &who);
-        let upstream = self.need(raw.place, &who, "upstream", upstream.as_ref());
-        let upstream = upstream.and_then(|upstream| self.look_up(upstreams, &who, upstream));
+        let addresses = self.addresses(addresses.as_ref(), &who);
+        let auth = methods.as_deref().unwrap_or_default();
+        let cors = self.cors(cors.as_ref(), &who, (auth, &credentials));
+        let headers = self.header_edits(headers.as_ref(), &who, cors.is_some());
         let limits = self.limits(limits, &who, Scope::Api);
         let tokens = methods
             .as_ref()
             .is_none_or(|methods| methods.iter().any(AuthMethod::is_token));
         let base = base_path.map_or("/", |base| base.get().0.as_str());
         let (routes, route_places) = match routes {
-            Some(routes) => self.routes(raw.place, routes, base, &who, tokens),
+            Some(routes) => self.routes(raw.place, routes, base, &who, (tokens, cors.is_some())),
             None => everything_below(base, base_path.map_or(raw.place, |base| base.place)),
         };
+        let forwards = routes.iter().any(forwards);
+        let destinations = self.destinations(raw, &who, forwards, upstreams);
+        if let (Some([]), Some(sandbox)) = (methods.as_deref(), sandbox_upstream) {
+            let message = format!("{who} asks nobody for a key, so that \"sandbox_upstream\" never answers");
+            self.report.warning(sandbox.place, message);
+        }
+        if destinations.is_none() && forwards {
+            return None;
+        }
         let name = name?;
         let places = ApiPlaces {
             api: name.place,
@@ -79,8 +101,12 @@ impl Checker<'_> {
                 .collect(),
             auth: methods?,
             credentials,
-            upstream: upstream?,
+            destinations,
             strip_base_path: strip_base_path.unwrap_or(false),
+            addresses,
+            cors,
+            headers,
+            body_bytes: body_bytes.as_ref().map(|size| size.get().0),
             limits,
             routes,
         };
@@ -117,8 +143,8 @@ impl Checker<'_> {
         let Some(raw) = raw else {
             if !self.dropped.contains(item, "auth") {
                 let message = format!(
-                    "{who} has no \"auth\"; write a list of api_key, {{ jwt: ISSUER }} and {{ introspection: ISSUER }}, or auth: none if everybody \
-                     may call it"
+                    "{who} has no \"auth\"; write a list of api_key, {{ jwt: ISSUER }}, {{ introspection: ISSUER }} and \
+                     client_certificate, or auth: none if everybody may call it"
                 );
                 self.report.error(item, message);
             }
@@ -136,6 +162,7 @@ impl Checker<'_> {
         for raw in raws {
             let method = match &raw.value {
                 RawAuthMethod::ApiKey => AuthMethod::ApiKey,
+                RawAuthMethod::ClientCertificate => AuthMethod::ClientCertificate,
                 RawAuthMethod::Jwt(issuer) | RawAuthMethod::Introspection(issuer) => {
                     let asked = matches!(raw.value, RawAuthMethod::Introspection(_));
                     match self.token_method(issuers, who, issuer, asked) {
@@ -184,7 +211,8 @@ impl Checker<'_> {
 
     /// A limit per something that no caller of this API has would never count.
     fn scopes_that_nobody_has(&mut self, limits: &[At<RawLimit>], methods: &[AuthMethod], who: &str) {
-        let keys = methods.contains(&AuthMethod::ApiKey);
+        // A certificate counts as a key does.
+        let keys = methods.contains(&AuthMethod::ApiKey) || methods.contains(&AuthMethod::ClientCertificate);
         let tokens = methods.iter().any(AuthMethod::is_token);
         for per in limits.iter().filter_map(|limit| limit.per.as_ref()) {
             let lacking = match per.value {
@@ -232,7 +260,7 @@ impl Checker<'_> {
         raw: &At<Vec<At<RawRoute>>>,
         base: &str,
         who: &str,
-        tokens: bool,
+        (tokens, cors): (bool, bool),
     ) -> (Vec<RouteRule>, Vec<Place>) {
         if raw.is_empty() && !self.dropped.contains(item, "routes") {
             let message = format!("{who} has an empty list of routes; for everything below, remove \"routes\"");
@@ -246,6 +274,7 @@ impl Checker<'_> {
                 methods,
                 scopes,
                 cache: NotAvailable,
+                ..
             } = &route.value;
             if let (false, Some(scope)) = (tokens, scopes.first()) {
                 let message = format!(
@@ -263,11 +292,14 @@ impl Checker<'_> {
                     continue;
                 }
             };
+            let pattern = joined(base, &path.get().0);
+            let edits = self.route_edits(route, &pattern, who, cors);
             routes.push(RouteRule {
-                path: joined(base, &path.get().0),
+                path: pattern,
                 methods,
                 scopes: scopes.iter().map(|scope| scope.get().0.clone()).collect(),
                 slash_too: path.get().0 == "/" && base != "/",
+                edits,
             });
             places.push(path.place);
         }
@@ -297,6 +329,12 @@ fn joined(base: &str, path: &str) -> String {
     }
 }
 
+/// Whether requests for this route go to an upstream.
+fn forwards(route: &RouteRule) -> bool {
+    let action = route.edits.as_ref().map(|edits| &edits.action);
+    action.is_none_or(|action| matches!(action, Action::Forward { .. }))
+}
+
 /// The rules of an API that lists none: its base path and everything below, whatever the method.
 fn everything_below(base: &str, place: Place) -> (Vec<RouteRule>, Vec<Place>) {
     let rule = |path: String, slash_too| RouteRule {
@@ -304,6 +342,7 @@ fn everything_below(base: &str, place: Place) -> (Vec<RouteRule>, Vec<Place>) {
         methods: BTreeSet::new(),
         scopes: Vec::new(),
         slash_too,
+        edits: None,
     };
     let rules = vec![rule(base.to_owned(), base != "/"), rule(joined(base, "/*"), false)];
     (rules, vec![place; 2])

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
 
 use super::super::raw::{
     RawBalance, RawBreaker, RawEndpoint, RawHashKey, RawHealthCheck, RawPool, RawProtocol, RawRetries, RawUpstream,
@@ -15,7 +16,7 @@ use super::super::{
     UpstreamTimeouts, UpstreamTls, Zones,
 };
 use super::{Checker, LONGEST_TIMEOUT, who};
-use crate::document::{At, NotAvailable, Place, Text, quote};
+use crate::document::{At, NotAvailable, Place, Secret, Text, quote};
 use crate::units::Ratio;
 
 /// Endpoints that a revision may write out for one upstream. Positions of turns are 16 bits wide.
@@ -361,10 +362,7 @@ impl Checker<'_> {
         }
         let client = match (certificate, key) {
             (Some(certificate), Some(key)) => {
-                if PrivateKeyDer::from_pem_slice(key.value.expose().as_bytes()).is_err() {
-                    let message = format!("{who}: this is not a private key in PEM");
-                    self.report.error(key.place, message);
-                }
+                self.pair(certificate, key, who);
                 Some((certificate.value.clone(), key.value.clone()))
             }
             (None, None) => None,
@@ -386,11 +384,40 @@ impl Checker<'_> {
         }
     }
 
+    /// A certificate and its key, which have to belong together.
+    fn pair(&mut self, certificate: &At<String>, key: &At<Secret>, who: &str) {
+        let Ok(der) = PrivateKeyDer::from_pem_slice(key.value.expose().as_bytes()) else {
+            let message = format!("{who}: this is not a private key in PEM");
+            self.report.error(key.place, message);
+            return;
+        };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.value.as_bytes())
+            .filter_map(Result::ok)
+            .collect();
+        if chain.is_empty() {
+            // Reported as what it is.
+            return;
+        }
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        if let Err(error) = CertifiedKey::from_der(chain, der, &provider) {
+            let message = format!("{who}: the certificate can not be used with this key: {error}");
+            self.report.error(key.place, message);
+        }
+    }
+
     fn certificates(&mut self, pem: &At<String>, who: &str) {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.value.as_bytes()).collect();
         let message = match read {
-            Ok(list) if !list.is_empty() => return,
-            Ok(_) => format!("{who}: there is no certificate in PEM here; for a file, write ${{file:/path}}"),
+            Ok(list) if list.is_empty() => {
+                format!("{who}: there is no certificate in PEM here; for a file, write ${{file:/path}}")
+            }
+            Ok(list) => match list
+                .iter()
+                .find_map(|der| x509_parser::parse_x509_certificate(der).err())
+            {
+                None => return,
+                Some(error) => format!("{who}: one of these certificates can not be read: {error}"),
+            },
             Err(error) => format!("{who}: these are not certificates in PEM: {error}"),
         };
         self.report.error(pem.place, message);

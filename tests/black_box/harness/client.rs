@@ -42,8 +42,14 @@ pub struct Answer {
 /// A connection that sends exactly what it is told to.
 pub struct Connection {
     stream: TcpStream,
+    /// What its bytes go through, if not just through the socket.
+    inside: Option<Box<dyn Bytes>>,
     buffer: Vec<u8>,
 }
+
+/// Something that bytes go through, such as TLS.
+pub trait Bytes: Read + Write + Send {}
+impl<T: Read + Write + Send> Bytes for T {}
 
 impl Client {
     /// A client of this address.
@@ -160,8 +166,15 @@ impl Connection {
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
             stream,
+            inside: None,
             buffer: Vec::new(),
         })
+    }
+
+    /// The same connection inside what `wrap` makes of its socket.
+    pub fn inside<B: Bytes + 'static>(mut self, wrap: impl FnOnce(TcpStream) -> io::Result<B>) -> io::Result<Self> {
+        self.inside = Some(Box::new(wrap(self.stream.try_clone()?)?));
+        Ok(self)
     }
 
     /// Sends these bytes.
@@ -173,7 +186,13 @@ impl Connection {
 
     /// The same, for when the other side may have closed.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        match &mut self.inside {
+            Some(inside) => {
+                inside.write_all(bytes.as_ref())?;
+                inside.flush()
+            }
+            None => self.stream.write_all(bytes.as_ref()),
+        }
     }
 
     /// Says that nothing more will be sent.
@@ -325,7 +344,10 @@ impl Connection {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 64 * 1024];
-        let read = self.stream.read(&mut chunk)?;
+        let read = match &mut self.inside {
+            Some(inside) => inside.read(&mut chunk)?,
+            None => self.stream.read(&mut chunk)?,
+        };
         self.buffer.extend_from_slice(&chunk[..read]);
         Ok(read)
     }

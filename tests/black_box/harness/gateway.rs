@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Connection, eventually, sha256_hex};
+use super::{Client, Connection, Http2, eventually, sha256_hex};
 
 /// How long a gateway may take to leave at the end of a test, before it is killed.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -25,6 +25,8 @@ pub struct Setup {
     sections: String,
     revision: String,
     listener: String,
+    listening: String,
+    more_listeners: Vec<String>,
     access_log: String,
     environment: Vec<(String, String)>,
     open_files: Option<u32>,
@@ -33,7 +35,7 @@ pub struct Setup {
 /// A running gateway. Ends when dropped, and then tells its log if the test has failed.
 pub struct Gateway {
     directory: TempDir,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     status_address: SocketAddr,
     process: Process,
 }
@@ -146,6 +148,28 @@ impl Setup {
         self
     }
 
+    /// More of its listener, such as `proxy_protocol: true`. `DIR` stands for the directory with the files of the gateway.
+    pub fn listening(mut self, lines: &str) -> Self {
+        self.listening = self.in_place(lines);
+        self
+    }
+
+    /// One more listener on any free port, with these lines; see [`Self::listening`].
+    pub fn listening_too(mut self, lines: &str) -> Self {
+        let lines = self.in_place(lines);
+        self.more_listeners.push(lines);
+        self
+    }
+
+    fn in_place(&self, lines: &str) -> String {
+        lines.replace("DIR", &self.directory.path().display().to_string())
+    }
+
+    /// Where its files are.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Another access log than the file that [`Gateway::access_log`] reads.
     pub fn access_log(mut self, line: &str) -> Self {
         self.access_log = line.to_owned();
@@ -183,11 +207,16 @@ impl Setup {
                 line.rsplit(' ').next()?.parse::<SocketAddr>().ok()
             })
         };
-        let address = said("] listening on ");
+        // It is said after where the gateway listens.
         let status_address = said("] status on ");
+        let addresses = process
+            .stderr()
+            .lines()
+            .filter_map(|line| line.split_once("] listening on ")?.1.parse().ok())
+            .collect();
         Gateway {
             directory,
-            address,
+            addresses,
             status_address,
             process,
         }
@@ -208,10 +237,13 @@ impl Setup {
             "" => format!("file: \"{}\"", directory.join("revision.yaml").display()),
             line => line.to_owned(),
         };
+        let more_listeners: String = (self.more_listeners.iter())
+            .map(|lines| format!(", {{ address: \"127.0.0.1:0\", {lines} }}"))
+            .collect();
         let config = format!(
-            "gateway: {{ id: {}, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\" }}]\n\
+            "gateway: {{ id: {}, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\", {} }}{more_listeners}]\n\
              status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ {revision} }}\ntelemetry: {{ access_log: {access_log} }}\n{}",
-            self.id, self.gateway, self.server, self.listener, self.sections,
+            self.id, self.gateway, self.server, self.listener, self.listening, self.sections,
         );
         let path = directory.join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
@@ -238,6 +270,8 @@ impl Gateway {
             sections: String::new(),
             revision: String::new(),
             listener: "127.0.0.1:0".to_owned(),
+            listening: String::new(),
+            more_listeners: Vec::new(),
             access_log: String::new(),
             environment: Vec::new(),
             open_files: None,
@@ -254,18 +288,29 @@ impl Gateway {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Where each of its listeners listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// A client of it.
     pub fn client(&self) -> Client {
-        Client::of(self.address)
+        Client::of(self.address())
+    }
+
+    /// A connection to it that speaks HTTP/2.
+    #[track_caller]
+    pub fn http2(&self) -> Http2 {
+        Http2::to(self.address())
     }
 
     /// A connection to it, for exact bytes.
     #[track_caller]
     pub fn raw(&self) -> Connection {
-        Connection::to(self.address)
+        Connection::to(self.address())
     }
 
     /// A client of its status listener.
@@ -297,6 +342,16 @@ impl Gateway {
         text.lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
             .unwrap_or_default()
+    }
+
+    /// How many bytes of memory it holds.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid);
+        let status = std::fs::read_to_string(path).expect("the state of a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.expect("its memory") * 1024
     }
 
     /// Where the revision file is.

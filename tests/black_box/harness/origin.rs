@@ -202,6 +202,11 @@ impl Exchange {
         self.take(length)
     }
 
+    /// Says that [`Exchange::read`] has taken all of the content, so that nobody looks for it again.
+    pub fn has_read_the_body(&mut self) {
+        self.body = None;
+    }
+
     /// Sends a complete answer with these field lines (each ending in CRLF).
     pub fn respond(&mut self, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
         let head = format!(

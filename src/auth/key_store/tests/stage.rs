@@ -35,7 +35,9 @@ fn authenticator(store: &Arc<KeyStore>, environment: EnvironmentType) -> Authent
 
 /// Asks and does not wait.
 fn ask(gate: &Authenticator, api: usize, text: &str) -> Result<Caller, Denial> {
-    let asked = gate.identify(api, &[], &key_header(text), None, NOW).now_or_never();
+    let asked = gate
+        .identify(api, &[], &key_header(text), None, None, NOW)
+        .now_or_never();
     asked.expect("an answer at once")
 }
 
@@ -84,7 +86,7 @@ fn a_key_of_the_store_leads_to_the_application_of_the_revision_that_is_running()
         assert_eq!(ask(&production, 0, "trial-key").err(), Some(Denial::KeyTypeMismatch));
         let scopes = ["orders:read".to_owned()];
         let scoped = gate
-            .identify(0, &scopes, &key_header(IN_STORE), None, NOW)
+            .identify(0, &scopes, &key_header(IN_STORE), None, None, NOW)
             .now_or_never()
             .unwrap();
         assert!(matches!(scoped.err(), Some(Denial::ScopeInsufficient { .. })));
@@ -130,13 +132,13 @@ async fn a_key_that_may_be_known_elsewhere_is_waited_for_and_an_explanation_does
         unknown(),
         "the filter knows that"
     );
-    let examined = gate.examine(0, &[], &key_header(MAYBE), None, NOW);
+    let examined = gate.examine(0, &[], &key_header(MAYBE), None, None, NOW);
     assert_eq!(examined.err(), Some(Denial::KeysUnavailable));
     assert_eq!(store.size().asked_for, 0);
 
     let waiting = |text: &'static str| {
         let gate = Arc::clone(&gate);
-        tokio::spawn(async move { gate.identify(0, &[], &key_header(text), None, NOW).await })
+        tokio::spawn(async move { gate.identify(0, &[], &key_header(text), None, None, NOW).await })
     };
     let (known, gone) = (waiting(MAYBE), waiting(IN_STORE));
     while store.size().asked_for < 2 {
@@ -166,7 +168,7 @@ async fn who_waits_while_his_key_is_revoked_is_not_let_in() {
         let gate = Arc::new(authenticator(&store, EnvironmentType::Hybrid));
         let waiting = tokio::spawn({
             let gate = Arc::clone(&gate);
-            async move { gate.identify(0, &[], &key_header(MAYBE), None, NOW).await }
+            async move { gate.identify(0, &[], &key_header(MAYBE), None, None, NOW).await }
         });
         while store.size().asked_for < 1 {
             tokio::task::yield_now().await;
@@ -204,7 +206,7 @@ async fn without_an_answer_a_request_ends_after_two_seconds_with_503() {
     let store = store(10, filter(&[MAYBE]));
     let gate = authenticator(&store, EnvironmentType::Hybrid);
     let begin = tokio::time::Instant::now();
-    let denied = gate.identify(0, &[], &key_header(MAYBE), None, NOW).await;
+    let denied = gate.identify(0, &[], &key_header(MAYBE), None, None, NOW).await;
     assert_eq!(denied.err(), Some(Denial::KeysUnavailable));
     assert_eq!(begin.elapsed(), Duration::from_secs(2));
 }

@@ -253,6 +253,57 @@ async fn what_a_revision_does_not_bring_along_may_come_from_elsewhere_when_it_is
 }
 
 #[tokio::test]
+async fn what_an_api_says_about_requests_is_checked_published_and_told_apart() {
+    let node = Node::with(&["prod"]).await;
+    node.post("/v1/apis", json!({ "name": "stock" })).await.is(201);
+    let document = |share: u32, to: &str| {
+        json!({ "document": format!(
+            "apis: [{{ name: stock, base_path: /stock, auth: none, cors: {{ origins: ['https://*.example.org'] }},
+               headers: {{ request: {{ set: {{ Authorization: Basic dTpw, X-Tenant: acme }} }} }},
+               upstreams: [{{ name: orders, weight: 90 }}, {{ name: stock-next, weight: {share} }}], sandbox_upstream: stock-try,
+               routes: [{{ path: /old, redirect: {{ to: {to} }} }}, {{ path: / }}] }}]"
+        ) })
+    };
+    let wrong = json!({ "document": "apis: [{ name: stock, base_path: /s, auth: none, upstreams: [{ name: orders, weight: 0 }] }]" });
+    node.post("/v1/apis/stock/revisions", wrong)
+        .await
+        .refused(422, "refused", "every weight of API");
+    node.post("/v1/apis/stock/revisions", document(10, "/new"))
+        .await
+        .is(201);
+    let elsewhere = node.deploy(1, &["prod"]).await;
+    let elsewhere = elsewhere.refused(422, "refused", "upstream \"stock-next\" does not exist");
+    assert_eq!(elsewhere.body["mistakes"].as_array().unwrap().len(), 3, "{elsewhere:?}");
+    let upstream = |name: &str| format!("{{ name: {name}, endpoints: [{{ address: 'h:1' }}] }}");
+    let names_of_upstreams = ["orders", "stock-next", "stock-try"].map(upstream).join(", ");
+    node.publish(&["prod"], &format!("version: 1\nupstreams: [{names_of_upstreams}]"))
+        .await
+        .is(200);
+    node.deploy(1, &["prod"]).await.is(200);
+
+    // The password of an upstream is shown to nobody.
+    let shown = node.document("prod").await;
+    let set = &shown["apis"][0]["headers"]["request"]["set"];
+    assert_eq!(
+        (set["Authorization"].as_str(), set["X-Tenant"].as_str()),
+        (Some("(hidden)"), Some("acme")),
+        "{shown}"
+    );
+
+    node.post("/v1/apis/stock/revisions", document(20, "/newer"))
+        .await
+        .is(201);
+    let deployed = node.deploy(2, &["prod"]).await.is(200);
+    let details = deployed.published()[0]["diff"][0]["details"].to_string();
+    for expected in [
+        "upstream stock-next: weight 10 → weight 20",
+        "route * /stock/old: redirect to /new → redirect to /newer",
+    ] {
+        assert!(details.contains(expected), "{details}");
+    }
+}
+
+#[tokio::test]
 async fn issuers_of_both_kinds_may_come_from_elsewhere_too() {
     let node = Node::with(&["prod"]).await;
     node.post("/v1/apis", json!({ "name": "stock" })).await.is(201);

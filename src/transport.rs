@@ -1,0 +1,73 @@
+//! What stands between a socket and HTTP: who is at the other end, and by which means.
+//!
+//! ```text
+//! socket → [ PROXY header ] → [ TLS handshake → client certificate ] → bytes of HTTP
+//! ```
+//!
+//! The engine's listeners stay plain TCP. TLS is accepted here, because a PROXY header may stand before it, because a
+//! handshake has a deadline of ours and comes after the census has given a seat, and because the engine's own acceptor
+//! offers no session tickets. [`Transport`] is what is known of a connection when HTTP begins; it is the same for every
+//! request on it.
+
+pub mod accept;
+pub mod certificate;
+pub mod certificates;
+pub mod client_identity;
+pub mod proxy_header;
+mod stream;
+pub mod tls;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use pingora::protocols::Stream;
+use pingora::protocols::l4::socket::SocketAddr;
+
+pub use accept::{Accepted, Listeners, Unaccepted};
+pub use client_identity::ClientIdentity;
+
+/// What is known of a client's connection, whatever HTTP version is spoken on it.
+#[derive(Debug, Default)]
+pub struct Transport {
+    /// The peer: as a PROXY header says, else the socket's. Absent on sockets that have none.
+    pub peer: Option<IpAddr>,
+    /// Its address as a header field: upstreams are told it with every request.
+    pub peer_field: Option<HeaderValue>,
+    /// Whether the connection is encrypted.
+    pub is_tls: bool,
+    /// The host name that the client asked for in its handshake (SNI), in lower case.
+    pub server_name: Option<Box<str>>,
+    /// Whose certificate the client has shown, verified.
+    pub identity: Option<Arc<ClientIdentity>>,
+}
+
+impl Transport {
+    /// A plain connection from here.
+    #[must_use]
+    pub fn plain(peer: Option<IpAddr>) -> Self {
+        Self {
+            peer,
+            peer_field: peer.and_then(|peer| HeaderValue::try_from(peer.to_string()).ok()),
+            ..Self::default()
+        }
+    }
+
+    /// As a URL names it.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.is_tls { "https" } else { "http" }
+    }
+}
+
+/// The other end of a socket.
+#[must_use]
+pub fn socket_peer(stream: &Stream) -> Option<IpAddr> {
+    let digest = stream.get_socket_digest()?;
+    let address = digest.peer_addr().and_then(SocketAddr::as_inet)?;
+    // An IPv4 client of a listener on [::] is the client that it is on 0.0.0.0.
+    Some(address.ip().to_canonical())
+}
