@@ -412,11 +412,15 @@ impl Deadline {
     /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
     /// long as any other.
     pub(super) async fn expired_before_answer(&mut self, home: &Home) {
-        let mut sent = false;
+        let (mut sent, mut tunnel) = (false, false);
         std::future::poll_fn(|context| {
             loop {
                 if home.is_answered() && !home.is_tunnel() {
                     return Poll::Pending;
+                }
+                if !tunnel && home.is_tunnel() {
+                    tunnel = true;
+                    self.set(Instant::now(), home.tunnel_silence());
                 }
                 if let Some(silence) = home.silence().filter(|_| !sent && home.is_received()) {
                     sent = true;
