@@ -4,6 +4,7 @@
 //! the *resolved* [`Config`], in which every default is filled in and every port is the one that will be bound.
 
 mod control_plane;
+mod dns;
 mod key_cache;
 mod listener;
 mod raw;
@@ -19,6 +20,7 @@ use crate::document::{self, Document, Environment, Mistakes, Secret};
 use crate::revision::{EnvironmentType, WithoutStore};
 use crate::units::Ratio;
 
+pub use self::dns::{Addresses, Dns};
 pub use self::key_cache::{KeyCache, KeyCacheLocation};
 pub use self::listener::{CertificateFiles, ClientCertificates, Listener, Tls, TlsVersion};
 pub use control_plane::{ControlPlane, KeysMode, OnPoolFull, RevisionSource, SkipList};
@@ -44,6 +46,8 @@ pub struct Config {
     pub throttle: Throttle,
     /// How what a key service says is remembered.
     pub key_cache: KeyCache,
+    /// How host names and services of upstreams are looked up.
+    pub dns: Dns,
     /// What is written down about requests.
     pub telemetry: Telemetry,
 }
@@ -345,6 +349,7 @@ mod tests {
                 redis: None,
                 throttle: Throttle::default(),
                 key_cache: KeyCache::default(),
+                dns: Dns::default(),
                 telemetry: Telemetry {
                     access_log: AccessLog {
                         target: LogTarget::Stdout,

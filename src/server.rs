@@ -39,6 +39,8 @@ use crate::throttle::Time;
 use crate::transport::Listeners;
 use crate::transport::certificate::Unusable;
 use crate::upstream::Registry;
+use crate::upstream::checks::Checks;
+use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
 use admin::Admin;
 use census::Census;
@@ -79,6 +81,7 @@ pub struct Server {
     revisions: Arc<Revisions>,
     key_sets: KeySets,
     registry: Arc<Registry>,
+    discovery: Arc<Discovery>,
     sharing: Sharing,
     watch: Option<Watch>,
     remote: Option<Remote>,
@@ -164,6 +167,8 @@ impl Server {
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
+        let discovery = Discovery::new(&config.dns, side.handle().clone(), metrics.upstreams().lookups());
+        let discovery = Arc::new(discovery.map_err(|error| machine("dns")(&error))?);
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
@@ -171,7 +176,7 @@ impl Server {
             tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
             introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
-            names: Names::LookUp,
+            names: Names::LookUp(Arc::clone(&discovery)),
             sharing: sharing::defaults(&config),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
@@ -192,6 +197,7 @@ impl Server {
             revisions,
             key_sets,
             registry,
+            discovery,
             sharing,
             watch,
             remote,
@@ -319,6 +325,9 @@ impl Server {
         }
 
         self.side.spawn(Arc::clone(&self.registry).keep());
+        self.side.spawn(Checks::new(Arc::clone(&self.registry)).run());
+        self.side
+            .spawn(Arc::clone(&self.discovery).keep(Arc::clone(&self.registry)));
 
         let throttle = Arc::clone(&self.sharing.throttle);
         let revisions = Arc::clone(&self.revisions);

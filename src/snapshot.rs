@@ -323,10 +323,14 @@ impl Compiler {
     fn find(&self, revision: &Revision) -> (Vec<Vec<Vec<Found>>>, Vec<Finding>) {
         let mut findings = Vec::new();
         let mut all = Vec::with_capacity(revision.upstreams.len());
+        let locators: Vec<_> = (revision.upstreams.iter())
+            .flat_map(|upstream| upstream.endpoints.iter().map(|endpoint| &endpoint.locator))
+            .collect();
+        let mut found = self.names.find_all(&locators).into_iter();
         for upstream in &revision.upstreams {
             let mut places = Vec::with_capacity(upstream.endpoints.len());
             for endpoint in &upstream.endpoints {
-                let found = self.names.find(&endpoint.locator).unwrap_or_else(|error| {
+                let found = found.next().unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|error| {
                     let message = format!(
                         "upstream \"{}\": endpoint \"{}\" does not resolve: {error}",
                         upstream.name, endpoint.locator

@@ -7,7 +7,9 @@
 pub mod attempt;
 pub mod balance;
 pub mod breaker;
+pub mod checks;
 pub mod connect;
+pub mod discovery;
 pub mod endpoint;
 pub mod hash;
 pub mod health;
@@ -20,7 +22,7 @@ pub mod retry;
 pub mod split;
 pub mod upgrade;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,6 +103,20 @@ impl Upstream {
             drop(places);
             self.refresh(Moment::now());
         }
+    }
+
+    /// What the revision calls whoever is at each address: for `Host` and certificates. Not for request threads.
+    #[must_use]
+    pub fn hosts(&self) -> HashMap<SocketAddr, String> {
+        let places = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = HashMap::new();
+        for (definition, found) in self.terms.endpoints.iter().zip(&places.found) {
+            for place in found {
+                // Two names may stand for one address; the first has it.
+                (hosts.entry(place.address)).or_insert_with(|| host(definition, place.address).into_owned());
+            }
+        }
+        hosts
     }
 
     /// Makes the view anew. Not for request threads.

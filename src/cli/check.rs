@@ -69,6 +69,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
             .iter()
             .flat_map(|config| listeners::findings(config, &args.config)),
     );
+    let dns = config.as_ref().map(|config| config.dns.clone()).unwrap_or_default();
     if args.connect
         && let Some(config) = &config
     {
@@ -102,7 +103,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
                 mistakes.extend(config.iter().filter_map(|config| unasked(config, &loaded)));
                 asks |= !loaded.revision.introspectors.is_empty();
                 if args.connect {
-                    mistakes.extend(connect::findings(&loaded));
+                    mistakes.extend(connect::findings(&loaded, &dns));
                 }
             }
             Err(found) => mistakes.extend(found.iter().cloned()),

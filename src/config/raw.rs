@@ -1,5 +1,6 @@
 //! `tollgate.yaml` as it is written. The doc comments are the descriptions in the JSON Schema.
 
+mod dns;
 pub(super) mod listener;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+pub(super) use self::dns::{RawAddresses, RawDns};
 use self::listener::RawListener;
 use super::{KeysMode, OnPoolFull};
 use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
@@ -46,6 +48,8 @@ pub(super) struct RawConfig {
     pub(super) throttle: Option<At<RawThrottle>>,
     /// How what a key service says about opaque tokens is remembered (issuers with `introspection`).
     pub(super) key_cache: Option<At<RawKeyCache>>,
+    /// How host names and services of upstreams are looked up.
+    pub(super) dns: Option<At<RawDns>>,
     /// Caching of answers. Not available in this build.
     #[serde(default)]
     pub(super) cache: NotAvailable,

@@ -1,6 +1,7 @@
 //! From raw to resolved: defaults filled in, ports shifted, every mistake reported.
 
 mod control_plane;
+mod dns;
 mod key_cache;
 mod listener;
 mod redis;
@@ -54,6 +55,7 @@ pub(super) fn resolve(
         redis,
         throttle,
         key_cache,
+        dns,
         cache: NotAvailable,
         telemetry,
     } = raw;
@@ -69,6 +71,7 @@ pub(super) fn resolve(
     let admin = admin.and_then(|raw| resolver.admin(raw));
     let throttle = resolver.throttle(throttle.as_ref(), redis.as_ref().map(|redis| redis.place));
     let key_cache = resolver.key_cache(key_cache.as_ref());
+    let dns = resolver.dns(dns.as_ref());
     let redis = redis.and_then(|raw| resolver.redis(raw));
     let server = resolver.server(server);
     let gateway = resolver.gateway(gateway);
@@ -83,6 +86,7 @@ pub(super) fn resolve(
         redis,
         throttle,
         key_cache,
+        dns,
         telemetry,
     })
 }

@@ -13,6 +13,8 @@ pub struct UpstreamMetrics {
     tries: IntCounterVec,
     picks: IntCounterVec,
     queue_refused: IntCounterVec,
+    health_checks: IntCounterVec,
+    dns_lookups: IntCounterVec,
 }
 
 /// What an endpoint looks like now.
@@ -52,6 +54,26 @@ pub struct UpstreamCounters {
     pub opened: IntCounter,
     /// Requests for which there was no room.
     pub queue_refused: IntCounter,
+}
+
+/// Counters of active checks of one upstream.
+#[derive(Debug, Clone)]
+pub struct CheckCounters {
+    /// Endpoints that answered as they should.
+    pub good: IntCounter,
+    /// Those that did not.
+    pub failed: IntCounter,
+}
+
+/// Counters of names that were looked up.
+#[derive(Debug, Clone)]
+pub struct LookupCounters {
+    /// The name is somewhere.
+    pub found: IntCounter,
+    /// There is no such name, or nothing behind it.
+    pub gone: IntCounter,
+    /// Nobody knows.
+    pub failed: IntCounter,
 }
 
 impl UpstreamMetrics {
@@ -98,6 +120,16 @@ impl UpstreamMetrics {
                 "Requests for which an endpoint had no connection in time",
                 &["upstream"],
             )?,
+            health_checks: counters(
+                "tollgate_health_checks_total",
+                "Active checks of endpoints: good, failed",
+                &["upstream", "result"],
+            )?,
+            dns_lookups: counters(
+                "tollgate_dns_lookups_total",
+                "Names of endpoints that were looked up: found, gone (there is no such name), failed (nobody knows)",
+                &["result"],
+            )?,
         })
     }
 
@@ -119,6 +151,27 @@ impl UpstreamMetrics {
     #[must_use]
     pub fn picks(&self, upstream: &str, by: &str) -> IntCounter {
         self.picks.with_label_values(&[upstream, by])
+    }
+
+    /// The counters of an upstream's checks.
+    #[must_use]
+    pub fn checks(&self, upstream: &str) -> CheckCounters {
+        let checks = |result: &str| self.health_checks.with_label_values(&[upstream, result]);
+        CheckCounters {
+            good: checks("good"),
+            failed: checks("failed"),
+        }
+    }
+
+    /// The counters of names that are looked up.
+    #[must_use]
+    pub fn lookups(&self) -> LookupCounters {
+        let lookups = |result: &str| self.dns_lookups.with_label_values(&[result]);
+        LookupCounters {
+            found: lookups("found"),
+            gone: lookups("gone"),
+            failed: lookups("failed"),
+        }
     }
 
     /// Shows an endpoint.

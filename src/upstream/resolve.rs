@@ -1,8 +1,9 @@
 //! Where endpoints are: names become addresses before a revision is applied, never on a request thread.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
+use super::discovery::{Discovery, address};
 use crate::revision::Locator;
 
 /// One address of an endpoint.
@@ -29,41 +30,39 @@ impl Found {
 }
 
 /// Whether names are looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Names {
-    /// By the system resolver.
-    LookUp,
+    /// By this.
+    LookUp(Arc<Discovery>),
     /// Not at all: what only explains must not call anybody. A name then stands for the unspecified address.
     Leave,
 }
 
 impl Names {
-    /// The addresses of an endpoint. Blocks while the resolver works: call it where blocking is allowed.
+    /// The addresses of an endpoint. Blocks while somebody is asked: call it where blocking is allowed.
     ///
     /// # Errors
-    /// When a name is looked up and does not resolve.
-    pub fn find(self, locator: &Locator) -> io::Result<Vec<Found>> {
-        let left = |port| vec![Found::at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))];
-        match (locator, self) {
-            (Locator::Host { host, port }, names) => match (host.parse::<IpAddr>(), names) {
-                (Ok(address), _) => Ok(vec![Found::at(SocketAddr::new(address, *port))]),
-                (Err(_), Self::Leave) => Ok(left(*port)),
-                (Err(_), Self::LookUp) => look_up(host, *port),
-            },
-            (Locator::Service(_), Self::Leave) => Ok(left(0)),
-            (Locator::Service(_), Self::LookUp) => Err(io::ErrorKind::Unsupported.into()),
+    /// For a name that is looked up and does not exist: why.
+    pub fn find(&self, locator: &Locator) -> Result<Vec<Found>, String> {
+        self.find_all(&[locator]).pop().unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// The same for many, which are asked for at the same time; in this order.
+    #[must_use]
+    pub fn find_all(&self, locators: &[&Locator]) -> Vec<Result<Vec<Found>, String>> {
+        match self {
+            Self::LookUp(discovery) => discovery.find_all(locators),
+            Self::Leave => locators.iter().map(|locator| Ok(vec![left(locator)])).collect(),
         }
     }
 }
 
-fn look_up(host: &str, port: u16) -> io::Result<Vec<Found>> {
-    let mut found: Vec<Found> = (host, port).to_socket_addrs()?.map(Found::at).collect();
-    found.sort_unstable();
-    found.dedup();
-    if found.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(found)
+fn left(locator: &Locator) -> Found {
+    let port = match locator {
+        Locator::Host { port, .. } => *port,
+        Locator::Service(_) => 0,
+    };
+    address(locator).unwrap_or_else(|| Found::at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)))
 }
 
 #[cfg(test)]
@@ -71,19 +70,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_as_they_are_and_names_are_looked_up() {
-        let find = |names: Names, host: &str| {
-            names.find(&Locator::Host {
-                host: host.into(),
-                port: 80,
-            })
+    fn addresses_are_taken_as_they_are_and_names_are_left() {
+        let find = |host: &str| {
+            let host = host.into();
+            Names::Leave.find(&Locator::Host { host, port: 80 }).unwrap()
         };
-        let address = SocketAddr::from(([10, 1, 2, 3], 80));
-        assert_eq!(find(Names::LookUp, "10.1.2.3").unwrap(), [Found::at(address)]);
-        assert_eq!(find(Names::LookUp, "::1").unwrap()[0].address.to_string(), "[::1]:80");
-        assert!(find(Names::LookUp, "localhost").unwrap()[0].address.ip().is_loopback());
-        assert!(find(Names::LookUp, "no-such-host.invalid").is_err());
-        let left = find(Names::Leave, "no-such-host.invalid").unwrap();
-        assert!(left[0].address.ip().is_unspecified());
+        assert_eq!(find("10.1.2.3"), [Found::at(SocketAddr::from(([10, 1, 2, 3], 80)))]);
+        assert_eq!(find("::1")[0].address.to_string(), "[::1]:80");
+        assert_eq!(find("no-such-host.invalid")[0].address.to_string(), "0.0.0.0:80");
+        let service = Locator::Service("_http._tcp.orders.internal".into());
+        assert!(Names::Leave.find(&service).unwrap()[0].address.ip().is_unspecified());
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod control_plane;
+mod dns;
 mod fault_proxy;
 mod fleet;
 pub mod frames;
@@ -19,6 +20,7 @@ mod postgres_server;
 mod redis;
 mod redis_cluster;
 mod revision;
+mod secure_origin;
 mod tampering_proxy;
 mod tls;
 mod token;
@@ -32,6 +34,7 @@ use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Connection, Request};
 pub use control_plane::ControlPlane;
+pub use dns::{DnsServer, Mood};
 pub use fault_proxy::FaultProxy;
 pub use fleet::{Fleet, is_let_in};
 pub use gateway::{Gateway, Output, Process, Setup, shell, tollgate, tollgate_in_background};
@@ -46,6 +49,7 @@ pub use postgres_server::PostgresServer;
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use revision::{KEY, OTHER_KEY, Revision, SANDBOX_KEY, key_record, revision};
+pub use secure_origin::SecureOrigin;
 pub use tampering_proxy::TamperingProxy;
 pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};

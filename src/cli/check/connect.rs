@@ -5,13 +5,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::auth::{KeySetStatus, KeySets};
-use crate::config::{Config, ControlPlane};
+use crate::config::{self, Config, ControlPlane};
 use crate::distribution::{Manifest, PublicKey, Signed, Topic};
 use crate::document::{Mistake, Place, Severity, Source};
 use crate::revision::{JwksSource, Loaded};
 use crate::server::sharing;
 use crate::sync::client::{Answer, Client, segment};
-use crate::upstream::resolve::Names;
+use crate::telemetry::Metrics;
+use crate::upstream::discovery::Discovery;
+use crate::upstream::resolve::Found;
 
 /// How long each attempt may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -20,12 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ANSWER_BYTES: u64 = 1 << 20;
 
 /// Everything that could not be reached. Errors, because `--connect` asks for it.
-pub fn findings(loaded: &Loaded) -> Vec<Mistake> {
+pub fn findings(loaded: &Loaded, dns: &config::Dns) -> Vec<Mistake> {
     let mistake = |message: String| loaded.source.mistake(Place::default(), Severity::Error, message);
+    let names = match Resolver::new(dns) {
+        Ok(names) => names,
+        Err(error) => return vec![mistake(format!("dns: {error}"))],
+    };
     let endpoints = loaded.revision.upstreams.iter().flat_map(|upstream| {
         upstream.endpoints.iter().filter_map(|endpoint| {
-            let reached = Names::LookUp.find(&endpoint.locator).and_then(|found| {
-                (found.iter()).try_for_each(|place| TcpStream::connect_timeout(&place.address, PATIENCE).map(drop))
+            let reached = names.discovery.ask(&endpoint.locator).and_then(|found| {
+                found.iter().try_for_each(|Found { address, .. }| {
+                    let connected = TcpStream::connect_timeout(address, PATIENCE).map(drop);
+                    connected.map_err(|error| format!("{address}: {error}"))
+                })
             });
             let error = reached.err()?;
             Some(format!("upstream \"{}\": {}: {error}", upstream.name, endpoint.locator))
@@ -36,6 +45,27 @@ pub fn findings(loaded: &Loaded) -> Vec<Mistake> {
         Some(format!("issuer \"{}\": {error}", issuer.name))
     });
     endpoints.chain(issuers).map(mistake).collect()
+}
+
+/// Who looks names up as a gateway would, and the thread that this takes.
+struct Resolver {
+    discovery: Discovery,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Resolver {
+    fn new(dns: &config::Dns) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| format!("no runtime: {error}"))?;
+        let metrics = Metrics::new().map_err(|error| error.to_string())?;
+        Ok(Self {
+            discovery: Discovery::new(dns, runtime.handle().clone(), metrics.upstreams().lookups())?,
+            _runtime: runtime,
+        })
+    }
 }
 
 /// What is known of Redis now, and what is wrong with it: by the name of the file that says where it is.

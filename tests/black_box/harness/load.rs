@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Answer, Client, Connection, Request};
+use super::{Answer, Client, Connection, Gateway, Request};
 
 /// Requests to several gateways that are going to be sent.
 pub struct Load {
@@ -185,6 +185,13 @@ impl Load {
         self.headers
             .iter()
             .fold(request, |request, (name, value)| request.header(name, value))
+    }
+}
+
+impl Gateway {
+    /// Requests to it that are going to be sent.
+    pub fn load(&self, target: &str) -> Load {
+        Load::of(vec![self.address()], target)
     }
 }
 

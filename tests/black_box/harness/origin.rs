@@ -92,6 +92,14 @@ impl Planned {
         Self(socket)
     }
 
+    /// Takes this very address.
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        Self(socket)
+    }
+
     /// Where it is going to listen.
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()

@@ -1,0 +1,49 @@
+//! A region that fails is left for the next one, and returned to when it is well for a while.
+
+use super::*;
+
+#[test]
+fn the_traffic_leaves_a_region_after_three_failed_checks_and_returns_after_five_good_ones() {
+    let (near, far) = ([Patient::new(), Patient::new()], Patient::new());
+    let mut endpoints: Vec<String> = near.iter().map(Patient::endpoint).collect();
+    endpoints.push(format!("{{ address: \"{}\", priority: 1 }}", far.origin.address()));
+    // Three and five are what is not written.
+    let check = "{ path: /health, interval: 1s, timeout: 300ms }";
+    let gateway = Gateway::with(checked(&endpoints, check)).start();
+    let report = gateway.load("/orders").pace(100.0).during(|| {
+        until("the near region serves", || {
+            near.iter().all(|patient| patient.others() > 0)
+        });
+        assert_eq!(far.others(), 0, "the far one is for when the near one fails");
+        near.iter().for_each(|patient| patient.says(503));
+        until("the far region serves", || far.others() > 0);
+        for patient in &near {
+            until_down(&gateway, patient.origin.address());
+        }
+        let left: Vec<usize> = near.iter().map(Patient::others).collect();
+        until("the far region serves more", || far.others() > 20);
+        // One request each may have been under way.
+        for (patient, left) in near.iter().zip(&left) {
+            assert!(patient.others() <= left + 2);
+        }
+
+        // Asked once more, it may have been told the old state.
+        let asked: Vec<usize> = near.iter().map(Patient::checks).collect();
+        near.iter().for_each(|patient| patient.says(200));
+        until("the near region serves again", || {
+            near.iter()
+                .zip(&left)
+                .all(|(patient, left)| patient.others() > left + 2)
+        });
+        for (patient, asked) in near.iter().zip(&asked) {
+            let checks = patient.checks() - asked;
+            assert!(checks >= 5, "back after {checks} good checks");
+        }
+        until("the far region rests", || {
+            let before = far.others();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            far.others() == before
+        });
+    });
+    assert_eq!(report.admitted(), report.requests(), "{}", report.summary());
+}
