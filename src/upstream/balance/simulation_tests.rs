@@ -12,9 +12,9 @@ use super::*;
 use crate::upstream::endpoint::InFlight;
 
 /// How requests are given to endpoints.
-enum Way {
+enum Way<'a> {
     /// As the upstream does.
-    Picks(View),
+    Picks(&'a View),
     /// To the endpoint with the fewest.
     ShortestQueue,
 }
@@ -50,7 +50,7 @@ impl Dice {
 }
 
 /// Requests whose arrivals are `every` milliseconds apart, at endpoints that take so many milliseconds on average.
-fn run(trial: &Trial, way: &Way, works: &[f64], every: f64, requests: usize) -> Outcome {
+fn run(trial: &Trial, way: Way<'_>, works: &[f64], every: f64, requests: usize) -> Outcome {
     let (mut arrivals, mut works_at) = (Dice(1 << 40), Dice(1 << 50));
     let mut free = vec![0.0_f64; works.len()];
     let mut inside: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
@@ -107,7 +107,7 @@ fn run(trial: &Trial, way: &Way, works: &[f64], every: f64, requests: usize) -> 
 fn simulate(balance: &str, works: &[f64], every: f64, requests: usize) -> Outcome {
     let trial = Trial::new(&format!("balance: {balance}"), &vec![ONE; works.len()]);
     let view = trial.view();
-    run(&trial, &Way::Picks(view), works, every, requests)
+    run(&trial, Way::Picks(&view), works, every, requests)
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn least_connections_is_within_five_percent_of_the_shortest_queue() {
         let works = vec![10.0; count];
         let every = 10.0 / count as f64 / 0.8;
         let trial = Trial::new("balance: random", &vec![ONE; count]);
-        let ideal = run(&trial, &Way::ShortestQueue, &works, every, 100_000).mean();
+        let ideal = run(&trial, Way::ShortestQueue, &works, every, 100_000).mean();
         let ours = simulate("least_connections", &works, every, 100_000).mean();
         assert!(
             (ours / ideal - 1.0).abs() < 0.05,
@@ -169,12 +169,12 @@ fn least_response_time_leaves_a_slow_endpoint_alone_and_the_slowest_percent_is_m
 #[test]
 fn an_endpoint_that_was_slow_is_found_again_when_it_is_fast() {
     let trial = Trial::new("balance: least_response_time", &[ONE; 3]);
-    let view = Way::Picks(trial.view());
+    let view = trial.view();
     trial
         .endpoint(3)
         .latency()
         .observe(Duration::from_secs(2), Moment::from_micros(1_000_000));
-    let outcome = run(&trial, &view, &[10.0; 3], 10.0, 20_000);
+    let outcome = run(&trial, Way::Picks(&view), &[10.0; 3], 10.0, 20_000);
     assert!(outcome.hits[3 - 1] > 2000, "{:?}", outcome.hits);
 }
 
@@ -183,9 +183,9 @@ fn weights_hold_under_load() {
     let heavy = One { weight: 3, ..ONE };
     for balance in ["least_connections", "least_response_time"] {
         let trial = Trial::new(&format!("balance: {balance}"), &[heavy, ONE, ONE]);
-        let view = Way::Picks(trial.view());
+        let view = trial.view();
         // Three times the weight because it is three times as fast.
-        let outcome = run(&trial, &view, &[4.0, 12.0, 12.0], 3.0, 50_000);
+        let outcome = run(&trial, Way::Picks(&view), &[4.0, 12.0, 12.0], 3.0, 50_000);
         let share = f64::from(outcome.hits[0]) / 50_000.0;
         assert!((0.55..0.8).contains(&share), "{balance}: {share}");
     }

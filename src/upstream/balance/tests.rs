@@ -344,7 +344,8 @@ fn the_own_zone_gets_everything_until_too_few_can_be_used_and_then_what_it_was_b
         close_to(&[leaves()], &[100.0 - 75.0 / 0.8], 1.5);
         trial.open(2);
         close_to(&[leaves()], &[100.0 - 50.0 / 0.8], 1.5);
-        (trial.open(3), trial.open(4));
+        trial.open(3);
+        trial.open(4);
         close_to(&[leaves()], &[100.0], 1e-6);
     }
 }

@@ -1,7 +1,7 @@
 //! The better of two (M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing"): the one whose turn it is in
 //! the weighted rotation, against one that is drawn by weight.
 //!
-//! Both drawn was tried. The rotation costs the same, and where nothing tells the two apart, with little traffic, it makes
+//! Drawing both was rejected: the rotation costs the same, and where nothing tells the two apart, with little traffic, it makes
 //! exactly the shares that the weights say, which is what remains when an algorithm has no data. Always taking the best of
 //! all makes gateways that do not know of each other fall upon the same endpoint, and costs a look at each; with few
 //! endpoints it is what "least" means, so up to [`FEW`] are compared for their requests in flight.

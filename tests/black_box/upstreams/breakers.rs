@@ -63,6 +63,8 @@ fn a_failing_endpoint_is_left_out_and_comes_back_when_it_works_again() {
     moody.answers(500);
     let failures = (0..60).filter(|_| ask() == 500).count();
     assert!((3..=8).contains(&failures), "{failures} clients saw it");
+    // What is shown is up to half a second old.
+    until("it is shown to be out", || state(&gateway, &moody.origin) != 0.0);
     moody.answers(200);
     until("it is asked again", || {
         ask() == 200 && state(&gateway, &moody.origin) == 0.0
