@@ -28,10 +28,10 @@ fn the_traffic_leaves_a_region_after_three_failed_checks_and_returns_after_five_
         let left = near_others();
         near.iter().for_each(|patient| patient.says(200));
         until("the near region serves again", || near_others() > left);
-        for (patient, asked) in near.iter().zip(&asked) {
-            let checks = patient.checks() - asked;
-            assert!(checks >= 5, "back after {checks} good checks");
-        }
+        // One that is not up again by then is not waited for.
+        let checks = near.iter().zip(&asked).map(|(patient, asked)| patient.checks() - asked);
+        let checks = checks.max().unwrap();
+        assert!(checks >= 5, "back after {checks} good checks");
         until("the far region rests", || {
             let before = far.others();
             std::thread::sleep(std::time::Duration::from_millis(100));
