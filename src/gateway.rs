@@ -388,6 +388,8 @@ impl ProxyHttp for Gateway {
         journey: &mut Box<Journey>,
     ) -> Result<()> {
         if response.status.as_u16() == 101 {
+            // What passes a tunnel is no body.
+            journey.body_bytes = None;
             if let Some(wire) = Downstream::of(session).and_then(Downstream::wire) {
                 wire.become_tunnel();
             }

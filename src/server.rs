@@ -315,6 +315,7 @@ impl Server {
                 &settings.token,
                 Arc::clone(&self.revisions),
                 Arc::clone(&self.sharing.throttle),
+                Arc::clone(&self.registry),
             ));
             self.side.spawn(async move {
                 if let Err(error) = admin::serve(listener, admin).await {

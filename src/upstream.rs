@@ -108,9 +108,9 @@ impl Upstream {
     /// What the revision calls whoever is at each address: for `Host` and certificates. Not for request threads.
     #[must_use]
     pub fn hosts(&self) -> HashMap<SocketAddr, String> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hosts = HashMap::new();
-        for (definition, found) in self.terms.endpoints.iter().zip(&found.found) {
+        for (definition, found) in self.terms.endpoints.iter().zip(&places.found) {
             for place in found {
                 // Two names may stand for one address; the first has it.
                 (hosts.entry(place.address)).or_insert_with(|| host(definition, place.address).into_owned());

@@ -149,3 +149,48 @@ applications:
     println!("{taken} allocations from parsed head to chosen peer");
     assert!(taken <= ALLOCATIONS_MAX, "{taken} allocations");
 }
+
+#[test]
+fn whatever_the_algorithm_a_pick_takes_no_memory() {
+    for balance in [
+        "round_robin",
+        "least_connections",
+        "least_response_time",
+        "consistent_hash",
+        "random",
+    ] {
+        for count in [1, 3, 30] {
+            let mut text =
+                format!("version: 1\nupstreams:\n  - name: origin\n    balance: {balance}\n    endpoints:\n");
+            for number in 1..=count {
+                text.push_str(&format!(
+                    "      - {{ address: \"10.0.0.{number}:80\", weight: {number} }}\n"
+                ));
+            }
+            let loaded = revision::parse(&text, "revision", Path::new(""), &Environment::of_process()).unwrap();
+            let terms = &loaded.revision.upstreams[0];
+            let registry = Arc::new(Registry::new(None, Metrics::new().unwrap().upstreams().clone()));
+            let found = terms
+                .endpoints
+                .iter()
+                .map(|endpoint| Names::Leave.find(&endpoint.locator).unwrap());
+            let upstream = registry.compile(terms, found.collect());
+            let last = upstream.view().members().last().unwrap().endpoint.id();
+            // The first that a thread does may take memory for the thread.
+            let _ = upstream.view().members().len();
+            let before = COUNT.with(Cell::get);
+            for number in 0..100 {
+                let tried = [last];
+                let ask = Ask {
+                    dice: number << 40 | number,
+                    key: number << 32,
+                    tried: if number % 2 == 0 { &tried } else { &[] },
+                    repeatable: true,
+                    now: Moment::now(),
+                };
+                std::hint::black_box(upstream.view().pick(&ask).is_some());
+            }
+            assert_eq!(COUNT.with(Cell::get), before, "{balance} of {count}");
+        }
+    }
+}

@@ -64,12 +64,12 @@ pub fn run(args: &Args, output: Output) -> u8 {
             None
         }
     };
-    let dns = config.as_ref().map(|config| config.dns.clone()).unwrap_or_default();
     mistakes.extend(
         config
             .iter()
             .flat_map(|config| listeners::findings(config, &args.config)),
     );
+    let dns = config.as_ref().map(|config| config.dns.clone()).unwrap_or_default();
     if args.connect
         && let Some(config) = &config
     {

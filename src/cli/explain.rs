@@ -238,8 +238,17 @@ fn print(explanation: &Explanation) {
         if let Some(split) = &upstream.split {
             row("", &split_told(split));
         }
-        for endpoint in &upstream.endpoints {
-            row("", &format!("{} ({} %)", endpoint.address, endpoint.share_percent));
+        let choice = &upstream.choice;
+        row("", &format!("by {}", choice.balance));
+        for endpoint in &choice.endpoints {
+            let because = match endpoint.because.join("; ") {
+                reasons if reasons.is_empty() => String::new(),
+                reasons => format!(": {reasons}"),
+            };
+            row(
+                "",
+                &format!("{} ({} %){because}", endpoint.address, endpoint.share_percent),
+            );
         }
     }
     match (explanation.status, explanation.code, &explanation.local) {

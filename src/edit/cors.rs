@@ -36,13 +36,19 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 pub struct Cors {
     any: bool,
     exact: HashSet<Box<[u8]>>,
-    /// Beginning and end of origins.
-    subdomains: Box<[(Box<[u8]>, Box<[u8]>)]>,
+    subdomains: Box<[Subdomains]>,
     methods: Option<HeaderValue>,
     headers: Option<HeaderValue>,
     expose: Option<HeaderValue>,
     credentials: bool,
     max_age: Option<HeaderValue>,
+}
+
+/// Origins that begin and end so, with labels of a host between.
+#[derive(Debug)]
+struct Subdomains {
+    prefix: Box<[u8]>,
+    suffix: Box<[u8]>,
 }
 
 /// What is said about the origin of a request.
@@ -65,7 +71,10 @@ impl Cors {
             _ => None,
         });
         let subdomains = cors.origins.iter().filter_map(|origin| match origin {
-            OriginPattern::Subdomains { prefix, suffix } => Some((prefix.as_bytes().into(), suffix.as_bytes().into())),
+            OriginPattern::Subdomains { prefix, suffix } => Some(Subdomains {
+                prefix: prefix.as_bytes().into(),
+                suffix: suffix.as_bytes().into(),
+            }),
             _ => None,
         });
         Self {
@@ -94,12 +103,7 @@ impl Cors {
             return Verdict::Allowed(ANY);
         }
         let bytes = origin.as_bytes();
-        if self.exact.contains(bytes)
-            || self
-                .subdomains
-                .iter()
-                .any(|(prefix, suffix)| is_below(bytes, prefix, suffix))
-        {
+        if self.exact.contains(bytes) || self.subdomains.iter().any(|pattern| pattern.holds(bytes)) {
             return Verdict::Allowed(origin.clone());
         }
         Verdict::Refused
@@ -166,19 +170,19 @@ pub fn asked_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
     Method::from_bytes(asked.as_bytes()).ok()
 }
 
-/// Whether an origin begins and ends so with labels of a host between, and nothing else that could end a host.
-fn is_below(origin: &[u8], prefix: &[u8], suffix: &[u8]) -> bool {
-    let labels = origin
-        .strip_prefix(prefix)
-        .and_then(|rest| rest.strip_suffix(suffix))
-        .unwrap_or_default();
-    let is_label = |label: &[u8]| {
-        !label.is_empty()
-            && label
-                .iter()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(byte))
-    };
-    labels.split(|byte| *byte == b'.').all(is_label)
+impl Subdomains {
+    /// Whether there are labels of a host between, and nothing that could end a host.
+    fn holds(&self, origin: &[u8]) -> bool {
+        let labels = origin
+            .strip_prefix(&*self.prefix)
+            .and_then(|rest| rest.strip_suffix(&*self.suffix))
+            .unwrap_or_default();
+        let is_label = |label: &[u8]| {
+            let is_one = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(byte);
+            !label.is_empty() && label.iter().all(is_one)
+        };
+        labels.split(|byte| *byte == b'.').all(is_label)
+    }
 }
 
 /// A list as one field; `None` when there is nothing in it.

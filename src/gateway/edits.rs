@@ -6,11 +6,11 @@ use http::{HeaderValue, Method};
 use super::journey::Journey;
 use super::refusal::{RATE_LIMIT, RATE_LIMIT_POLICY, Refusal};
 use crate::auth::{Caller, credential};
+use crate::edit::Action;
 use crate::edit::addresses::Addresses;
 use crate::edit::cors;
 use crate::edit::fields::FieldEdits;
 use crate::edit::local_answer::LocalAnswer;
-use crate::edit::{Action, RouteEdits};
 use crate::revision::KeyType;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::upstream::split::Asker;
@@ -73,10 +73,7 @@ pub fn of_response<'a>(route: &'a Route, api: &'a Api) -> [Option<&'a FieldEdits
 #[must_use]
 pub fn action(route: &Route) -> &Action {
     const FORWARD: &Action = &Action::Forward;
-    route
-        .edits
-        .as_ref()
-        .map_or(FORWARD, |edits: &Box<RouteEdits>| &edits.action)
+    route.edits.as_ref().map_or(FORWARD, |edits| &edits.action)
 }
 
 /// The answer of the gateway itself to a request that is let in; `None` when the upstream answers.

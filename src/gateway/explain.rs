@@ -22,6 +22,7 @@ use crate::route::path::normalise;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::throttle::{Throttle, Time};
 use crate::transport::ClientIdentity;
+use crate::upstream::{Moment, balance};
 
 /// A request to be explained.
 #[derive(Debug)]
@@ -150,20 +151,9 @@ pub struct UpstreamFacts {
     pub split: Option<SplitFacts>,
     /// Path and query that it would get.
     pub target: String,
-    /// Endpoints with their share of the traffic in percent, largest first.
-    pub endpoints: Vec<EndpointFacts>,
-}
-
-/// An endpoint.
-#[derive(Debug, Serialize)]
-pub struct EndpointFacts {
-    /// As in the revision.
-    pub address: String,
-    /// What it is, when it is an address: names are not looked up here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resolved: Option<String>,
-    /// Share of the traffic in percent.
-    pub share_percent: f64,
+    /// How an endpoint would be chosen, the largest share first.
+    #[serde(flatten)]
+    pub choice: balance::Facts,
 }
 
 /// Explains a request against a snapshot and the counters of this process.
@@ -343,24 +333,13 @@ fn upstream_facts(
     };
     let target = upstream_target((route, api), question.path, path, question.query)
         .map_or_else(as_sent, |target| String::from_utf8_lossy(&target).into_owned());
-    let view = upstream.view();
-    let total: f64 = view.members().iter().map(|member| f64::from(member.weight)).sum();
-    let mut endpoints: Vec<EndpointFacts> = view
-        .members()
-        .iter()
-        .map(|member| EndpointFacts {
-            address: member.label.to_string(),
-            resolved: Some(member.endpoint.address())
-                .filter(|address| !address.ip().is_unspecified())
-                .map(|address| address.to_string()),
-            share_percent: (f64::from(member.weight) / total * 1000.0).round() / 10.0,
-        })
-        .collect();
-    endpoints.sort_by(|a, b| b.share_percent.total_cmp(&a.share_percent));
+    let mut choice = upstream.view().describe(Moment::now());
+    let by_share = |a: &balance::MemberFacts, b: &balance::MemberFacts| b.share_percent.total_cmp(&a.share_percent);
+    choice.endpoints.sort_by(by_share);
     Some(UpstreamFacts {
         name: upstream.name().to_string(),
         split,
         target,
-        endpoints,
+        choice,
     })
 }

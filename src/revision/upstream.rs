@@ -23,7 +23,7 @@ pub struct Upstream {
     pub zones: Zones,
     /// How long an endpoint that comes back gets less than its share. Zero: not at all.
     pub slow_start: Duration,
-    /// Below this share of usable endpoints all are used.
+    /// Below this share of usable endpoints another priority gets the traffic, or else all endpoints are used.
     pub panic_threshold: Ratio,
     /// How endpoints are asked how they are; none: not at all.
     pub health_check: Option<HealthCheck>,
@@ -50,7 +50,7 @@ pub struct Endpoint {
     pub weight: u32,
     /// Where it stands.
     pub zone: Option<String>,
-    /// Used only while no endpoint of a smaller number can be.
+    /// Used only while those of smaller numbers can not carry the traffic.
     pub priority: u8,
 }
 

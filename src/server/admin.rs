@@ -22,6 +22,7 @@ use crate::gateway::explain::counter;
 use crate::side_http;
 use crate::sync::{self, Revisions};
 use crate::throttle::{Throttle, Time};
+use crate::upstream::{Moment, Registry, Upstream, balance};
 
 /// The longest body. What can be asked here is short.
 const BODY_BYTES: usize = 64 * 1024;
@@ -32,16 +33,18 @@ pub struct Admin {
     token: [u8; 32],
     revisions: Arc<Revisions>,
     throttle: Arc<Throttle>,
+    registry: Arc<Registry>,
 }
 
 impl Admin {
     /// For those who know the token.
     #[must_use]
-    pub fn new(token: &Secret, revisions: Arc<Revisions>, throttle: Arc<Throttle>) -> Self {
+    pub fn new(token: &Secret, revisions: Arc<Revisions>, throttle: Arc<Throttle>, registry: Arc<Registry>) -> Self {
         Self {
             token: Sha256::digest(token.expose()).into(),
             revisions,
             throttle,
+            registry,
         }
     }
 
@@ -63,6 +66,7 @@ fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/admin/throttle/{*counter}", get(throttle))
         .route("/admin/revision", get(revision))
+        .route("/admin/upstreams", get(upstreams))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
@@ -144,8 +148,34 @@ async fn revision(State(admin): State<Arc<Admin>>) -> Json<Revision> {
     })
 }
 
+/// What is told of an upstream.
+#[derive(Serialize)]
+struct UpstreamFacts {
+    name: String,
+    #[serde(flatten)]
+    facts: balance::Facts,
+}
+
+/// What is told of all of them.
+#[derive(Serialize)]
+struct Upstreams {
+    upstreams: Vec<UpstreamFacts>,
+}
+
+/// How every upstream stands: which endpoints get how much, and why others get nothing.
+async fn upstreams(State(admin): State<Arc<Admin>>) -> Json<Upstreams> {
+    let now = Moment::now();
+    let told = |upstream: &Arc<Upstream>| UpstreamFacts {
+        name: upstream.name().to_string(),
+        facts: upstream.view().describe(now),
+    };
+    let mut upstreams: Vec<_> = admin.registry.newest().iter().map(told).collect();
+    upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+    Json(Upstreams { upstreams })
+}
+
 async fn nothing_here() -> Response {
-    let detail = "there are /admin/throttle/{counter} and /admin/revision";
+    let detail = "there are /admin/throttle/{counter}, /admin/revision and /admin/upstreams";
     problem(StatusCode::NOT_FOUND, "route_not_found", detail)
 }
 

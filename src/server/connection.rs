@@ -15,6 +15,8 @@
 //! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
 //! | the client to read the answer | `timeouts.idle` per write | close |
 
+mod accept;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -27,17 +29,16 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use ipnet::IpNet;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep, timeout_at};
+use tokio::time::{Instant, Sleep};
 
 use super::bounds::Bounds;
-use super::census::{Census, Seat, Unseated};
+use super::census::{Census, Seat};
 use super::http2::{self, Http2};
 use crate::config::{Limits, Timeouts};
 use crate::framing::{self, Body, Head, HeadError, HeadLimits, MessageBody};
@@ -46,9 +47,7 @@ use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::transport::accept::Greeted;
-use crate::transport::proxy_header::Fault;
-use crate::transport::{Accepted, Listeners, Unaccepted, socket_peer};
+use crate::transport::Listeners;
 
 /// First reservation for a request head; most fit.
 const HEAD_BUFFER: usize = 4096;
@@ -70,9 +69,6 @@ const LINGER_BUFFER: usize = 16 * 1024;
 
 /// How long an idle connection is still listened to when the process leaves.
 const LEAVE_IDLE: Duration = Duration::from_millis(500);
-
-/// Whether HTTP/2 is spoken here, so that handshakes may offer it.
-pub const SPEAKS_HTTP2: bool = false;
 
 /// A TLS handshake begins with it, and no request does (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
@@ -155,6 +151,9 @@ impl Connections {
         let Some((mut core, seat, http2)) = self.accept(stream).await else {
             return;
         };
+        if matches!(core.io.selected_alpn_proto(), Some(ALPN::H2)) {
+            return self.go_on_with_http2(core, seat, shutdown).await;
+        }
         let home = Arc::new(Home::default());
         let mut deadline = Deadline::new();
         let mut drain = self.drain.clone();
@@ -168,12 +167,7 @@ impl Connections {
         loop {
             let head = match self.next_head(&mut core, first, &mut deadline, &mut leaving).await {
                 Next::Request(head) => head,
-                Next::Http2 => {
-                    let Core {
-                        io, buffer, transport, ..
-                    } = *core;
-                    return self.http2.serve((io, buffer), transport, seat, shutdown).await;
-                }
+                Next::Http2 => return self.go_on_with_http2(core, seat, shutdown).await,
                 Next::Refuse(refusal) => return self.refuse(core, &refusal).await,
                 Next::Close => return close(core).await,
             };
@@ -185,100 +179,12 @@ impl Connections {
         }
     }
 
-    /// Makes a connection of a socket on which HTTP can begin, with a seat for it, and whether HTTP/2 is spoken there. `None`
-    /// when it was closed.
-    async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat, bool)> {
-        let listener = self.listeners.of(&stream)?;
-        let until = Instant::now() + self.timeouts.header;
-        let metrics = self.metrics.transport();
-        // Whose connection it is may still have to be told by a PROXY header. Until then it counts in all, not for an
-        // address: those that bring such headers are trusted.
-        let known = (!listener.proxy_protocol).then(|| socket_peer(&stream)).flatten();
-        let seat = self.census.seat(known);
-        let (greeted, seat) = if listener.proxy_protocol {
-            let Ok(mut seat) = seat else {
-                self.metrics.connections_refused.inc();
-                return None;
-            };
-            let greeting = listener.greet(stream, &self.trusted_proxies);
-            let greeted = match timeout_at(until, greeting).await {
-                Ok(Ok(greeted)) => greeted,
-                Ok(Err(unaccepted)) => return self.unaccepted(unaccepted).await,
-                Err(_) => {
-                    metrics.proxy_timeout.inc();
-                    return None;
-                }
-            };
-            metrics.proxy_accepted.inc();
-            let seated = seat.is_for(greeted.peer);
-            (greeted, seated.map(|()| seat))
-        } else {
-            let received = BytesMut::new();
-            (
-                Greeted {
-                    stream,
-                    received,
-                    peer: known,
-                },
-                seat,
-            )
-        };
-        let seat = match seat {
-            Ok(seat) => seat,
-            Err(Unseated) => {
-                self.metrics.connections_refused.inc();
-                // A handshake costs more than a refusal may.
-                if listener.tls.is_none()
-                    && let Ok(_standing) = self.standing.try_acquire()
-                    && let Ok(accepted) = listener.secure(greeted).await
-                {
-                    // Those who find no seat are told so, but not in any number at a time.
-                    self.refuse(core_of(accepted), &Refusal::Overloaded("connections"))
-                        .await;
-                }
-                return None;
-            }
-        };
-        if listener.tls.is_none() {
-            // Without a handshake there is nothing to wait for.
-            let accepted = listener.secure(greeted).await.ok()?;
-            return Some((core_of(accepted), seat, listener.http2));
-        }
-        match timeout_at(until, listener.secure(greeted)).await {
-            Ok(Ok(accepted)) => {
-                match accepted.handshake {
-                    Some(HandshakeKind::Resumed) => metrics.handshakes_resumed.inc(),
-                    _ => metrics.handshakes_full.inc(),
-                }
-                Some((core_of(accepted), seat, listener.http2))
-            }
-            Ok(Err(unaccepted)) => self.unaccepted(unaccepted).await,
-            Err(_) => {
-                metrics.handshakes_timeout.inc();
-                None
-            }
-        }
-    }
-
-    /// Counts what did not become a connection, and tells the client where that is possible.
-    async fn unaccepted(&self, why: Unaccepted) -> Option<(Box<Core>, Seat, bool)> {
-        // Everybody can make it happen, as often as they like: not for the log of a normal day.
-        log::debug!("not accepted: {why}");
-        let metrics = self.metrics.transport();
-        match why {
-            Unaccepted::Stranger => metrics.proxy_stranger.inc(),
-            Unaccepted::ProxyHeader(Fault::Malformed) => metrics.proxy_malformed.inc(),
-            Unaccepted::ProxyHeader(Fault::Closed) => metrics.proxy_closed.inc(),
-            Unaccepted::Closed => metrics.handshakes_closed.inc(),
-            Unaccepted::ClientCertificate(_) => metrics.handshakes_client_certificate.inc(),
-            Unaccepted::Handshake(_) => metrics.handshakes_failed.inc(),
-            Unaccepted::NotTls(accepted) => {
-                metrics.handshakes_not_tls.inc();
-                let refusal = Refusal::BadRequest("this port speaks TLS; write https:// for http://");
-                self.refuse(core_of(*accepted), &refusal).await;
-            }
-        }
-        None
+    /// The client speaks HTTP/2, and has perhaps begun to.
+    async fn go_on_with_http2(&self, core: Box<Core>, seat: Seat, shutdown: &ShutdownWatch) {
+        let Core {
+            io, buffer, transport, ..
+        } = *core;
+        self.http2.serve((io, buffer), transport, seat, shutdown).await;
     }
 
     /// Waits for a complete head and inspects it.
@@ -440,10 +346,6 @@ impl ServerApp for Connections {
     }
 }
 
-fn core_of(accepted: Accepted) -> Box<Core> {
-    Box::new(Core::new(accepted.stream, accepted.received, accepted.transport))
-}
-
 /// A deadline that moves with every request without touching the timer wheel: the timer is only set again when it
 /// fires too early, or when a nearer deadline comes.
 pub(super) struct Deadline {
@@ -510,11 +412,15 @@ impl Deadline {
     /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
     /// long as any other.
     pub(super) async fn expired_before_answer(&mut self, home: &Home) {
-        let mut sent = false;
+        let (mut sent, mut tunnel) = (false, false);
         std::future::poll_fn(|context| {
             loop {
                 if home.is_answered() && !home.is_tunnel() {
                     return Poll::Pending;
+                }
+                if !tunnel && home.is_tunnel() {
+                    tunnel = true;
+                    self.set(Instant::now(), home.tunnel_silence());
                 }
                 if let Some(silence) = home.silence().filter(|_| !sent && home.is_received()) {
                     sent = true;

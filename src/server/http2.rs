@@ -346,7 +346,10 @@ impl Http2 {
             && let Some(respond) = exchange.take_response()
         {
             // The journey has reported what happened under this id; this only tells the client.
-            let request_id = exchange.home().take_request_id().unwrap_or_else(request_id::new);
+            let request_id = match exchange.home().take_request_id() {
+                Some(request_id) => request_id,
+                None => request_id::new(),
+            };
             let mut answer = match exchange.grpc() {
                 Some(_) => refusal.grpc_answer(&request_id),
                 None => refusal.answer(&request_id),

@@ -52,7 +52,7 @@ pub fn load(config: &Config, metrics: TransportMetrics) -> Result<Loaded, Unusab
             Some(settings) => {
                 // Before they are read, so that no change is missed.
                 let files = files(settings).map(|path| WatchedFile::new(path.to_owned())).collect();
-                let (tls, shown) = Tls::load(settings, listener.http2 && super::connection::SPEAKS_HTTP2, now())?;
+                let (tls, shown) = Tls::load(settings, listener.http2, now())?;
                 let tls = Arc::new(tls);
                 watched.push(Watched {
                     tls: Arc::clone(&tls),
@@ -132,7 +132,10 @@ impl Watch {
 impl Watched {
     fn look(&mut self, metrics: &TransportMetrics) {
         // All of them are looked at: a certificate and its key change together.
-        let changed = (self.files.iter_mut()).fold(false, |changed, file| file.has_settled_change() || changed);
+        let mut changed = false;
+        for file in &mut self.files {
+            changed |= file.has_settled_change();
+        }
         if changed {
             self.try_again = Again::start(!self.reload(metrics));
         } else if self.try_again.is_due() {

@@ -120,10 +120,10 @@ impl Listener {
     /// When there has to be one, and there is none.
     pub async fn greet(&self, mut stream: Stream, trusted: &[IpNet]) -> Result<Greeted, Unaccepted> {
         let peer = socket_peer(&stream);
-        let mut received = BytesMut::new();
         if !self.proxy_protocol {
-            return Ok(Greeted { stream, received, peer });
+            return Ok(Greeted::at_once(stream, peer));
         }
+        let mut received = BytesMut::new();
         if !peer.is_some_and(|peer| trusted.iter().any(|net| net.contains(&peer))) {
             return Err(Unaccepted::Stranger);
         }
@@ -136,46 +136,49 @@ impl Listener {
             peer: header.source.or(peer),
         })
     }
+}
 
-    /// Shakes hands, if this listener speaks TLS. Waits for as long as the client takes; whoever calls it sets the
-    /// deadline.
+impl Greeted {
+    /// Somebody who needs no PROXY header.
+    #[must_use]
+    pub fn at_once(stream: Stream, peer: Option<IpAddr>) -> Self {
+        Self {
+            stream,
+            received: BytesMut::new(),
+            peer,
+        }
+    }
+
+    /// Without TLS there is nothing more to agree on.
+    #[must_use]
+    pub fn accepted(self) -> Accepted {
+        Accepted {
+            stream: self.stream,
+            received: self.received,
+            transport: Arc::new(Transport::plain(self.peer)),
+            handshake: None,
+        }
+    }
+
+    /// Shakes hands. Waits for as long as the client takes; whoever calls it sets the deadline.
     ///
     /// # Errors
     /// When there is no agreement.
-    pub async fn secure(&self, greeted: Greeted) -> Result<Accepted, Unaccepted> {
-        let Greeted {
-            mut stream,
-            mut received,
-            peer,
-        } = greeted;
-        let transport = Transport::plain(peer);
-        let Some(tls) = &self.tls else {
-            return Ok(Accepted {
-                stream,
-                received,
-                transport: Arc::new(transport),
-                handshake: None,
-            });
-        };
-        if received.is_empty() {
-            received.reserve(BUFFER);
-            match stream.read_buf(&mut received).await {
+    pub async fn secured(mut self, tls: &Tls) -> Result<Accepted, Unaccepted> {
+        if self.received.is_empty() {
+            self.received.reserve(BUFFER);
+            match self.stream.read_buf(&mut self.received).await {
                 Ok(read) if read > 0 => {}
                 _ => return Err(Unaccepted::Closed),
             }
         }
-        // A handshake begins with the byte 22; what begins with a capital letter is a request to a client who wrote
+        // A handshake begins with the byte 22; what begins with a capital letter is a request of a client who wrote
         // `http:` for `https:`, and it can be told so.
-        if received.first().is_some_and(u8::is_ascii_uppercase) {
-            return Err(Unaccepted::NotTls(Box::new(Accepted {
-                stream,
-                received,
-                transport: Arc::new(transport),
-                handshake: None,
-            })));
+        if self.received.first().is_some_and(u8::is_ascii_uppercase) {
+            return Err(Unaccepted::NotTls(Box::new(self.accepted())));
         }
         let shaken = TlsAcceptor::from(tls.config())
-            .accept(Begun::new(stream, received))
+            .accept(Begun::new(self.stream, self.received))
             .await
             .map_err(unaccepted)?;
         let session = shaken.get_ref().1;
@@ -184,7 +187,7 @@ impl Listener {
             is_tls: true,
             server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
             identity: shown.map(|leaf| Arc::new(ClientIdentity::of(leaf))),
-            ..transport
+            ..Transport::plain(self.peer)
         };
         let handshake = session.handshake_kind();
         Ok(Accepted {

@@ -54,12 +54,6 @@ impl Tls {
         self.config.load_full()
     }
 
-    /// Whether client certificates are asked for.
-    #[must_use]
-    pub fn asks_for_certificates(&self) -> bool {
-        self.settings.client.is_some()
-    }
-
     /// Reads everything again. All of it is used from the next handshake on, or nothing of it.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ pub struct Member {
     pub weight: u32,
     /// Whether it stands where the gateway does; none if either does not say.
     pub local: Option<bool>,
-    /// Used only while no endpoint of a smaller number can be.
+    /// Used only while those of smaller numbers can not carry the traffic.
     pub priority: u8,
     /// What the engine is told.
     pub peer: HttpPeer,
@@ -272,12 +272,6 @@ impl View {
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.members
-    }
-
-    /// All endpoints, to make another view of.
-    #[must_use]
-    pub fn shared_members(&self) -> Arc<[Member]> {
-        Arc::clone(&self.members)
     }
 
     /// Whether it has to be made anew soon although nobody says that anything changed: because an endpoint is in its slow

@@ -115,3 +115,36 @@ fn an_endpoint_that_moves_is_found_where_it_is_now() {
         ["orders.internal:80 (10.0.0.1)", "orders.internal:80 (10.0.0.2)"]
     );
 }
+
+#[test]
+fn what_comes_beside_others_starts_slowly_and_what_a_gateway_begins_with_does_not() {
+    let terms = terms("{ name: orders, endpoints: [ { address: \"orders.internal:80\" } ] }");
+    let upstream = registry().compile(&terms, vec![Vec::new()]);
+    let place = |last| Found::at(([10, 0, 0, last], 80).into());
+    let is_new = |upstream: &Upstream| -> Vec<bool> {
+        let view = upstream.view();
+        (view.members().iter())
+            .map(|member| member.endpoint.joined().is_some())
+            .collect()
+    };
+    upstream.moved(0, vec![place(1), place(2)]);
+    assert_eq!(is_new(&upstream), [false, false], "the first that were found");
+    assert!(!upstream.view().is_moving());
+    upstream.moved(0, vec![place(1), place(2), place(3)]);
+    assert_eq!(is_new(&upstream), [false, false, true]);
+    assert!(upstream.view().is_moving());
+    let again = upstream.registry.compile(&terms, vec![vec![place(2), place(4)]]);
+    assert_eq!(is_new(&again), [false, true], "by revision as by DNS");
+}
+
+#[test]
+fn a_view_is_made_anew_of_the_same_members_until_one_moves() {
+    let terms = terms(THREE);
+    let upstream = registry().compile(&terms, found(&terms));
+    let members = |upstream: &Upstream| upstream.view().members().as_ptr();
+    let before = members(&upstream);
+    upstream.refresh(Moment::now());
+    assert_eq!(members(&upstream), before);
+    upstream.moved(0, vec![Found::at(([10, 0, 0, 9], 1).into())]);
+    assert_ne!(members(&upstream), before);
+}

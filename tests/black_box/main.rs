@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod balancing;
 mod control_plane;
 mod credentials;
 mod deadlines;

@@ -3,4 +3,5 @@
 mod certificates;
 mod clients;
 mod handshakes;
+mod http2;
 mod proxy_protocol;

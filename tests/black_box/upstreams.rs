@@ -2,6 +2,7 @@
 //! gets the right one.
 
 mod breakers;
+mod encrypted;
 mod pools;
 mod survival;
 mod tries;

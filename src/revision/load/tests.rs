@@ -358,10 +358,6 @@ apis:
         mistakes(text),
         "\
 r.yaml:2:1: \"cache\" is not available in this build
-r.yaml:5:14: balance \"least_response_time\" is not available in this build; there is \"round_robin\"
-r.yaml:6:5: \"health_check\" is not available in this build
-r.yaml:7:29: \"budget\" is not available in this build
-r.yaml:8:35: \"zone\" is not available in this build
 r.yaml:10:56: \"tls\" is not available in this build"
     );
 }

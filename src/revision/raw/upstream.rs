@@ -29,8 +29,9 @@ pub(in crate::revision) struct RawUpstream {
     /// How long an endpoint that comes back gets less than its share, growing from a tenth to all of it. Default 10s; `0s`
     /// gives it all at once.
     pub(in crate::revision) slow_start: Option<At<Text<Duration>>>,
-    /// Below this share of usable endpoints their state is no longer believed, and all of them are used: overloading the
-    /// few that look healthy would take them down too. Default 25%; `0%` never does.
+    /// Below this share of usable endpoints, by weight, those of the next `priority` are used. If there are none that could
+    /// be, the state of these is no longer believed and all of them are used: overloading the few that look healthy would
+    /// take them down too. Default 25%; `0%` never does.
     pub(in crate::revision) panic_threshold: Option<At<Text<Ratio>>>,
     /// Asks endpoints how they are. Absent: only the traffic tells.
     pub(in crate::revision) health_check: Option<At<RawHealthCheck>>,
@@ -98,8 +99,8 @@ pub(in crate::revision) struct RawEndpoint {
     pub(in crate::revision) weight: Option<At<u32>>,
     /// Where the endpoint stands, to be compared with `gateway.zone`.
     pub(in crate::revision) zone: Option<At<Text<Name>>>,
-    /// Used only while no endpoint of a smaller number can be, 0 to 15. Default 0. With `srv` it is added to what the record
-    /// says.
+    /// Used only while those of smaller numbers can not carry the traffic: none of them can be used, or fewer than
+    /// `panic_threshold`. 0 to 15, default 0. With `srv` it is added to what the record says.
     #[schemars(range(min = 0, max = 15))]
     pub(in crate::revision) priority: Option<At<u32>>,
 }

@@ -24,10 +24,10 @@ pub struct Facts {
 #[derive(Debug, Serialize)]
 pub struct MemberFacts {
     /// As in the revision, with the address behind a name.
-    pub endpoint: String,
+    pub address: String,
     /// Where it is connected to; absent for a name that was not looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
+    pub resolved: Option<String>,
     /// Whether it gets traffic as things are.
     pub usable: bool,
     /// Why it does not, or gets less than its weight says.
@@ -118,8 +118,8 @@ impl View {
             because.push(format!("priority {active} gets the traffic"));
         }
         MemberFacts {
-            endpoint: member.label.to_string(),
-            address: (!address.ip().is_unspecified()).then(|| address.to_string()),
+            address: member.label.to_string(),
+            resolved: (!address.ip().is_unspecified()).then(|| address.to_string()),
             usable: false,
             because,
             share_percent: 0.0,

@@ -10,12 +10,14 @@ use std::net::SocketAddr;
 
 use super::super::hash;
 
-/// Points of an endpoint for each unit of its weight, as everywhere.
-const POINTS: u64 = 160;
+/// Points of an endpoint for each unit of its weight: by the heaviest of all, because weights of 1 and 2 mean the same as 100
+/// and 200. Four times ketama's 160, so that two or three endpoints share well too. The steps are far apart: where the
+/// heaviest endpoint leaves and others are of another order of magnitude, more keys move than its own.
+const POINTS: [(u32, f64); 3] = [(8, 640.0), (80, 64.0), (u32::MAX, 6.4)];
 
-/// As many points as a ring has, but for endpoints that would have none. Beyond it, all get half as many, a quarter, and so
-/// on: a step that is the same in every gateway, and that endpoints which come and go rarely cross.
-const POINTS_MAX: u64 = 1 << 18;
+/// As many points as a ring has, but for endpoints that would have none. Beyond it all get less, in proportion; with so many
+/// endpoints, one that comes or goes changes next to nothing.
+const POINTS_MAX: f64 = 262_144.0;
 
 /// An endpoint on the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,16 +49,18 @@ impl Ring {
     /// The ring of these nodes. They are numbered in the order in which they are given, but their places depend on
     /// addresses and weights alone.
     pub(super) fn compile(nodes: Vec<Node>) -> Self {
-        let total: u64 = nodes.iter().map(|node| u64::from(node.weight) * POINTS).sum();
-        let halvings = (0..64).find(|halvings| total >> halvings <= POINTS_MAX).unwrap_or(63);
+        let heaviest = nodes.iter().map(|node| node.weight).max().unwrap_or(0);
+        let fitting = POINTS.iter().find(|(weight, _)| heaviest <= *weight);
+        let points = fitting.map_or(1.0, |(_, points)| *points);
+        let total: f64 = nodes.iter().map(|node| f64::from(node.weight) * points).sum();
+        let points_of = |weight: u32| (f64::from(weight) * points * (POINTS_MAX / total).min(1.0)).max(1.0) as u64;
         // Of points in the same place the one of the smaller address counts, whatever the order.
         let mut ranked: Vec<(u16, Node)> = (0..=u16::MAX).zip(nodes.iter().copied()).collect();
         ranked.sort_unstable_by_key(|(number, node)| (node.address, *number));
         let mut points: Vec<(Point, usize)> = Vec::new();
         for (rank, (number, node)) in ranked.iter().enumerate() {
-            let count = ((u64::from(node.weight) * POINTS) >> halvings).max(1);
             let seed = seed(node.address);
-            points.extend((0..count).map(|point| {
+            points.extend((0..points_of(node.weight)).map(|point| {
                 let hash = (hash::stir(seed.wrapping_add(point)) >> 32) as u32;
                 (Point { hash, node: *number }, rank)
             }));
@@ -151,10 +155,10 @@ mod tests {
 
     #[test]
     fn also_when_weights_are_large_and_there_are_many() {
-        for (count, weight) in [(4, 1000), (40, 100), (1500, 7)] {
+        for (count, weight) in [(3, 9), (4, 1000), (40, 100), (400, 1), (1500, 7)] {
             let mut fewer = nodes(count, |_| weight);
             let all = Ring::compile(fewer.clone());
-            assert!(all.points.len() as u64 <= POINTS_MAX);
+            assert!(all.points.len() as f64 <= POINTS_MAX);
             fewer.pop();
             let fewer = Ring::compile(fewer);
             let moved = (0..KEYS).filter(|key| owner(&all, *key) != owner(&fewer, *key)).count();
@@ -196,7 +200,7 @@ mod tests {
     #[test]
     fn its_size_is_bounded_and_every_endpoint_keeps_a_place() {
         let ring = Ring::compile(nodes(3000, |number| if number == 7 { 1 } else { 1000 }));
-        assert!(ring.points.len() as u64 <= POINTS_MAX);
+        assert!(ring.points.len() as f64 <= POINTS_MAX);
         assert!(ring.points.iter().any(|point| point.node == 7));
     }
 

@@ -97,11 +97,17 @@ impl TwoChoices {
     }
 
     fn second<'a>(&self, candidates: &'a Candidates, first: &Candidate, ask: &Ask<'_>) -> Option<&'a Candidate> {
-        // The others' number is not always worth drawing for.
-        if candidates.drawable().len() < 2 {
+        let is_other = |other: &Candidate| other.position != first.position;
+        let drawable = candidates.drawable();
+        if drawable.len() < 2 {
             return None;
         }
-        self.drawn(candidates, ask, DRAWS, |other| other.position != first.position)
+        // With few, or one that outweighs all others, it may be drawn again and again.
+        let any = || {
+            let (before, from) = drawable.split_at_checked((ask.dice % drawable.len() as u64) as usize)?;
+            (from.iter().chain(before)).find(|other| is_other(other) && !other.is_tried(ask))
+        };
+        self.drawn(candidates, ask, DRAWS, is_other).or_else(any)
     }
 
     fn drawn<'a>(

@@ -70,3 +70,25 @@ fn a_body_that_grows_too_large_after_the_service_has_a_part_of_it_is_cut_off_the
         .any(|later| later.connection == received[0].connection);
     assert!(!reused, "the broken upstream connection was used again");
 }
+
+#[test]
+fn what_passes_a_tunnel_is_no_body() {
+    let origin = Origin::start(|exchange: &mut Exchange| {
+        exchange.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")?;
+        let got = exchange.read(4096)?;
+        exchange.send(&got)?;
+        exchange.wait_for_the_end();
+        Ok(())
+    });
+    let gateway = with_api(&origin, API);
+    let mut connection = gateway.raw();
+    connection.send(
+        "GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(connection.answer().status, 101);
+    for part in [b'x'; 4096].chunks(1000) {
+        connection.send(part);
+    }
+    assert_eq!(connection.take(4096).unwrap(), [b'x'; 4096]);
+}

@@ -40,6 +40,8 @@ pub struct GrpcService {
 #[derive(Default)]
 struct State {
     calls: AtomicUsize,
+    /// Calls that are being handled.
+    active: AtomicUsize,
     /// Calls that were begun to be handled and not handled to their end.
     cancelled: AtomicUsize,
     release: Notify,
@@ -103,7 +105,13 @@ impl GrpcService {
         self.state.calls.load(Ordering::SeqCst)
     }
 
-    /// How many of them were given up before they were over.
+    /// How many of them are not over.
+    pub fn active(&self) -> usize {
+        self.state.active.load(Ordering::SeqCst)
+    }
+
+    /// How many of them were given up before they were over. Not those of `Shout`, whose end the library tells as the end
+    /// of the words either way.
     pub fn cancelled(&self) -> usize {
         self.state.cancelled.load(Ordering::SeqCst)
     }
@@ -123,6 +131,7 @@ impl GrpcService {
 impl Words {
     fn handle<T>(&self, request: &Request<T>) -> Handling {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
+        self.0.active.fetch_add(1, Ordering::SeqCst);
         request.metadata().clone_into(&mut self.0.seen.lock().unwrap());
         Handling {
             state: Arc::clone(&self.0),
@@ -218,6 +227,7 @@ impl Handling {
 
 impl Drop for Handling {
     fn drop(&mut self) {
+        self.state.active.fetch_sub(1, Ordering::SeqCst);
         if !self.done {
             self.state.cancelled.fetch_add(1, Ordering::SeqCst);
         }

@@ -125,11 +125,12 @@ fn a_call_that_moves_nothing_either_way_is_ended() {
     let mut talk = client.shout(None).unwrap();
     talk.say("one");
     assert_eq!(talk.hear().unwrap().as_deref(), Some("ONE"));
+    assert_eq!(service.active(), 1);
     talk.hear().unwrap_err();
-    until("the service is let go", || service.cancelled() == 1);
+    until("the service is let go", || service.active() == 0);
     // And one whose service has everything and says nothing.
     assert_eq!(client.say("hang", None).unwrap_err().code(), Code::DeadlineExceeded);
-    until("the service is let go", || service.cancelled() == 2);
+    until("the service is let go", || service.cancelled() == 1);
 }
 
 #[test]
@@ -172,8 +173,9 @@ fn the_time_of_a_call_is_its_own_and_what_is_left_of_it_goes_on() {
     let mut talk = client.shout(Some(Duration::from_millis(500))).unwrap();
     talk.say("one");
     assert_eq!(talk.hear().unwrap().as_deref(), Some("ONE"));
+    assert_eq!(service.active(), 1);
     talk.hear().unwrap_err();
-    until("the service is let go", || service.cancelled() == 2);
+    until("the service is let go", || service.active() == 0);
 }
 
 #[test]
@@ -188,7 +190,9 @@ fn a_client_that_gives_up_is_given_up_at_the_service() {
     let mut talk = client.shout(None).unwrap();
     talk.say("one");
     assert_eq!(talk.hear().unwrap().as_deref(), Some("ONE"));
+    assert_eq!(service.active(), 1);
     drop(talk);
+    until("the service notices", || service.active() == 0);
     drop(client);
     until("nothing is in flight", || {
         gateway.metric("tollgate_requests_in_flight") == 0.0

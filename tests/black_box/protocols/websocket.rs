@@ -167,7 +167,9 @@ fn a_thousand_idle_sockets_stay_and_are_closed_when_the_gateway_leaves() {
 #[test]
 fn a_socket_that_is_silent_both_ways_for_too_long_is_ended() {
     let service = EchoSocket::start();
-    let gateway = Gateway::with(behind(&service, "tunnel: 400ms")).start();
+    let gateway = Gateway::with(behind(&service, "tunnel: 400ms"))
+        .server("timeouts: { request: 400ms }")
+        .start();
     let mut socket = Sockets::to(gateway.address()).open("/open", None).unwrap();
     for _ in 0..3 {
         std::thread::sleep(Duration::from_millis(150));

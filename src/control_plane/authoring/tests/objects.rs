@@ -437,6 +437,70 @@ async fn applications_are_published_where_their_apis_are_and_plans_where_they_ar
 }
 
 #[tokio::test]
+async fn certificates_of_applications_are_published_with_them_and_belong_to_one() {
+    let node = Node::with(&["prod"]).await;
+    let document = FIRST.replace(
+        "    keys:",
+        "    certificates: [{ id: mobile-cert, san: 'dns:mobile.example' }]\n    keys:",
+    );
+    node.publish(&["prod"], &document).await.is(200);
+    let mobile = &node.document("prod").await["applications"][0];
+    assert_eq!(
+        mobile["certificates"],
+        json!([{ "id": "mobile-cert", "san": "dns:mobile.example" }])
+    );
+
+    let shop = |certificates: Value| {
+        let subscriptions = json!([{ "api": "orders", "plan": "basic" }]);
+        json!({ "subscriptions": subscriptions, "certificates": certificates })
+    };
+    let certificates = json!([{ "id": "shop-cert", "san": "uri:spiffe://example.org/shop", "type": "sandbox" }]);
+    let created = node
+        .put("/v1/applications/shop", shop(certificates.clone()))
+        .await
+        .is(201);
+    assert_eq!(created.published().len(), 1);
+    let read = node.get("/v1/applications/shop").await.is(200);
+    assert_eq!(read.body["certificates"], certificates);
+    assert_eq!(
+        node.document("prod").await["applications"][1]["certificates"],
+        certificates
+    );
+
+    let renamed = json!([{ "id": "shop-cert", "san": "dns:shop.example", "expires": "2030-01-01T00:00:00Z" }]);
+    let changed = node.put("/v1/applications/shop", shop(renamed.clone())).await.is(200);
+    assert_eq!(changed.published().len(), 1, "gateways have to know");
+    assert_eq!(node.document("prod").await["applications"][1]["certificates"], renamed);
+
+    for (wrong, says) in [
+        (
+            json!([{ "id": "c", "san": "shop.example" }]),
+            "a name of a certificate says what it is",
+        ),
+        (
+            json!([{ "id": "", "san": "dns:shop.example" }]),
+            "the id of certificates[0]",
+        ),
+        (
+            json!([{ "id": "c", "san": "dns:a.b", "expires": "soon" }]),
+            "expires at no instant",
+        ),
+        (
+            json!([{ "id": "c", "san": "dns:mobile.example" }]),
+            "a name belongs to one application",
+        ),
+        (
+            json!([{ "id": "mobile-cert", "san": "dns:a.b" }]),
+            "is the id of a key or certificate already",
+        ),
+    ] {
+        node.put("/v1/applications/shop", shop(wrong))
+            .await
+            .refused(422, "refused", says);
+    }
+}
+
+#[tokio::test]
 async fn a_plan_changes_in_all_environments_or_in_none() {
     let node = Node::with(&["prod", "test"]).await;
     node.stock().await;
