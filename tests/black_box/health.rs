@@ -116,3 +116,13 @@ fn all_served(gateway: &Gateway, requests: usize) {
         gateway.client().get("/orders").send().expect(200);
     }
 }
+
+/// Waits until this one gets none of so many requests as would hit it otherwise.
+#[track_caller]
+fn until_spared(gateway: &Gateway, patient: &Patient) {
+    until("it gets no requests", || {
+        let before = patient.others();
+        all_served(gateway, 20);
+        patient.others() == before
+    });
+}

@@ -15,6 +15,7 @@ fn a_revision_that_touches_one_upstream_resets_no_other() {
     let gateway = Gateway::with(base()).start();
     until("it was asked", || seldom.checks() == 1);
     until_down(&gateway, bad.origin.address());
+    until_spared(&gateway, &bad);
     let requests = bad.others();
     for number in 0..10 {
         gateway.apply(base().upstream(&format!(
