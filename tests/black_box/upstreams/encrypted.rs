@@ -59,7 +59,11 @@ impl Endpoint {
 /// What the gateway says in its access log of a request that it refused.
 #[track_caller]
 fn reason(gateway: &Gateway) -> String {
-    let answer = gateway.client().get("/open").send().expect_refusal(502, "upstream_failed");
+    let answer = gateway
+        .client()
+        .get("/open")
+        .send()
+        .expect_refusal(502, "upstream_failed");
     let record = gateway.access_record(answer.header("x-request-id").unwrap());
     record["reason"].as_str().unwrap_or_default().to_owned()
 }
@@ -71,7 +75,11 @@ fn an_endpoint_is_believed_when_its_certificate_is_for_its_address_or_the_name_t
     let endpoint = Endpoint::start();
     let by_address = endpoint.before(&format!("tls: {{ {CA} }}"));
     let echo = by_address.client().get("/open/a").send().expect(200).echo();
-    assert_eq!(echo.header("x-forwarded-proto"), Some("https"), "the last hop was encrypted");
+    assert_eq!(
+        echo.header("x-forwarded-proto"),
+        Some("https"),
+        "the last hop was encrypted"
+    );
     let by_name = endpoint.before(&format!("tls: {{ {CA}, server_name: orders.internal }}"));
     by_name.client().post("/open/b", "content").send().expect(200);
     assert_eq!(endpoint.origin.requests(), 2);
@@ -80,7 +88,10 @@ fn an_endpoint_is_believed_when_its_certificate_is_for_its_address_or_the_name_t
 #[test]
 fn a_certificate_that_is_wrong_is_refused_and_the_log_says_what_is_wrong_with_it() {
     let endpoint = Endpoint::start();
-    let stranger = endpoint.before_with("tls: { ca: \"${file:DIR/other.pem}\" }", &[("other.pem", &Authority::new().pem())]);
+    let stranger = endpoint.before_with(
+        "tls: { ca: \"${file:DIR/other.pem}\" }",
+        &[("other.pem", &Authority::new().pem())],
+    );
     assert_eq!(reason(&stranger), "certificate_of_unknown_issuer");
     stranger.logs("no TLS with it");
     let renamed = endpoint.before(&format!("tls: {{ {CA}, server_name: payments.internal }}"));
@@ -104,14 +115,23 @@ fn a_certificate_that_is_wrong_is_refused_and_the_log_says_what_is_wrong_with_it
 fn an_endpoint_that_asks_who_is_there_is_shown_the_upstreams_certificate() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let shown = authority.issue(&["ip:127.0.0.1"]);
-    let endpoint = Endpoint::with(authority, &shown, "client: { ca: \"DIR/clients.crt\", required: true }", &clients);
+    let endpoint = Endpoint::with(
+        authority,
+        &shown,
+        "client: { ca: \"DIR/clients.crt\", required: true }",
+        &clients,
+    );
     let own = clients.issue(&["dns:gateway.internal"]);
     let files = [("own.pem", own.certificate.as_str()), ("own.key", own.key.as_str())];
     let pair = "certificate: \"${file:DIR/own.pem}\", key: \"${file:DIR/own.key}\"";
     let known = endpoint.before_with(&format!("tls: {{ {CA}, {pair} }}"), &files);
     known.client().get("/open").send().expect(200);
     let unknown = endpoint.before(&format!("tls: {{ {CA} }}"));
-    unknown.client().get("/open").send().expect_refusal(502, "upstream_failed");
+    unknown
+        .client()
+        .get("/open")
+        .send()
+        .expect_refusal(502, "upstream_failed");
     assert_eq!(endpoint.origin.requests(), 1);
 }
 
@@ -124,7 +144,9 @@ fn upstreams_that_trust_differently_never_share_a_connection() {
         .file("other.pem", Authority::new().pem());
     let directory = setup.path().display().to_string();
     let upstream = |name: &str, file: &str| {
-        format!("{{ name: {name}, endpoints: [{{ address: \"{address}\" }}], tls: {{ ca: \"${{file:{directory}/{file}}}\" }} }}")
+        format!(
+            "{{ name: {name}, endpoints: [{{ address: \"{address}\" }}], tls: {{ ca: \"${{file:{directory}/{file}}}\" }} }}"
+        )
     };
     let revision = Revision::empty()
         .upstream(&upstream("right", "ca.pem"))
@@ -134,7 +156,11 @@ fn upstreams_that_trust_differently_never_share_a_connection() {
     let gateway = setup.file("revision.yaml", revision.to_string()).start();
     for _ in 0..5 {
         gateway.client().get("/open").send().expect(200);
-        gateway.client().get("/wrong").send().expect_refusal(502, "upstream_failed");
+        gateway
+            .client()
+            .get("/wrong")
+            .send()
+            .expect_refusal(502, "upstream_failed");
     }
 }
 
@@ -144,7 +170,11 @@ fn http_2_is_spoken_with_endpoints_that_are_told_to_and_with_those_that_offer_it
     for protocol in ["http1", "http2", "auto"] {
         let gateway = endpoint.before(&format!("protocol: {protocol}, tls: {{ {CA} }}"));
         for number in 0..5 {
-            let answer = gateway.client().post("/open", format!("number {number}")).send().expect(200);
+            let answer = gateway
+                .client()
+                .post("/open", format!("number {number}"))
+                .send()
+                .expect(200);
             assert_eq!(answer.echo().body, format!("number {number}"), "{protocol}");
         }
     }
@@ -173,10 +203,13 @@ fn what_can_not_be_used_is_a_mistake_with_its_place() {
         let revision = Revision::empty().upstream(&format!(
             "{{ name: orders, endpoints: [{{ address: \"127.0.0.1:9\" }}], tls: {{ {tls} }} }}"
         ));
-        setup.file("revision.yaml", revision.to_string()).run().stderr()
+        setup.file("revision.yaml", revision.to_string()).run().stderr
     };
     let pair = check("certificate: \"${file:DIR/one.pem}\", key: \"${file:DIR/two.key}\"");
-    assert!(pair.contains("revision.yaml:") && pair.contains("can not be used with this key"), "{pair}");
+    assert!(
+        pair.contains("revision.yaml:") && pair.contains("can not be used with this key"),
+        "{pair}"
+    );
     assert!(check("ca: \"${file:DIR/garbage}\"").contains("no certificate in PEM"));
     assert!(check("certificate: \"${file:DIR/one.pem}\"").contains("without its key"));
     assert!(check("verify: false").contains("verify"), "there is no such key");
