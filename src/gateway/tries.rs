@@ -180,6 +180,7 @@ pub fn handshake_fault(error: &Error) -> &'static str {
         ("NotValidForName", "certificate_of_another_name"),
         ("Expired", "certificate_expired"),
         ("NotValidYet", "certificate_not_valid_yet"),
+        ("BadSignature", "certificate_badly_signed"),
         ("invalid peer certificate", "certificate_refused"),
     ];
     let found = faults.iter().find(|(text, _)| said.contains(text));

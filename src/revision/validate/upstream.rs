@@ -357,12 +357,17 @@ impl Checker<'_> {
             let message = format!("{} is not a name that a certificate can have", quote(&name.value));
             self.report.error(name.place, message);
         }
-        for pem in [ca, certificate].into_iter().flatten() {
-            self.certificates(pem, who);
+        // Told at the place of the whole: what is said of a value that came from a reference is hidden, because it may quote
+        // it, and this does not.
+        let place = raw.place;
+        for (key, pem) in [("ca", ca), ("certificate", certificate)] {
+            if let Some(pem) = pem {
+                self.certificates(place, key, pem, who);
+            }
         }
         let client = match (certificate, key) {
             (Some(certificate), Some(key)) => {
-                self.pair(certificate, key, who);
+                self.pair(place, certificate, key, who);
                 Some((certificate.value.clone(), key.value.clone()))
             }
             (None, None) => None,
@@ -385,10 +390,10 @@ impl Checker<'_> {
     }
 
     /// A certificate and its key, which have to belong together.
-    fn pair(&mut self, certificate: &At<String>, key: &At<Secret>, who: &str) {
+    fn pair(&mut self, place: Place, certificate: &At<String>, key: &At<Secret>, who: &str) {
         let Ok(der) = PrivateKeyDer::from_pem_slice(key.value.expose().as_bytes()) else {
-            let message = format!("{who}: this is not a private key in PEM");
-            self.report.error(key.place, message);
+            let message = format!("{who}: \"key\" is not a private key in PEM");
+            self.report.error(place, message);
             return;
         };
         let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.value.as_bytes())
@@ -401,26 +406,32 @@ impl Checker<'_> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         if let Err(error) = CertifiedKey::from_der(chain, der, &provider) {
             let message = format!("{who}: the certificate can not be used with this key: {error}");
-            self.report.error(key.place, message);
+            self.report.error(place, message);
         }
     }
 
-    fn certificates(&mut self, pem: &At<String>, who: &str) {
+    fn certificates(&mut self, place: Place, key: &str, pem: &At<String>, who: &str) {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.value.as_bytes()).collect();
         let message = match read {
             Ok(list) if list.is_empty() => {
-                format!("{who}: there is no certificate in PEM here; for a file, write ${{file:/path}}")
+                format!(
+                    "{who}: there is no certificate in PEM in {}; for a file, write ${{file:/path}}",
+                    quote(key)
+                )
             }
             Ok(list) => match list
                 .iter()
                 .find_map(|der| x509_parser::parse_x509_certificate(der).err())
             {
                 None => return,
-                Some(error) => format!("{who}: one of these certificates can not be read: {error}"),
+                Some(error) => format!(
+                    "{who}: one of the certificates in {} can not be read: {error}",
+                    quote(key)
+                ),
             },
-            Err(error) => format!("{who}: these are not certificates in PEM: {error}"),
+            Err(error) => format!("{who}: {} has no certificates in PEM: {error}", quote(key)),
         };
-        self.report.error(pem.place, message);
+        self.report.error(place, message);
     }
 
     /// A duration that may be short, or nothing.

@@ -213,7 +213,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Client, Connection, Origin, answer, echo};
+    use super::super::{Client, Connection, Origin, answer, echo, eventually};
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(100);
@@ -294,7 +294,8 @@ mod tests {
                 .expect(200);
             proxy.refuse(true);
             assert!(connection.is_closed());
-            let refused = TcpStream::connect(proxy.address()).unwrap_err();
+            // A process that another test is just starting holds a copy of every socket for a moment.
+            let refused = eventually("refused", || TcpStream::connect(proxy.address()).err());
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             proxy.refuse(false);
         }

@@ -37,13 +37,15 @@ impl Port {
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
+    use super::super::until;
     use super::*;
 
     #[test]
     fn a_held_port_refuses_connections_until_somebody_listens_on_it_and_again_afterwards() {
         let port = Port::free();
         for _ in 0..3 {
-            assert!(TcpStream::connect(port.address()).is_err());
+            // A process that another test is just starting holds a copy of every socket for a moment.
+            until("refused", || TcpStream::connect(port.address()).is_err());
             let listener = TcpListener::bind(port.address()).unwrap();
             let stream = TcpStream::connect(port.address()).unwrap();
             drop(listener.accept().unwrap());
