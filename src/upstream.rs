@@ -46,6 +46,9 @@ pub struct Upstream {
     /// Where each endpoint of the revision is. Not for request threads.
     found: Mutex<Places>,
     view: ArcSwap<View>,
+    /// What outlives views.
+    balance: Arc<balance::Standing>,
+    /// What outlives revisions.
     standing: Arc<registry::Standing>,
     registry: Arc<Registry>,
     counters: UpstreamCounters,
@@ -131,7 +134,7 @@ impl Upstream {
         let view = View::compile(
             &self.terms,
             members,
-            Arc::clone(&self.standing.balance),
+            Arc::clone(&self.balance),
             self.registry.metrics(),
             now,
         );
@@ -139,7 +142,7 @@ impl Upstream {
     }
 
     fn members(&self, found: &[Vec<Found>], now: Moment) -> Vec<Member> {
-        let standing = &self.standing.balance;
+        let standing = &self.balance;
         // What comes beside others starts slowly; what a gateway begins with does not.
         let joining = standing.is_populated().then_some(now);
         let mut members: Vec<Member> = Vec::new();

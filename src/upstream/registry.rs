@@ -48,8 +48,8 @@ struct Known {
 /// What outlives the revisions of an upstream, beside its endpoints.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// Where the rotation stands.
-    pub balance: Arc<balance::Standing>,
+    /// What is known of the choice of endpoints.
+    pub balance: Arc<balance::Lineage>,
     /// How many requests may be repeated.
     pub budget: Budget,
     /// Held by whoever opens a breaker, so that not more open than may.
@@ -86,10 +86,11 @@ impl Registry {
                 }
             }
         };
+        let balance = standing.balance.succeed();
         let empty = View::compile(
             terms,
             Vec::new(),
-            Arc::clone(&standing.balance),
+            Arc::clone(&balance),
             &self.metrics,
             Moment::now(),
         );
@@ -97,6 +98,7 @@ impl Registry {
             manner: Manner::of(terms),
             found: Mutex::new(Places { found, members: None }),
             view: ArcSwap::from_pointee(empty),
+            balance,
             standing,
             registry: Arc::clone(self),
             counters: self.metrics.counters(terms.name.as_str()),
