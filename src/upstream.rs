@@ -97,11 +97,19 @@ impl Upstream {
         self.registry.changed();
     }
 
-    /// The endpoint of the revision with this position is found here from now on. Not for request threads.
-    pub fn moved(&self, position: usize, found: Vec<Found>) {
+    /// The endpoints of the revision with these positions are found there from now on. Not for request threads.
+    ///
+    /// All that is known at a time comes at once: a view is made of all endpoints, and not once for each that moves.
+    pub fn moved(&self, moves: impl IntoIterator<Item = (usize, Vec<Found>)>) {
         let mut places = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = places.found.get_mut(position).filter(|place| **place != found) {
-            *place = found;
+        let mut changed = false;
+        for (position, found) in moves {
+            if let Some(place) = places.found.get_mut(position).filter(|place| **place != found) {
+                *place = found;
+                changed = true;
+            }
+        }
+        if changed {
             places.members = None;
             drop(places);
             self.refresh(Moment::now());

@@ -39,7 +39,9 @@ impl Lineage {
         let mut standings = self.standings();
         standings.retain(|standing| standing.strong_count() > 0);
         let before = newest(&standings);
-        let priority = before.as_ref().map_or(0, |before| before.priority.load(Ordering::Relaxed));
+        let priority = before
+            .as_ref()
+            .map_or(0, |before| before.priority.load(Ordering::Relaxed));
         let panic = before.is_some_and(|before| before.panic.load(Ordering::Relaxed));
         let standing = Arc::new(Standing {
             lineage: Arc::clone(self),
@@ -98,7 +100,9 @@ impl Standing {
             _ => {}
         }
         if panic && !had_panic {
-            log::warn!("upstream \"{upstream}\": so few endpoints can be used that all of them are, whatever is known of them");
+            log::warn!(
+                "upstream \"{upstream}\": so few endpoints can be used that all of them are, whatever is known of them"
+            );
         }
         if had_panic && !panic {
             log::info!("upstream \"{upstream}\": enough endpoints can be used again");
@@ -151,7 +155,11 @@ mod tests {
         new.note(&orders, Some(0), false);
         assert_eq!((new.priority(), old.priority()), (Some(0), Some(1)));
         old.note(&orders, Some(2), true);
-        assert_eq!(lineage.succeed().priority(), Some(0), "of the newest, and not of who spoke last");
+        assert_eq!(
+            lineage.succeed().priority(),
+            Some(0),
+            "of the newest, and not of who spoke last"
+        );
         assert_eq!([old.next_turn(), new.next_turn(), old.next_turn()], [0, 1, 2]);
     }
 
