@@ -146,6 +146,16 @@ impl Api {
     }
 }
 
+/// What comes of a revision with an endpoint whose name does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nowhere {
+    /// It is refused: somebody has just written it.
+    Refused,
+    /// It runs with a warning: it did before, and all the rest of it must not stay out because of one name. The endpoint
+    /// has no addresses until its name is found in the background.
+    Told,
+}
+
 /// What snapshots are compiled with: everything of the process that outlives them.
 pub struct Compiler {
     /// Which key types are let in, where nothing else says it.
@@ -176,7 +186,7 @@ impl Compiler {
     /// # Errors
     /// What is wrong beyond the document itself: routes that collide, endpoints that do not resolve.
     pub fn compile(&self, loaded: Loaded) -> Result<(Snapshot, Mistakes), Mistakes> {
-        self.compile_as(loaded, self.environment_type)
+        self.compile_as(loaded, self.environment_type, Nowhere::Refused)
     }
 
     /// The same for an environment of this type.
@@ -187,10 +197,11 @@ impl Compiler {
         &self,
         loaded: Loaded,
         environment_type: EnvironmentType,
+        nowhere: Nowhere,
     ) -> Result<(Snapshot, Mistakes), Mistakes> {
         let loaded = loaded.for_labels(&self.labels);
         let (table, conflicts) = route_table(&loaded);
-        let (found, unresolved) = self.find(&loaded.revision);
+        let (found, unresolved) = self.find(&loaded.revision, nowhere);
         let loaded = loaded.with(conflicts.into_iter().chain(unresolved))?;
 
         let revision = &loaded.revision;
@@ -320,7 +331,7 @@ impl Compiler {
     }
 
     /// Where the endpoints of each upstream are; and those that are nowhere.
-    fn find(&self, revision: &Revision) -> (Vec<Vec<Vec<Found>>>, Vec<Finding>) {
+    fn find(&self, revision: &Revision, nowhere: Nowhere) -> (Vec<Vec<Vec<Found>>>, Vec<Finding>) {
         let mut findings = Vec::new();
         let mut all = Vec::with_capacity(revision.upstreams.len());
         let locators: Vec<_> = (revision.upstreams.iter())
@@ -331,11 +342,18 @@ impl Compiler {
             let mut places = Vec::with_capacity(upstream.endpoints.len());
             for endpoint in &upstream.endpoints {
                 let found = found.next().unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|error| {
-                    let message = format!(
+                    let mut message = format!(
                         "upstream \"{}\": endpoint \"{}\" does not resolve: {error}",
                         upstream.name, endpoint.locator
                     );
-                    findings.push((document::Place::default(), Severity::Error, message));
+                    let severity = match nowhere {
+                        Nowhere::Refused => Severity::Error,
+                        Nowhere::Told => {
+                            message.push_str("; it is looked up again until it does");
+                            Severity::Warning
+                        }
+                    };
+                    findings.push((document::Place::default(), severity, message));
                     Vec::new()
                 });
                 places.push(found);

@@ -40,7 +40,7 @@ use crate::config::SkipList;
 use crate::distribution::{Content, Manifest, Signed};
 use crate::document::{Environment, Mistakes};
 use crate::revision;
-use crate::snapshot::{Compiler, Snapshot};
+use crate::snapshot::{Compiler, Nowhere, Snapshot};
 use crate::telemetry::Metrics;
 pub use status::{Refused, Status};
 use verify::Refusal;
@@ -191,8 +191,8 @@ impl Revisions {
         Ok(())
     }
 
-    /// Applies a control plane's revision. `before_swap` is called when it is certain that another snapshot will run.
-    /// Blocks.
+    /// Applies a control plane's revision. `before_swap` is called when it is certain that another snapshot will run;
+    /// `nowhere` says what comes of names that do not exist. Blocks.
     ///
     /// # Errors
     /// The mistakes, when it is refused; it is not noted yet (see [`Self::refuse`]).
@@ -200,6 +200,7 @@ impl Revisions {
         &self,
         published: &Arc<Published>,
         now_ms: u64,
+        nowhere: Nowhere,
         before_swap: &dyn Fn(),
     ) -> Result<(), Refused> {
         let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,7 +218,7 @@ impl Revisions {
             self.renumber(manifest);
             return Ok(());
         }
-        let built = self.build(&fresh, now_ms)?;
+        let built = self.build(&fresh, now_ms, nowhere)?;
         before_swap();
         self.set_sources(fresh);
         self.swap(built, Some(manifest), now_ms);
@@ -230,7 +231,7 @@ impl Revisions {
     /// The mistakes, when they do not fit together.
     pub fn apply_local(&self, now_ms: u64) -> Result<(), Refused> {
         let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let built = self.build(&self.sources(), now_ms)?;
+        let built = self.build(&self.sources(), now_ms, Nowhere::Refused)?;
         self.swap(built, None, now_ms);
         Ok(())
     }
@@ -257,7 +258,7 @@ impl Revisions {
                 self.set_sources(fresh);
                 return Ok(());
             }
-            let built = self.build(&fresh, now_ms)?;
+            let built = self.build(&fresh, now_ms, Nowhere::Refused)?;
             self.set_sources(fresh.clone());
             self.swap(
                 built,
@@ -284,7 +285,7 @@ impl Revisions {
     }
 
     /// A snapshot of what is published and what is local.
-    fn build(&self, sources: &Sources, now_ms: u64) -> Result<Snapshot, Refused> {
+    fn build(&self, sources: &Sources, now_ms: u64, nowhere: Nowhere) -> Result<Snapshot, Refused> {
         let manifest = sources.published.as_ref().map(|published| &published.manifest);
         let name = match (manifest, &sources.local) {
             (Some(manifest), _) => format!("environment {} revision {}", manifest.environment, manifest.seq),
@@ -304,13 +305,12 @@ impl Revisions {
             let directory = sources.local.as_ref().and_then(|(_, path)| path.parent());
             let environment = Environment::of_process().of_published();
             let mut loaded = revision::parse(&text, &name, directory.unwrap_or(Path::new("/")), &environment)?;
-            match manifest {
-                Some(manifest) => {
-                    loaded.revision.digest = manifest.root.to_string();
-                    self.compiler.compile_as(loaded, manifest.environment_type)
-                }
-                None => self.compiler.compile(loaded),
+            let mut environment_type = self.compiler.environment_type;
+            if let Some(manifest) = manifest {
+                loaded.revision.digest = manifest.root.to_string();
+                environment_type = manifest.environment_type;
             }
+            self.compiler.compile_as(loaded, environment_type, nowhere)
         })
     }
 

@@ -46,6 +46,9 @@ pub struct Upstream {
     /// Where each endpoint of the revision is. Not for request threads.
     found: Mutex<Places>,
     view: ArcSwap<View>,
+    /// What outlives views.
+    balance: Arc<balance::Standing>,
+    /// What outlives revisions.
     standing: Arc<registry::Standing>,
     registry: Arc<Registry>,
     counters: UpstreamCounters,
@@ -94,11 +97,19 @@ impl Upstream {
         self.registry.changed();
     }
 
-    /// The endpoint of the revision with this position is found here from now on. Not for request threads.
-    pub fn moved(&self, position: usize, found: Vec<Found>) {
+    /// The endpoints of the revision with these positions are found there from now on. Not for request threads.
+    ///
+    /// All that is known at a time comes at once: a view is made of all endpoints, and not once for each that moves.
+    pub fn moved(&self, moves: impl IntoIterator<Item = (usize, Vec<Found>)>) {
         let mut places = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = places.found.get_mut(position).filter(|place| **place != found) {
-            *place = found;
+        let mut changed = false;
+        for (position, found) in moves {
+            if let Some(place) = places.found.get_mut(position).filter(|place| **place != found) {
+                *place = found;
+                changed = true;
+            }
+        }
+        if changed {
             places.members = None;
             drop(places);
             self.refresh(Moment::now());
@@ -131,7 +142,7 @@ impl Upstream {
         let view = View::compile(
             &self.terms,
             members,
-            Arc::clone(&self.standing.balance),
+            Arc::clone(&self.balance),
             self.registry.metrics(),
             now,
         );
@@ -139,7 +150,7 @@ impl Upstream {
     }
 
     fn members(&self, found: &[Vec<Found>], now: Moment) -> Vec<Member> {
-        let standing = &self.standing.balance;
+        let standing = &self.balance;
         // What comes beside others starts slowly; what a gateway begins with does not.
         let joining = standing.is_populated().then_some(now);
         let mut members: Vec<Member> = Vec::new();

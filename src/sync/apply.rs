@@ -10,6 +10,7 @@ use super::verify::{Refusal, follow};
 use crate::clock::unix_ms;
 use crate::distribution::Manifest;
 use crate::distribution::protocol::Applied;
+use crate::snapshot::Nowhere;
 
 impl Pull {
     /// Starts from disk, or for want of anything there from this gateway's own objects. Blocks. True if something runs.
@@ -51,10 +52,11 @@ impl Pull {
         applied.is_ok()
     }
 
-    /// Applies what was read from disk; true if it runs.
+    /// Applies what was read from disk; true if it runs. After a restart nothing is known of any name, and one that is gone
+    /// just now must not take down what served before.
     fn start_from(&self, revision: &Remembered) -> bool {
         let manifest = revision.manifest();
-        let taken = follow(manifest, None, &self.expected).and_then(|()| self.swap_in(revision));
+        let taken = follow(manifest, None, &self.expected).and_then(|()| self.swap_in(revision, Nowhere::Told));
         match taken {
             Ok(()) => {
                 told(manifest, self.last_good.choose(manifest));
@@ -70,7 +72,7 @@ impl Pull {
 
     /// Compiles, swaps and keeps. Blocks.
     pub(super) fn apply(&self, revision: &Remembered) -> Result<(), Refusal> {
-        self.swap_in(revision)?;
+        self.swap_in(revision, Nowhere::Refused)?;
         // Only now, because packing may take as long as everything before. A gateway that ends here starts from the
         // revision before, and asks.
         let manifest = revision.manifest();
@@ -79,14 +81,14 @@ impl Pull {
         Ok(())
     }
 
-    fn swap_in(&self, revision: &Remembered) -> Result<(), Refusal> {
+    fn swap_in(&self, revision: &Remembered, nowhere: Nowhere) -> Result<(), Refusal> {
         let manifest = revision.manifest();
         let before_swap = || {
             self.swaps.fetch_add(1, Ordering::Relaxed);
             self.guard.change(|guard| guard.swap(manifest.root));
         };
         self.revisions
-            .apply_published(&revision.published, unix_ms(), &before_swap)
+            .apply_published(&revision.published, unix_ms(), nowhere, &before_swap)
             .map_err(|refused| Refusal::new(manifest.seq, refused.reason, refused.mistakes.join("\n")))
     }
 

@@ -46,7 +46,7 @@ use crate::revision::{Balance, Upstream as Terms};
 use crate::telemetry::UpstreamMetrics;
 
 pub use self::facts::{Facts, MemberFacts};
-pub use self::standing::Standing;
+pub use self::standing::{Lineage, Standing};
 
 /// An endpoint as an upstream of a revision has it.
 pub struct Member {

@@ -129,14 +129,27 @@ impl Checks {
                 self.take_in(upstream.name(), member, question, now);
             }
         }
+        self.leave_out(&seen);
+    }
+
+    /// All others are not asked any more. One may live on without checks, or as long as a request is there.
+    fn leave_out(&mut self, seen: &HashSet<u32>) {
         let schedule = &mut self.schedule;
-        self.slots.retain(|id, _| {
+        let mut were_down = false;
+        self.slots.retain(|id, slot| {
             let stays = seen.contains(id);
             if !stays {
                 schedule.remove(*id);
+                were_down |= slot
+                    .endpoint
+                    .upgrade()
+                    .is_some_and(|endpoint| endpoint.health().forget());
             }
             stays
         });
+        if were_down {
+            self.registry.changed();
+        }
     }
 
     /// What upstreams say of checks, where that is new. Certificates may have to be read, so this is done elsewhere.
@@ -257,3 +270,6 @@ impl Checks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@
 
 mod dns;
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use self::dns::{Answer, Dns};
+use self::dns::{Answer, Dns, PLACES_MAX};
 use super::resolve::Found;
 use super::{Registry, Upstream};
 use crate::config;
@@ -218,11 +218,7 @@ impl Discovery {
                 ..
             } => {
                 self.counters.failed.inc();
-                // Better than nothing, but no reason to take something away.
-                let changed = known.places.is_empty();
-                if changed {
-                    known.places = places;
-                }
+                let changed = known.add(places);
                 known.failed(locator, &why, false, now);
                 return changed;
             }
@@ -257,15 +253,16 @@ impl Discovery {
     /// Tells upstreams where their endpoints are.
     fn tell(&self, upstreams: &[Arc<Upstream>]) {
         for upstream in upstreams {
-            for (position, endpoint) in upstream.terms().endpoints.iter().enumerate() {
-                if !is_name(&endpoint.locator) {
-                    continue;
-                }
-                let places = self.known().get(&endpoint.locator).map(|known| known.places.clone());
-                if let Some(places) = places.filter(|places| !places.is_empty()) {
-                    upstream.moved(position, places);
-                }
-            }
+            let moves: Vec<(usize, Vec<Found>)> = {
+                let known = self.known();
+                let endpoints = upstream.terms().endpoints.iter().enumerate();
+                let places = endpoints.filter(|(_, endpoint)| is_name(&endpoint.locator));
+                places
+                    .filter_map(|(position, endpoint)| Some((position, known.get(&endpoint.locator)?.places.clone())))
+                    .filter(|(_, places)| !places.is_empty())
+                    .collect()
+            };
+            upstream.moved(moves);
         }
     }
 
@@ -312,6 +309,24 @@ impl Known {
         if was_failing || (changed && was_known) {
             log::info!("dns: {locator} is at {}", self.told());
         }
+        changed
+    }
+
+    /// A part of an answer: what is new in it is taken over, and nothing is taken away, because what is missing may be in the
+    /// other part. True if that changes anything.
+    fn add(&mut self, part: Vec<Found>) -> bool {
+        let mut known: BTreeMap<SocketAddr, Found> = (self.places.iter().rev())
+            .map(|place| (place.address, *place))
+            .collect();
+        // Backwards: of two that say something of one address the first counts, here as everywhere.
+        for place in part.into_iter().rev() {
+            if known.len() < PLACES_MAX || known.contains_key(&place.address) {
+                known.insert(place.address, place);
+            }
+        }
+        let places: Vec<Found> = known.into_values().collect();
+        let changed = self.places != places;
+        self.places = places;
         changed
     }
 

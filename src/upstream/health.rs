@@ -55,6 +55,13 @@ impl Health {
         }
     }
 
+    /// Nobody asks it any more: what was known will be wrong some day, and must not count when somebody asks again. True if it
+    /// was down.
+    pub fn forget(&self) -> bool {
+        self.streak.store(0, Ordering::Relaxed);
+        self.state.swap(UNKNOWN, Ordering::Relaxed) == DOWN
+    }
+
     /// Whether checks let it be used.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -75,7 +82,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn an_endpoint_goes_down_and_comes_up_after_so_many_checks_in_a_row() {
+    fn an_endpoint_goes_down_and_comes_up_after_so_many_checks_in_a_row_and_is_up_when_all_is_forgotten() {
         let terms = HealthCheck {
             probe: Probe::Tcp,
             interval: Duration::from_secs(10),
@@ -94,5 +101,14 @@ mod tests {
         assert_eq!([check(true), check(false), check(true)], [None; 3]);
         assert_eq!(check(true), Some(Turn::CameUp));
         assert_eq!((health.is_up(), health.good_in_a_row()), (true, 2));
+        assert!(!health.forget());
+        assert_eq!(health.good_in_a_row(), 0);
+        assert_eq!(
+            [check(false), check(false)],
+            [None; 2],
+            "it is counted from the beginning"
+        );
+        assert_eq!(check(false), Some(Turn::WentDown));
+        assert!(health.forget() && health.is_up());
     }
 }

@@ -22,6 +22,10 @@ use crate::telemetry::upstream_metrics::{ConnectionGauges, EndpointGauges};
 /// How often breakers are looked at whose time may be over, and slow starts moved on.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Changes that come together are one round: where a hundred breakers open within a moment, views are not made a hundred
+/// times. Whoever waits for a change does not notice this.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// How often gauges are set, in ticks.
 const SHOW_EVERY: u32 = 5;
 
@@ -51,8 +55,8 @@ struct Known {
 /// What outlives the revisions of an upstream, beside its endpoints.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// Where the rotation stands.
-    pub balance: Arc<balance::Standing>,
+    /// What is known of the choice of endpoints.
+    pub balance: Arc<balance::Lineage>,
     /// How many requests may be repeated.
     pub budget: Budget,
     /// Held by whoever opens a breaker, so that not more open than may.
@@ -103,17 +107,13 @@ impl Registry {
                 }
             }
         };
-        let empty = View::compile(
-            terms,
-            Vec::new(),
-            Arc::clone(&standing.balance),
-            &self.metrics,
-            Moment::now(),
-        );
+        let balance = standing.balance.succeed();
+        let empty = View::compile(terms, Vec::new(), Arc::clone(&balance), &self.metrics, Moment::now());
         let upstream = Arc::new(Upstream {
             manner: Manner::of(terms),
             found: Mutex::new(Places { found, members: None }),
             view: ArcSwap::from_pointee(empty),
+            balance,
             standing,
             registry: Arc::clone(self),
             counters: self.metrics.counters(terms.name.as_str()),
@@ -125,6 +125,8 @@ impl Registry {
         known.upstreams.push(Arc::downgrade(&upstream));
         drop(known);
         self.arrived.notify_waiters();
+        // What changed since the view was made, and before anybody could see the upstream, is not in it.
+        self.changed();
         upstream
     }
 
@@ -156,7 +158,7 @@ impl Registry {
         &self.metrics
     }
 
-    /// An endpoint changed its state: views are made anew at once.
+    /// An endpoint changed its state: views are made anew in a few milliseconds.
     pub fn changed(&self) {
         self.dirty.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -193,7 +195,7 @@ impl Registry {
         for count in 0_u32.. {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => tokio::time::sleep(GATHER).await,
             }
             let upstreams = self.upstreams();
             self.turn(&upstreams, Moment::now());

@@ -107,7 +107,7 @@ fn an_endpoint_that_moves_is_found_where_it_is_now() {
     let upstream = registry().compile(&terms, vec![Vec::new()]);
     assert!(upstream.view().pick(&ask(&[])).is_none());
     let place = |last| Found::at(([10, 0, 0, last], 80).into());
-    upstream.moved(0, vec![place(1), place(2)]);
+    upstream.moved([(0, vec![place(1), place(2)])]);
     let view = upstream.view();
     let labels: Vec<&str> = view.members().iter().map(|member| &*member.label).collect();
     assert_eq!(
@@ -127,14 +127,68 @@ fn what_comes_beside_others_starts_slowly_and_what_a_gateway_begins_with_does_no
             .map(|member| member.endpoint.joined().is_some())
             .collect()
     };
-    upstream.moved(0, vec![place(1), place(2)]);
+    upstream.moved([(0, vec![place(1), place(2)])]);
     assert_eq!(is_new(&upstream), [false, false], "the first that were found");
     assert!(!upstream.view().is_moving());
-    upstream.moved(0, vec![place(1), place(2), place(3)]);
+    upstream.moved([(0, vec![place(1), place(2), place(3)])]);
     assert_eq!(is_new(&upstream), [false, false, true]);
     assert!(upstream.view().is_moving());
     let again = upstream.registry.compile(&terms, vec![vec![place(2), place(4)]]);
     assert_eq!(is_new(&again), [false, true], "by revision as by DNS");
+}
+
+#[test]
+fn names_that_are_found_together_are_all_what_a_gateway_begins_with() {
+    let terms = terms(
+        "{ name: orders, endpoints: [ { address: \"a.internal:80\" }, { address: \"b.internal:80\" }, { address: \"c.internal:80\" } ] }",
+    );
+    let upstream = registry().compile(&terms, vec![Vec::new(); 3]);
+    let moves = (0..3_u8).map(|number| (usize::from(number), vec![Found::at(([10, 0, 0, number], 80).into())]));
+    upstream.moved(moves);
+    let view = upstream.view();
+    assert_eq!(view.members().len(), 3);
+    assert!(view.members().iter().all(|member| member.endpoint.joined().is_none()));
+}
+
+/// Makes sure that a view that is gone is not mistaken for one that came later.
+fn current(upstream: &Upstream) -> Arc<View> {
+    Arc::clone(&upstream.view())
+}
+
+#[tokio::test]
+async fn what_changed_while_an_upstream_was_compiled_is_seen_soon() {
+    let (terms, registry) = (terms(THREE), registry());
+    let upstream = registry.compile(&terms, found(&terms));
+    let before = current(&upstream);
+    let keeping = tokio::spawn(Arc::clone(&registry).keep());
+    let made_anew = async {
+        while Arc::ptr_eq(&before, &upstream.view()) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), made_anew).await;
+    keeping.abort();
+    in_time.expect("a new view, although nobody says that anything changed");
+}
+
+#[tokio::test]
+async fn changes_that_come_together_make_one_view_and_not_one_each() {
+    let (terms, registry) = (terms(THREE), registry());
+    let upstream = registry.compile(&terms, found(&terms));
+    let keeping = tokio::spawn(Arc::clone(&registry).keep());
+    let begun = std::time::Instant::now();
+    let mut views = vec![current(&upstream)];
+    for _ in 0..1000 {
+        registry.changed();
+        tokio::task::yield_now().await;
+        if views.last().is_none_or(|last| !Arc::ptr_eq(last, &upstream.view())) {
+            views.push(current(&upstream));
+        }
+    }
+    keeping.abort();
+    // At most one each five milliseconds, and those of the rounds that come by themselves: however slow this machine is.
+    let most = begun.elapsed().as_millis() / 5 + begun.elapsed().as_millis() / 100 + 4;
+    assert!(views.len() as u128 <= most, "{} views, and not {most}", views.len());
 }
 
 #[test]
@@ -145,6 +199,6 @@ fn a_view_is_made_anew_of_the_same_members_until_one_moves() {
     let before = members(&upstream);
     upstream.refresh(Moment::now());
     assert_eq!(members(&upstream), before);
-    upstream.moved(0, vec![Found::at(([10, 0, 0, 9], 1).into())]);
+    upstream.moved([(0, vec![Found::at(([10, 0, 0, 9], 1).into())])]);
     assert_ne!(members(&upstream), before);
 }

@@ -22,7 +22,7 @@ use crate::revision::Locator;
 use crate::upstream::resolve::Found;
 
 /// Endpoints of one name. More are a mistake, or a server that wants to fill somebody's memory.
-const PLACES_MAX: usize = 1000;
+pub(super) const PLACES_MAX: usize = 1000;
 
 /// Targets of one service that are looked up.
 const TARGETS_MAX: usize = 100;

@@ -110,19 +110,49 @@ fn failures_take_nothing_away_and_are_tried_again_later_and_later() {
     assert!(roughly(stage.pause(300), 1), "it begins anew");
 }
 
-#[test]
-fn an_answer_in_parts_is_better_than_nothing_and_takes_nothing_away() {
-    let stage = Stage::new();
-    let part = |last| Answer::Found {
-        places: at(last),
+/// An answer that lacks what is behind one of its targets.
+fn part(places: Vec<Found>) -> Answer {
+    Answer::Found {
+        places,
         ttl: 300 * SECOND,
         incomplete: Some("its target b.internal: no answer".into()),
-    };
-    assert!(stage.learn(0, part(1)));
-    assert_eq!(stage.places(), at(1));
+    }
+}
+
+#[test]
+fn an_answer_in_parts_brings_what_is_new_and_takes_nothing_away() {
+    let stage = Stage::new();
+    assert!(stage.learn(0, part(at(2))));
+    assert_eq!(stage.places(), at(2));
     assert!(roughly(stage.pause(0), 1), "it is not what it should be yet");
-    assert!(!stage.learn(1, part(2)));
-    assert_eq!(stage.places(), at(1));
+    assert!(stage.learn(1, part(at(1))));
+    assert_eq!(
+        stage.places(),
+        [at(1), at(2)].concat(),
+        "the new one beside what was known"
+    );
+    assert!(!stage.learn(2, part(at(2))));
+    let heavy = Found {
+        weight: Some(5),
+        ..at(2)[0]
+    };
+    assert!(stage.learn(3, part(vec![heavy])), "it has another weight");
+    assert_eq!(stage.places(), [at(1)[0], heavy]);
+    assert!(stage.learn(4, found(3, 30)), "an answer that is whole");
+    assert_eq!(stage.places(), at(3));
+}
+
+#[test]
+fn parts_of_answers_do_not_pile_up_without_end() {
+    let stage = Stage::new();
+    let crowd = |third: u8| -> Vec<Found> {
+        (0..PLACES_MAX)
+            .map(|last| Found::at(([10, third, (last >> 8) as u8, last as u8], 80).into()))
+            .collect()
+    };
+    assert!(stage.learn(0, part(crowd(1))));
+    assert!(!stage.learn(1, part(crowd(0))));
+    assert_eq!(stage.places(), crowd(1), "what was known stays");
 }
 
 #[test]

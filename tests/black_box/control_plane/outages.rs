@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{ControlPlane, Gateway, Origin, Revision, answer, until};
+use crate::harness::{ControlPlane, DnsServer, Gateway, Mood, Origin, Revision, answer, until};
 
 /// Many APIs, all of which say which publish they are of: what is half of one and half of another is seen.
 fn numbered(origin: &Origin, number: usize) -> Revision {
@@ -120,4 +120,39 @@ fn a_gateway_that_has_never_had_a_revision_waits_for_one() {
     gateway.client().get("/a0/v1").send().expect(503);
     control_plane.restart();
     until("it gets its first revision", || version(&gateway, 1) == Some(1));
+}
+
+#[test]
+fn a_name_that_is_gone_while_a_gateway_restarts_does_not_take_down_what_served_before() {
+    let (dns, origin) = (DnsServer::start(), Origin::start(answer(200, "")));
+    dns.set("orders.internal", ["A 127.0.0.1"]);
+    let address = format!("orders.internal:{}", origin.address().port());
+    let revision = Revision::of(&origin)
+        .upstream(&format!(
+            "{{ name: orders, endpoints: [{{ address: \"{address}\" }}] }}"
+        ))
+        .api("{ name: open, base_path: /open, auth: none, upstream: origin }")
+        .api("{ name: named, base_path: /named, auth: none, upstream: orders }");
+    let control_plane = ControlPlane::start();
+    control_plane.publish("Default", revision);
+    let status = |gateway: &Gateway, path: &str| gateway.client().get(path).send().status;
+    let gateway = control_plane.gateway().section(&dns.section("")).start();
+    until("both are served", || {
+        status(&gateway, "/open") == 200 && status(&gateway, "/named") == 200
+    });
+    let url = control_plane.url();
+    control_plane.kill();
+    let directory = gateway.leave();
+    dns.is(Mood::Forgetful);
+    let gateway = Gateway::pulling(&format!("urls: [\"{url}\"]"))
+        .section(&dns.section(""))
+        .in_directory(directory)
+        .start();
+    assert_eq!(status(&gateway, "/open"), 200, "it needs no name");
+    let without = status(&gateway, "/named");
+    assert!((500..600).contains(&without), "{without}");
+    gateway.logs("does not resolve");
+    gateway.logs("it is looked up again until it does");
+    dns.is(Mood::Fine);
+    until("it is found", || status(&gateway, "/named") == 200);
 }
