@@ -303,7 +303,7 @@ impl Http2 {
         let (mut parts, body) = request.into_parts();
         let without_body = parts.method == Method::HEAD;
         let head = inspect_http2(&mut parts, &self.head_limits).map_err(head_refusal);
-        let call = grpc::Call::of(&parts.headers).map_err(|error| Refusal::BadRequest(error.as_str()));
+        let call = grpc::Call::of(&parts.method, &parts.headers).map_err(|error| Refusal::BadRequest(error.as_str()));
         let (head, call) = match (head, call) {
             (Ok(head), Ok(call)) => (head, call),
             (Err(refusal), call) => {
