@@ -18,7 +18,7 @@
 //! | the client to read the answer | `timeouts.idle` per write | the stream is reset |
 //! | received and not read yet | 256 KiB a stream, 1 MiB in all | the client has to wait |
 //! | frames that move nothing | see [`meter`] | close |
-//! | streams that are opened to be reset | see [`Conduct`] | GOAWAY |
+//! | heads that are refused, streams that are opened to be reset | see [`Conduct`] | GOAWAY |
 
 mod meter;
 
@@ -154,9 +154,11 @@ impl Http2 {
         let mut idle_gauge = Some(self.bounds.idle());
         let mut leaving = false;
         let mut going = false;
+        // Once the client has misbehaved, how many of its streams are still told that they were not looked at.
+        let mut refusable = None;
         loop {
             // Streams that the client has reset hold none of its places any more, but their tasks may not be over.
-            let is_full = streams.tasks.len() >= self.bounds.limits.streams.saturating_mul(2);
+            let is_full = streams.tasks.len() >= self.bounds.limits.streams.saturating_mul(2) || refusable == Some(0);
             tokio::select! {
                 biased;
                 () = &mut begun, if !leaving => {
@@ -170,9 +172,13 @@ impl Http2 {
                         idle_gauge = Some(self.bounds.idle());
                         quiet.as_mut().reset(Moment::now() + if going { LINGER } else { idle });
                     }
-                    if !streams.conduct.allows(ended.and_then(Result::ok)) {
+                    if !streams.conduct.allows(ended.and_then(Result::ok)) && refusable.is_none() {
+                        // Behind a load balancer the other streams are other people's: they are served to their end,
+                        // and only new ones are not.
+                        refusable = Some(self.bounds.limits.streams);
                         going = true;
-                        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        connection.graceful_shutdown();
+                        quiet.as_mut().reset(Moment::now() + LINGER);
                     }
                 }
                 () = &mut quiet, if streams.tasks.is_empty() => {
@@ -184,10 +190,16 @@ impl Http2 {
                     quiet.as_mut().reset(Moment::now() + LINGER);
                 }
                 accepted = next(&mut connection, is_full) => match accepted {
-                    Some(Ok((request, respond))) => {
-                        idle_gauge = None;
-                        streams.begin(request, respond);
-                    }
+                    Some(Ok((request, respond))) => match &mut refusable {
+                        None => {
+                            idle_gauge = None;
+                            streams.begin(request, respond);
+                        }
+                        Some(left) => {
+                            *left = left.saturating_sub(1);
+                            refuse_unseen(respond);
+                        }
+                    },
                     Some(Err(_)) | None => break,
                 },
             }
@@ -213,6 +225,11 @@ async fn next(
     }
 }
 
+/// Says that nothing was done for a stream, so that it may be asked again on another connection (RFC 9113 section 8.7).
+fn refuse_unseen(mut respond: SendResponse<Bytes>) {
+    respond.send_reset(Reason::REFUSED_STREAM);
+}
+
 fn options(bounds: &Bounds, head_limits: &HeadLimits) -> H2Options {
     let to_u32 = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
@@ -233,7 +250,9 @@ fn options(bounds: &Bounds, head_limits: &HeadLimits) -> H2Options {
     options
 }
 
-/// How a client behaves: what it makes the gateway do for nothing.
+/// How a client behaves: what it makes the gateway do for nothing. Each is borne a number of times, and from then on as
+/// long as it is at most half of what the client asks for: on a connection of a load balancer one client among many
+/// stays far below.
 #[derive(Debug, Default)]
 struct Conduct {
     streams: u64,
@@ -242,14 +261,14 @@ struct Conduct {
 }
 
 impl Conduct {
-    /// Heads that were refused: a broken client or a probe, neither of which needs more.
+    /// Heads that were refused: a broken client or a probe.
     const MALFORMED_MAX: u64 = 100;
 
-    /// Streams that were given up at once, when they are more than half of all. Callers that give up now and then, such
-    /// as those that ask twice and take the faster answer, stay far below.
+    /// Streams that were given up at once. Callers that do so now and then, such as those that ask twice and take the
+    /// faster answer, stay below the half.
     const ABANDONED_MAX: u64 = 200;
 
-    /// Takes note of a stream that has ended. False when the connection has to end too.
+    /// Takes note of a stream that has ended. False when the connection has to take no more.
     fn allows(&mut self, ended: Option<Ended>) -> bool {
         self.streams += 1;
         match ended {
@@ -257,8 +276,8 @@ impl Conduct {
             Some(Ended::Abandoned) => self.abandoned += 1,
             Some(Ended::Served) | None => return true,
         }
-        self.malformed < Self::MALFORMED_MAX
-            && (self.abandoned < Self::ABANDONED_MAX || self.abandoned * 2 < self.streams)
+        let is_borne = |count: u64, most: u64| count < most || count * 2 < self.streams;
+        is_borne(self.malformed, Self::MALFORMED_MAX) && is_borne(self.abandoned, Self::ABANDONED_MAX)
     }
 }
 
