@@ -15,6 +15,7 @@
 //! | the head of a request | `limits.header_bytes`, 100 fields | 431 |
 //! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
 //! | a gRPC call with a timeout | that, answer included | status 4, or the stream is reset |
+//! | the client of a gRPC call to go on | `timeouts.request` or the upstream's `tunnel` | status 4, or the stream is reset |
 //! | the client to read the answer | `timeouts.idle` per write | the stream is reset |
 //! | received and not read yet | 256 KiB a stream, 1 MiB in all | the client has to wait |
 //! | frames that move nothing | see [`meter`] | close |
@@ -49,7 +50,7 @@ use crate::framing::{HeadLimits, inspect_http2};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::stream::{Exchange, Stream};
-use crate::gateway::wire::Ending;
+use crate::gateway::wire::{Ending, Home};
 use crate::gateway::{Gateway, grpc, request_id};
 use crate::transport::Transport;
 use meter::Metered;
@@ -326,11 +327,12 @@ impl Http2 {
         let (head, call) = match (head, call) {
             (Ok(head), Ok(call)) => (head, call),
             (Err(refusal), call) => {
-                self.refuse(&transport, respond, &refusal, matches!(call, Ok(None)));
+                let as_http = matches!(call, Ok(None));
+                self.refuse(&transport, respond, &refusal, as_http, without_body);
                 return Ended::Malformed;
             }
             (Ok(_), Err(refusal)) => {
-                self.refuse(&transport, respond, &refusal, false);
+                self.refuse(&transport, respond, &refusal, false, without_body);
                 return Ended::Malformed;
             }
         };
@@ -406,7 +408,7 @@ impl Http2 {
         let mut deadline = Deadline::new();
         // Asked again whenever something happens, because what may be silent how long changes with it.
         std::future::poll_fn(|context| {
-            let silent = exchange.last_active() + self.silence(exchange, end.is_some());
+            let silent = exchange.last_active() + silence(exchange.home(), end.is_some(), self.bounds.timeouts.request);
             let until = end.map_or(silent, |end| end.min(silent));
             deadline.set(until.into(), Duration::ZERO);
             deadline.poll_expired(context)
@@ -415,32 +417,39 @@ impl Http2 {
         Refusal::UpstreamTimeout
     }
 
-    /// How long nothing may move in a call, either way, as it stands now.
-    fn silence(&self, exchange: &Exchange, has_own_time: bool) -> Duration {
-        let home = exchange.home();
-        let expected = home.silence();
-        match (home.is_received(), home.is_answered(), expected) {
-            // The service has all of it, and it came piece by piece.
-            (true, _, Some(silence)) => silence,
-            // It came at once: the engine sees to it.
-            (true, true, None) => UNBOUNDED,
-            (false, true, _) => home.tunnel_silence(),
-            (_, false, _) if has_own_time => UNBOUNDED,
-            (_, false, expected) => expected.map_or(self.bounds.timeouts.request, |silence| {
-                silence.max(self.bounds.timeouts.request)
-            }),
-        }
-    }
-
     /// Answers a request that the engine never sees.
-    fn refuse(&self, transport: &Transport, respond: SendResponse<Bytes>, refusal: &Refusal, as_http: bool) {
+    fn refuse(
+        &self,
+        transport: &Transport,
+        respond: SendResponse<Bytes>,
+        refusal: &Refusal,
+        as_http: bool,
+        without_body: bool,
+    ) {
         let request_id = request_id::new();
         self.bounds.refused(transport.peer, refusal, &request_id);
         let answer = match as_http {
             true => refusal.answer(&request_id),
             false => refusal.grpc_answer(&request_id),
         };
-        write(respond, answer.into_stream_response(), false);
+        write(respond, answer.into_stream_response(), without_body);
+    }
+}
+
+/// How long nothing may move in a call, either way, as it stands now. `request` is how long a request may take that is no
+/// call.
+fn silence(home: &Home, has_own_time: bool, request: Duration) -> Duration {
+    match (home.is_received(), home.is_answered(), home.silence()) {
+        // The service has all of it, and it came piece by piece.
+        (true, _, Some(silence)) => silence,
+        // It came at once: the engine sees to it.
+        (true, true, None) => UNBOUNDED,
+        (false, true, _) => home.tunnel_silence(),
+        // The call's own time bounds what the service may do with it.
+        (true, false, None) if has_own_time => UNBOUNDED,
+        // It does not bound the client, who could name any time and then send nothing.
+        (false, false, _) if has_own_time => home.tunnel_silence().max(request),
+        (_, false, expected) => expected.map_or(request, |silence| silence.max(request)),
     }
 }
 
@@ -470,6 +479,44 @@ mod tests {
         let mut conduct = Conduct::default();
         let allowed = (0..1000).take_while(|_| conduct.allows(Some(Ended::Abandoned))).count();
         assert_eq!(allowed as u64, Conduct::ABANDONED_MAX - 1);
+    }
+
+    #[test]
+    fn no_time_that_a_call_names_lets_its_client_be_silent_for_longer_than_a_request_may_take() {
+        let request = Duration::from_secs(60);
+        let home = Home::default();
+        assert_eq!(silence(&home, true, request), request, "before there is an upstream");
+        home.expect_silence(Duration::from_secs(5), Duration::from_secs(90));
+        assert_eq!(
+            silence(&home, true, request),
+            Duration::from_secs(90),
+            "the upstream lets tunnels be quiet"
+        );
+        home.received();
+        assert_eq!(
+            silence(&home, true, request),
+            Duration::from_secs(5),
+            "now the service is at it"
+        );
+    }
+
+    #[test]
+    fn a_call_that_came_at_once_has_its_own_time_and_else_that_of_a_request() {
+        let request = Duration::from_secs(60);
+        let home = Home::default();
+        home.received();
+        assert_eq!(silence(&home, true, request), UNBOUNDED);
+        assert_eq!(silence(&home, false, request), request);
+    }
+
+    #[test]
+    fn one_who_sends_malformed_heads_among_many_who_do_not_costs_nobody_the_connection() {
+        let mut conduct = Conduct::default();
+        for _ in 0..10_000 {
+            assert!(conduct.allows(Some(Ended::Malformed)));
+            assert!(conduct.allows(Some(Ended::Served)));
+            assert!(conduct.allows(Some(Ended::Served)));
+        }
     }
 
     #[test]
