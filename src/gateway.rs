@@ -42,6 +42,7 @@ use crate::auth::{Denial, Identity, credential};
 use crate::edit::Action;
 use crate::edit::local_answer::LocalAnswer;
 use crate::framing::BodyFault;
+use crate::revision::Protocol;
 use crate::route::Miss;
 use crate::route::path::normalise;
 use crate::snapshot::{Api, Route};
@@ -277,7 +278,18 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         }
         match self.admit(session.req_header(), journey).await {
-            Ok(None) => Ok(false),
+            Ok(None) => {
+                // A bound that the API or the route sets is still for all of it.
+                if journey.is_grpc
+                    && journey
+                        .upstream()
+                        .is_some_and(|upstream| upstream.terms().protocol != Protocol::Http1)
+                    && let Some(downstream) = Downstream::of(session)
+                {
+                    downstream.carries_messages();
+                }
+                Ok(false)
+            }
             Ok(Some(local)) => {
                 self.answer(session, journey, local).await?;
                 Ok(true)

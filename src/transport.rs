@@ -33,7 +33,8 @@ pub use client_identity::ClientIdentity;
 /// What is known of a client's connection, whatever HTTP version is spoken on it.
 #[derive(Debug, Default)]
 pub struct Transport {
-    /// The peer: as a PROXY header says, else the socket's. Absent on sockets that have none.
+    /// The peer: as a PROXY header says, else the socket's. Absent on sockets that have none, and when the header names
+    /// nobody: then nothing is known of the client, and nothing that it says of itself is believed.
     pub peer: Option<IpAddr>,
     /// Its address as a header field: upstreams are told it with every request.
     pub peer_field: Option<HeaderValue>,

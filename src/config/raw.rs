@@ -128,7 +128,8 @@ pub(super) struct RawLimits {
     pub(super) connections_per_address: Option<At<u32>>,
     /// Head of a request: request line and headers; 1KiB to 1MiB. Default 32KiB.
     pub(super) header_bytes: Option<At<Text<Size>>>,
-    /// Body of a request. Default 10MiB.
+    /// Body of a request. Default 10MiB. A gRPC call may stream for as long as it likes: for what it does not announce as
+    /// `Content-Length` only `body_bytes` of its API or route counts, provided that its upstream speaks HTTP/2.
     pub(super) body_bytes: Option<At<Text<Size>>>,
     /// Requests at a time. Default 10000.
     #[schemars(range(min = 1))]

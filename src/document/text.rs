@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
@@ -176,7 +176,7 @@ impl Grammar for IpNet {
         let address = |text: &str| text.parse::<std::net::IpAddr>().map(IpNet::from);
         text.parse::<IpNet>()
             .or_else(|_| address(text))
-            .map(|range| range.trunc())
+            .map(|range| unmapped(range.trunc()))
             .map_err(|_| {
                 format!(
                     "{} is not an address range; write 10.0.0.0/8, 2001:db8::/32 or a single address",
@@ -188,6 +188,21 @@ impl Grammar for IpNet {
     fn schema() -> Schema {
         json_schema!({ "type": "string", "examples": ["10.0.0.0/8", "2001:db8::/32", "127.0.0.1"] })
     }
+}
+
+/// An IPv4 range that is written as IPv6 addresses have it (`::ffff:203.0.113.0/120`, RFC 4291 section 2.5.5.2). Addresses
+/// of clients are canonical when they are looked up, so such a range would never hold one. A shorter prefix than that of
+/// the mapping is a range of IPv6.
+fn unmapped(range: IpNet) -> IpNet {
+    const MAPPING: u8 = 96;
+    let IpNet::V6(mapped) = range else {
+        return range;
+    };
+    let (Some(address), Some(length)) = (mapped.addr().to_ipv4_mapped(), mapped.prefix_len().checked_sub(MAPPING))
+    else {
+        return range;
+    };
+    Ipv4Net::new(address, length).map_or(range, IpNet::V4)
 }
 
 /// The name of something. Names end up in headers, metric labels, log lines and store keys, so what would
@@ -246,5 +261,21 @@ mod tests {
         assert_eq!(IpNet::read("::1").unwrap().to_string(), "::1/128");
         assert!(IpNet::read("10.0.0.0/33").is_err());
         assert!(IpNet::read("example.com").is_err());
+    }
+
+    #[test]
+    fn an_ipv4_range_in_ipv6_clothes_is_the_ipv4_range() {
+        for (text, range) in [
+            ("::ffff:203.0.113.0/120", "203.0.113.0/24"),
+            ("::ffff:203.0.113.9/120", "203.0.113.0/24"),
+            ("::ffff:203.0.113.9", "203.0.113.9/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            // Wider than the mapping: a range of IPv6.
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("::/0", "::/0"),
+            ("2001:db8::/120", "2001:db8::/120"),
+        ] {
+            assert_eq!(IpNet::read(text).unwrap().to_string(), range, "{text}");
+        }
     }
 }

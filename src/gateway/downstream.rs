@@ -96,6 +96,13 @@ impl<'a> Downstream<'a> {
         }
     }
 
+    /// Lets the body be as long as it gets, if it is that of a gRPC call.
+    pub fn carries_messages(self) {
+        if let Self::Http2(exchange) = self {
+            exchange.carries_messages();
+        }
+    }
+
     /// How much of a gRPC call's own time is left, if it brought any.
     #[must_use]
     pub fn grpc_time_left(self) -> Option<Duration> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 /// How long the caller is willing to wait.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -40,12 +40,13 @@ impl BadTimeout {
 }
 
 impl Call {
-    /// The call that this request is, if it is one.
+    /// The call that this request is, if it is one. Calls are always POST; the type alone would make a call of anything
+    /// that a browser or a probe asks for, whose client could not read such a refusal.
     ///
     /// # Errors
     /// When it is one and its timeout can not be read.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, BadTimeout> {
-        if !is_call(headers) {
+    pub fn of(method: &Method, headers: &HeaderMap) -> Result<Option<Self>, BadTimeout> {
+        if *method != Method::POST || !is_call(headers) {
             return Ok(None);
         }
         let mut timeouts = headers.get_all(GRPC_TIMEOUT).iter();
@@ -149,7 +150,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
-        Call::of(&headers)
+        Call::of(&Method::POST, &headers)
     }
 
     #[test]
@@ -170,6 +171,15 @@ mod tests {
             assert_eq!(call(&[("content-type", kind)]), Ok(None), "{kind}");
         }
         assert_eq!(call(&[("grpc-timeout", "garbage")]), Ok(None));
+    }
+
+    #[test]
+    fn only_post_makes_a_call() {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, APPLICATION_GRPC)]);
+        assert_eq!(Call::of(&Method::POST, &headers), Ok(Some(Call { timeout: None })));
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::OPTIONS] {
+            assert_eq!(Call::of(&method, &headers), Ok(None), "{method}");
+        }
     }
 
     #[test]
@@ -200,7 +210,7 @@ mod tests {
         for (name, value) in twice {
             headers.append(name, HeaderValue::from_static(value));
         }
-        assert_eq!(Call::of(&headers), Err(BadTimeout));
+        assert_eq!(Call::of(&Method::POST, &headers), Err(BadTimeout));
     }
 
     #[test]

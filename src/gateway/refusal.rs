@@ -265,6 +265,8 @@ impl Refusal {
     pub fn grpc_answer(&self, request_id: &str) -> Answer {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(CONTENT_TYPE, grpc::APPLICATION_GRPC);
+        // Its status is 200, which a cache would keep.
+        headers.insert(CACHE_CONTROL, NO_STORE);
         headers.insert(grpc::GRPC_STATUS, grpc::status_of(self.status()));
         headers.insert(grpc::GRPC_MESSAGE, grpc::message_field(&self.detail()));
         self.particulars(request_id, &mut headers);
@@ -405,6 +407,13 @@ mod tests {
         assert_eq!(problem["status"], 404);
         assert_eq!(problem["request_id"], "req-1");
         assert_eq!(problem["title"], "Not Found");
+    }
+
+    #[test]
+    fn no_cache_keeps_a_refusal() {
+        for answer in [Refusal::NotReady.answer("a"), Refusal::NotReady.grpc_answer("a")] {
+            assert_eq!(answer.headers.get(CACHE_CONTROL), Some(&NO_STORE));
+        }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Exchange {
     grpc: Option<grpc::Call>,
     arrived: Instant,
     body_max: u64,
+    /// It is a stream of messages, each of which is handed on as it comes: `body_max` is not for their sum.
+    messages: AtomicBool,
     too_large: AtomicBool,
     reset: AtomicBool,
     /// When a body byte last went either way, in milliseconds since the arrival.
@@ -71,6 +73,7 @@ impl Exchange {
             grpc,
             arrived,
             body_max,
+            messages: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             active: AtomicU64::new(0),
@@ -125,6 +128,20 @@ impl Exchange {
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.head.length.is_some_and(|length| length > self.body_max)
+    }
+
+    /// Lets the body of a gRPC call be as long as it gets: what is kept of it is bounded by the windows of its stream.
+    /// Only for calls whose upstream may speak HTTP/2, without which there is no gRPC, so that the type of a content
+    /// alone carries nobody past the bound.
+    pub fn carries_messages(&self) {
+        if self.grpc.is_some() {
+            self.messages.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a body may not have so many bytes.
+    fn is_beyond(&self, bytes: u64) -> bool {
+        bytes > self.body_max && !self.messages.load(Ordering::Relaxed)
     }
 
     /// What was wrong with the body, if anything.
@@ -240,7 +257,7 @@ impl Stream {
             }
         };
         self.bytes_in = self.bytes_in.saturating_add(data.len());
-        if self.bytes_in as u64 > self.exchange.body_max {
+        if self.exchange.is_beyond(self.bytes_in as u64) {
             self.exchange.too_large.store(true, Ordering::Relaxed);
             return Err(Error::explain(ErrorType::ReadError, "the body is larger than allowed").into_down());
         }

@@ -254,7 +254,7 @@ pub(super) struct RawApi {
     /// Changes to header fields.
     pub(super) headers: Option<RawHeaders>,
     /// Largest body of a request, at most what `server.limits.body_bytes` of the gateway allows. Larger ones get 413.
-    /// Absent: as the gateway says.
+    /// Absent: as the gateway says. For gRPC calls, all messages of a stream together; absent: no bound.
     pub(super) body_bytes: Option<At<Text<Size>>>,
     /// Limits of the API itself, counted for every request that is let in, whoever calls.
     #[serde(default)]

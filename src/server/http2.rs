@@ -15,10 +15,11 @@
 //! | the head of a request | `limits.header_bytes`, 100 fields | 431 |
 //! | the body, and the head of the answer | `timeouts.request` | 408 or 504 |
 //! | a gRPC call with a timeout | that, answer included | status 4, or the stream is reset |
+//! | the client of a gRPC call to go on | `timeouts.request` or the upstream's `tunnel` | status 4, or the stream is reset |
 //! | the client to read the answer | `timeouts.idle` per write | the stream is reset |
 //! | received and not read yet | 256 KiB a stream, 1 MiB in all | the client has to wait |
 //! | frames that move nothing | see [`meter`] | close |
-//! | streams that are opened to be reset | see [`Conduct`] | GOAWAY |
+//! | heads that are refused, streams that are opened to be reset | see [`Conduct`] | GOAWAY |
 
 mod meter;
 
@@ -49,7 +50,7 @@ use crate::framing::{HeadLimits, inspect_http2};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::stream::{Exchange, Stream};
-use crate::gateway::wire::Ending;
+use crate::gateway::wire::{Ending, Home};
 use crate::gateway::{Gateway, grpc, request_id};
 use crate::transport::Transport;
 use meter::Metered;
@@ -154,9 +155,11 @@ impl Http2 {
         let mut idle_gauge = Some(self.bounds.idle());
         let mut leaving = false;
         let mut going = false;
+        // Once the client has misbehaved, how many of its streams are still told that they were not looked at.
+        let mut refusable = None;
         loop {
             // Streams that the client has reset hold none of its places any more, but their tasks may not be over.
-            let is_full = streams.tasks.len() >= self.bounds.limits.streams.saturating_mul(2);
+            let is_full = streams.tasks.len() >= self.bounds.limits.streams.saturating_mul(2) || refusable == Some(0);
             tokio::select! {
                 biased;
                 () = &mut begun, if !leaving => {
@@ -170,9 +173,13 @@ impl Http2 {
                         idle_gauge = Some(self.bounds.idle());
                         quiet.as_mut().reset(Moment::now() + if going { LINGER } else { idle });
                     }
-                    if !streams.conduct.allows(ended.and_then(Result::ok)) {
+                    if !streams.conduct.allows(ended.and_then(Result::ok)) && refusable.is_none() {
+                        // Behind a load balancer the other streams are other people's: they are served to their end,
+                        // and only new ones are not.
+                        refusable = Some(self.bounds.limits.streams);
                         going = true;
-                        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        connection.graceful_shutdown();
+                        quiet.as_mut().reset(Moment::now() + LINGER);
                     }
                 }
                 () = &mut quiet, if streams.tasks.is_empty() => {
@@ -184,10 +191,16 @@ impl Http2 {
                     quiet.as_mut().reset(Moment::now() + LINGER);
                 }
                 accepted = next(&mut connection, is_full) => match accepted {
-                    Some(Ok((request, respond))) => {
-                        idle_gauge = None;
-                        streams.begin(request, respond);
-                    }
+                    Some(Ok((request, respond))) => match &mut refusable {
+                        None => {
+                            idle_gauge = None;
+                            streams.begin(request, respond);
+                        }
+                        Some(left) => {
+                            *left = left.saturating_sub(1);
+                            refuse_unseen(respond);
+                        }
+                    },
                     Some(Err(_)) | None => break,
                 },
             }
@@ -213,6 +226,11 @@ async fn next(
     }
 }
 
+/// Says that nothing was done for a stream, so that it may be asked again on another connection (RFC 9113 section 8.7).
+fn refuse_unseen(mut respond: SendResponse<Bytes>) {
+    respond.send_reset(Reason::REFUSED_STREAM);
+}
+
 fn options(bounds: &Bounds, head_limits: &HeadLimits) -> H2Options {
     let to_u32 = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
@@ -233,7 +251,9 @@ fn options(bounds: &Bounds, head_limits: &HeadLimits) -> H2Options {
     options
 }
 
-/// How a client behaves: what it makes the gateway do for nothing.
+/// How a client behaves: what it makes the gateway do for nothing. Each is borne a number of times, and from then on as
+/// long as it is at most half of what the client asks for: on a connection of a load balancer one client among many
+/// stays far below.
 #[derive(Debug, Default)]
 struct Conduct {
     streams: u64,
@@ -242,14 +262,14 @@ struct Conduct {
 }
 
 impl Conduct {
-    /// Heads that were refused: a broken client or a probe, neither of which needs more.
+    /// Heads that were refused: a broken client or a probe.
     const MALFORMED_MAX: u64 = 100;
 
-    /// Streams that were given up at once, when they are more than half of all. Callers that give up now and then, such
-    /// as those that ask twice and take the faster answer, stay far below.
+    /// Streams that were given up at once. Callers that do so now and then, such as those that ask twice and take the
+    /// faster answer, stay below the half.
     const ABANDONED_MAX: u64 = 200;
 
-    /// Takes note of a stream that has ended. False when the connection has to end too.
+    /// Takes note of a stream that has ended. False when the connection has to take no more.
     fn allows(&mut self, ended: Option<Ended>) -> bool {
         self.streams += 1;
         match ended {
@@ -257,8 +277,8 @@ impl Conduct {
             Some(Ended::Abandoned) => self.abandoned += 1,
             Some(Ended::Served) | None => return true,
         }
-        self.malformed < Self::MALFORMED_MAX
-            && (self.abandoned < Self::ABANDONED_MAX || self.abandoned * 2 < self.streams)
+        let is_borne = |count: u64, most: u64| count < most || count * 2 < self.streams;
+        is_borne(self.malformed, Self::MALFORMED_MAX) && is_borne(self.abandoned, Self::ABANDONED_MAX)
     }
 }
 
@@ -303,15 +323,16 @@ impl Http2 {
         let (mut parts, body) = request.into_parts();
         let without_body = parts.method == Method::HEAD;
         let head = inspect_http2(&mut parts, &self.head_limits).map_err(head_refusal);
-        let call = grpc::Call::of(&parts.headers).map_err(|error| Refusal::BadRequest(error.as_str()));
+        let call = grpc::Call::of(&parts.method, &parts.headers).map_err(|error| Refusal::BadRequest(error.as_str()));
         let (head, call) = match (head, call) {
             (Ok(head), Ok(call)) => (head, call),
             (Err(refusal), call) => {
-                self.refuse(&transport, respond, &refusal, matches!(call, Ok(None)));
+                let as_http = matches!(call, Ok(None));
+                self.refuse(&transport, respond, &refusal, as_http, without_body);
                 return Ended::Malformed;
             }
             (Ok(_), Err(refusal)) => {
-                self.refuse(&transport, respond, &refusal, false);
+                self.refuse(&transport, respond, &refusal, false, without_body);
                 return Ended::Malformed;
             }
         };
@@ -387,7 +408,7 @@ impl Http2 {
         let mut deadline = Deadline::new();
         // Asked again whenever something happens, because what may be silent how long changes with it.
         std::future::poll_fn(|context| {
-            let silent = exchange.last_active() + self.silence(exchange, end.is_some());
+            let silent = exchange.last_active() + silence(exchange.home(), end.is_some(), self.bounds.timeouts.request);
             let until = end.map_or(silent, |end| end.min(silent));
             deadline.set(until.into(), Duration::ZERO);
             deadline.poll_expired(context)
@@ -396,32 +417,39 @@ impl Http2 {
         Refusal::UpstreamTimeout
     }
 
-    /// How long nothing may move in a call, either way, as it stands now.
-    fn silence(&self, exchange: &Exchange, has_own_time: bool) -> Duration {
-        let home = exchange.home();
-        let expected = home.silence();
-        match (home.is_received(), home.is_answered(), expected) {
-            // The service has all of it, and it came piece by piece.
-            (true, _, Some(silence)) => silence,
-            // It came at once: the engine sees to it.
-            (true, true, None) => UNBOUNDED,
-            (false, true, _) => home.tunnel_silence(),
-            (_, false, _) if has_own_time => UNBOUNDED,
-            (_, false, expected) => expected.map_or(self.bounds.timeouts.request, |silence| {
-                silence.max(self.bounds.timeouts.request)
-            }),
-        }
-    }
-
     /// Answers a request that the engine never sees.
-    fn refuse(&self, transport: &Transport, respond: SendResponse<Bytes>, refusal: &Refusal, as_http: bool) {
+    fn refuse(
+        &self,
+        transport: &Transport,
+        respond: SendResponse<Bytes>,
+        refusal: &Refusal,
+        as_http: bool,
+        without_body: bool,
+    ) {
         let request_id = request_id::new();
         self.bounds.refused(transport.peer, refusal, &request_id);
         let answer = match as_http {
             true => refusal.answer(&request_id),
             false => refusal.grpc_answer(&request_id),
         };
-        write(respond, answer.into_stream_response(), false);
+        write(respond, answer.into_stream_response(), without_body);
+    }
+}
+
+/// How long nothing may move in a call, either way, as it stands now. `request` is how long a request may take that is no
+/// call.
+fn silence(home: &Home, has_own_time: bool, request: Duration) -> Duration {
+    match (home.is_received(), home.is_answered(), home.silence()) {
+        // The service has all of it, and it came piece by piece.
+        (true, _, Some(silence)) => silence,
+        // It came at once: the engine sees to it.
+        (true, true, None) => UNBOUNDED,
+        (false, true, _) => home.tunnel_silence(),
+        // The call's own time bounds what the service may do with it.
+        (true, false, None) if has_own_time => UNBOUNDED,
+        // It does not bound the client, who could name any time and then send nothing.
+        (false, false, _) if has_own_time => home.tunnel_silence().max(request),
+        (_, false, expected) => expected.map_or(request, |silence| silence.max(request)),
     }
 }
 
@@ -451,6 +479,44 @@ mod tests {
         let mut conduct = Conduct::default();
         let allowed = (0..1000).take_while(|_| conduct.allows(Some(Ended::Abandoned))).count();
         assert_eq!(allowed as u64, Conduct::ABANDONED_MAX - 1);
+    }
+
+    #[test]
+    fn no_time_that_a_call_names_lets_its_client_be_silent_for_longer_than_a_request_may_take() {
+        let request = Duration::from_secs(60);
+        let home = Home::default();
+        assert_eq!(silence(&home, true, request), request, "before there is an upstream");
+        home.expect_silence(Duration::from_secs(5), Duration::from_secs(90));
+        assert_eq!(
+            silence(&home, true, request),
+            Duration::from_secs(90),
+            "the upstream lets tunnels be quiet"
+        );
+        home.received();
+        assert_eq!(
+            silence(&home, true, request),
+            Duration::from_secs(5),
+            "now the service is at it"
+        );
+    }
+
+    #[test]
+    fn a_call_that_came_at_once_has_its_own_time_and_else_that_of_a_request() {
+        let request = Duration::from_secs(60);
+        let home = Home::default();
+        home.received();
+        assert_eq!(silence(&home, true, request), UNBOUNDED);
+        assert_eq!(silence(&home, false, request), request);
+    }
+
+    #[test]
+    fn one_who_sends_malformed_heads_among_many_who_do_not_costs_nobody_the_connection() {
+        let mut conduct = Conduct::default();
+        for _ in 0..10_000 {
+            assert!(conduct.allows(Some(Ended::Malformed)));
+            assert!(conduct.allows(Some(Ended::Served)));
+            assert!(conduct.allows(Some(Ended::Served)));
+        }
     }
 
     #[test]

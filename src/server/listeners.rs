@@ -9,7 +9,7 @@ use crate::document::{Mistake, Place, Severity, Source};
 use crate::telemetry::metrics::TransportMetrics;
 use crate::transport::accept::Listener;
 use crate::transport::certificate::{self, Certificate, Unusable};
-use crate::transport::tls::Tls;
+use crate::transport::tls::{Found, Tls};
 use crate::watched_file::{Again, WatchedFile};
 
 /// How often the files are looked at. A change is used once two looks in a row see the same file.
@@ -36,7 +36,7 @@ struct Watched {
     tls: Arc<Tls>,
     files: Vec<WatchedFile>,
     try_again: Again,
-    shown: Vec<Certificate>,
+    found: Found,
 }
 
 /// Loads what the listeners show.
@@ -52,13 +52,13 @@ pub fn load(config: &Config, metrics: TransportMetrics) -> Result<Loaded, Unusab
             Some(settings) => {
                 // Before they are read, so that no change is missed.
                 let files = files(settings).map(|path| WatchedFile::new(path.to_owned())).collect();
-                let (tls, shown) = Tls::load(settings, listener.http2, now())?;
+                let (tls, found) = Tls::load(settings, listener.http2, now())?;
                 let tls = Arc::new(tls);
                 watched.push(Watched {
                     tls: Arc::clone(&tls),
                     files,
                     try_again: Again::default(),
-                    shown,
+                    found,
                 });
                 Some(tls)
             }
@@ -69,8 +69,9 @@ pub fn load(config: &Config, metrics: TransportMetrics) -> Result<Loaded, Unusab
             http2: listener.http2,
         }));
     }
-    for certificate in watched.iter().flat_map(|watched| &watched.shown) {
-        metrics.expires(&certificate.label, certificate.not_after);
+    for watched in &watched {
+        watched.tell_ends(&metrics);
+        watched.complain();
     }
     Ok(Loaded {
         listeners,
@@ -87,18 +88,27 @@ pub fn findings(config: &Config, name: &Path) -> Vec<Mistake> {
         mistakes.push(source.mistake(place, severity, message));
     };
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
-        for files in &tls.certificates {
-            match Certificate::load(files, now()) {
-                Err(unusable) => found(files.place, Severity::Error, unusable.to_string()),
-                Ok(certificate) => {
-                    if let Some(warning) = certificate.warning(now()) {
-                        found(
-                            files.place,
-                            Severity::Warning,
-                            format!("{}: {warning}", certificate.label),
-                        );
-                    }
+        let now = now();
+        let loaded: Vec<_> = (tls.certificates.iter())
+            .map(|files| (files.place, Certificate::load(files)))
+            .collect();
+        let is_valid = |loaded: &Result<Certificate, _>| loaded.as_ref().is_ok_and(|one| one.expired(now).is_none());
+        let serves = loaded.iter().any(|(_, loaded)| is_valid(loaded));
+        for (place, loaded) in &loaded {
+            let certificate = match loaded {
+                Ok(certificate) => certificate,
+                Err(unusable) => {
+                    found(*place, Severity::Error, unusable.to_string());
+                    continue;
                 }
+            };
+            if let Some(unusable) = certificate.expired(now) {
+                match serves {
+                    true => found(*place, Severity::Warning, left_out(&unusable)),
+                    false => found(*place, Severity::Error, unusable.to_string()),
+                }
+            } else if let Some(warning) = certificate.warning(now) {
+                found(*place, Severity::Warning, format!("{}: {warning}", certificate.label));
             }
         }
         if let Some(client) = &tls.client {
@@ -146,12 +156,12 @@ impl Watched {
     /// Whether the files could be used.
     fn reload(&mut self, metrics: &TransportMetrics) -> bool {
         match self.tls.reload(now()) {
-            Ok(shown) => {
-                for certificate in &shown {
-                    metrics.expires(&certificate.label, certificate.not_after);
+            Ok(found) => {
+                self.found = found;
+                self.tell_ends(metrics);
+                for certificate in &self.found.used {
                     log::info!("certificate {} is used from now on", certificate.label);
                 }
-                self.shown = shown;
                 self.remind();
                 metrics.reloads.inc();
                 true
@@ -164,13 +174,36 @@ impl Watched {
         }
     }
 
+    /// Those that are not used stand beside those that are: whoever looks at when they end has to see them.
+    fn tell_ends(&self, metrics: &TransportMetrics) {
+        for certificate in self.found.used.iter().chain(&self.found.expired) {
+            metrics.expires(&certificate.label, certificate.not_after);
+        }
+    }
+
+    /// About those that are not used because their time is over.
+    fn complain(&self) {
+        for unusable in (self.found.expired.iter()).filter_map(|certificate| certificate.expired(now())) {
+            log::error!("{}", left_out(&unusable));
+        }
+    }
+
     fn remind(&self) {
-        for certificate in &self.shown {
-            if let Some(warning) = certificate.warning(now()) {
+        self.complain();
+        let now = now();
+        for certificate in &self.found.used {
+            if let Some(unusable) = certificate.expired(now) {
+                log::error!("{unusable}");
+            } else if let Some(warning) = certificate.warning(now) {
                 log::warn!("{}: {warning}", certificate.label);
             }
         }
     }
+}
+
+/// What is said of a certificate that has expired while others of its listener have not.
+fn left_out(unusable: &Unusable) -> String {
+    format!("{unusable}; until then the other certificates of this listener are used")
 }
 
 /// Every file that a listener's TLS is made of.

@@ -51,7 +51,7 @@ pub struct Greeted {
     pub stream: Stream,
     /// What came already.
     pub received: BytesMut,
-    /// The client's address.
+    /// The client's address; none when a proxy connects for somebody that has none.
     pub peer: Option<IpAddr>,
 }
 
@@ -133,7 +133,7 @@ impl Listener {
         Ok(Greeted {
             stream,
             received,
-            peer: header.source.or(peer),
+            peer: header.source.peer(peer),
         })
     }
 }

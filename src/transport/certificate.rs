@@ -73,11 +73,11 @@ pub fn provider() -> Arc<CryptoProvider> {
 }
 
 impl Certificate {
-    /// Reads a chain and its key. `now` is in unix seconds.
+    /// Reads a chain and its key. Whether it has expired is another question, see [`Self::expired`].
     ///
     /// # Errors
-    /// When a file can not be read, holds something else, or clients would refuse what it holds.
-    pub fn load(files: &CertificateFiles, now: i64) -> Result<Self, Unusable> {
+    /// When a file can not be read or holds something else.
+    pub fn load(files: &CertificateFiles) -> Result<Self, Unusable> {
         let chain = certificates(&files.certificate, &read(&files.certificate)?)?;
         let key = private_key(&files.key)?;
         let facts = chain
@@ -85,11 +85,6 @@ impl Certificate {
             .ok_or("no certificate in it")
             .and_then(|leaf| Facts::of(leaf))
             .map_err(|why| Unusable::new(&files.certificate, why))?;
-        if facts.not_after <= now {
-            let end = date(facts.not_after);
-            let why = format!("the certificate expired at {end}; clients would refuse it, renew it");
-            return Err(Unusable::new(&files.certificate, why));
-        }
         let signing = provider()
             .key_provider
             .load_private_key(key)
@@ -117,6 +112,16 @@ impl Certificate {
             not_before: facts.not_before,
             label: files.certificate.display().to_string(),
             nameless: facts.nameless,
+        })
+    }
+
+    /// Why clients refuse it from `now` on, in unix seconds, if its time is over.
+    #[must_use]
+    pub fn expired(&self, now: i64) -> Option<Unusable> {
+        (self.not_after <= now).then(|| {
+            let end = date(self.not_after);
+            let why = format!("the certificate expired at {end}; clients would refuse it, renew it");
+            Unusable::new(Path::new(&self.label), why)
         })
     }
 
@@ -268,7 +273,7 @@ mod tests {
             "a",
             &Authority::new().issue(&["API.example.com", "*.example.org"]),
         );
-        let certificate = Certificate::load(&files, now()).unwrap();
+        let certificate = Certificate::load(&files).unwrap();
         assert_eq!(certificate.names, ["api.example.com", "*.example.org"]);
         assert!(certificate.not_after > now() + 300 * DAY);
         assert_eq!(certificate.warning(now()), None);
@@ -277,21 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ends_soon_or_begins_later_is_warned_about_and_one_that_has_ended_is_refused() {
+    fn one_that_ends_soon_or_begins_later_is_warned_about_and_one_that_has_ended_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         let load = |name: &str, days: Days| {
             let files = files(directory.path(), name, &authority.issue_for(&["a.example"], days));
-            Certificate::load(&files, now())
+            Certificate::load(&files).unwrap()
         };
-        let soon = load("soon", Days { from: -1, to: 10 }).unwrap().warning(now()).unwrap();
+        let soon = load("soon", Days { from: -1, to: 10 });
+        assert_eq!(soon.expired(now()), None);
+        let soon = soon.warning(now()).unwrap();
         assert!(soon.contains("expires at") && soon.contains("days; renew it"), "{soon}");
-        let later = load("later", Days { from: 2, to: 300 })
-            .unwrap()
-            .warning(now())
-            .unwrap();
+        let later = load("later", Days { from: 2, to: 300 }).warning(now()).unwrap();
         assert!(later.contains("is valid from"), "{later}");
-        let over = load("over", Days { from: -9, to: -2 }).err().unwrap();
+        let over = load("over", Days { from: -9, to: -2 }).expired(now()).unwrap();
         assert!(over.why.contains("expired at"), "{over}");
         assert!(over.path.ends_with("over.crt"));
     }
@@ -339,7 +343,7 @@ mod tests {
                 key: key.clone(),
                 ..one.clone()
             };
-            let error = Certificate::load(&files, now()).err().unwrap();
+            let error = Certificate::load(&files).err().unwrap();
             assert!(error.why.contains(why), "{error}");
             assert!(error.path.ends_with(path), "{error}");
         }

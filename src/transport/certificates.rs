@@ -110,7 +110,7 @@ mod tests {
         let authority = Authority::new();
         let certificates: Vec<Certificate> = names
             .iter()
-            .map(|names| Certificate::load(&files(directory.path(), "x", &authority.issue(names)), 0).unwrap())
+            .map(|names| Certificate::load(&files(directory.path(), "x", &authority.issue(names))).unwrap())
             .collect();
         let table = ByName::new(&certificates);
         (certificates, table)

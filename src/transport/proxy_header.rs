@@ -33,8 +33,20 @@ const BUFFER: usize = 4096;
 pub struct Header {
     /// How many bytes it takes.
     pub length: usize,
-    /// The client. None when the proxy speaks for itself (`LOCAL`, a health check) or does not know (`UNKNOWN`).
-    pub source: Option<IpAddr>,
+    /// For whom the proxy connects.
+    pub source: Source,
+}
+
+/// For whom a proxy connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// For the client at this address.
+    Client(IpAddr),
+    /// For itself (`LOCAL`, a health check of its own).
+    Itself,
+    /// For somebody without an IP address: version 1 `UNKNOWN`, version 2 `PROXY` with a Unix socket or without
+    /// addresses. It is not the proxy, so whoever it is must not be trusted like it.
+    Somebody,
 }
 
 /// Why there is no header.
@@ -96,14 +108,11 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<Header>, Fault> {
     let header = bytes.get(..length).unwrap_or_default();
     let header = v1::Header::try_from(header).map_err(|_| Fault::Malformed)?;
     let source = match header.addresses {
-        v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
-        v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
-        v1::Addresses::Unknown => None,
+        v1::Addresses::Tcp4(addresses) => Source::client(addresses.source_address),
+        v1::Addresses::Tcp6(addresses) => Source::client(addresses.source_address),
+        v1::Addresses::Unknown => Source::Somebody,
     };
-    Ok(Some(Header {
-        length,
-        source: source.map(|address: IpAddr| address.to_canonical()),
-    }))
+    Ok(Some(Header { length, source }))
 }
 
 fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, Fault> {
@@ -119,17 +128,31 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, Fault> {
     };
     let header = v2::Header::try_from(header).map_err(|_| Fault::Malformed)?;
     let source = match (header.command, header.protocol, &header.addresses) {
-        (v2::Command::Local, ..) => None,
+        (v2::Command::Local, ..) => Source::Itself,
         // A listener is TCP, so a proxy that speaks of datagrams speaks of something else.
         (_, v2::Protocol::Datagram, _) => return Err(Fault::Malformed),
-        (_, _, v2::Addresses::IPv4(addresses)) => Some(addresses.source_address.into()),
-        (_, _, v2::Addresses::IPv6(addresses)) => Some(addresses.source_address.into()),
-        (_, _, v2::Addresses::Unix(_) | v2::Addresses::Unspecified) => None,
+        (_, _, v2::Addresses::IPv4(addresses)) => Source::client(addresses.source_address),
+        (_, _, v2::Addresses::IPv6(addresses)) => Source::client(addresses.source_address),
+        (_, _, v2::Addresses::Unix(_) | v2::Addresses::Unspecified) => Source::Somebody,
     };
-    Ok(Some(Header {
-        length,
-        source: source.map(|address: IpAddr| address.to_canonical()),
-    }))
+    Ok(Some(Header { length, source }))
+}
+
+impl Source {
+    /// An IPv4 client in IPv6 clothes is the IPv4 client.
+    fn client(address: impl Into<IpAddr>) -> Self {
+        Self::Client(address.into().to_canonical())
+    }
+
+    /// The address that requests come from, when the proxy's own is this.
+    #[must_use]
+    pub fn peer(self, proxy: Option<IpAddr>) -> Option<IpAddr> {
+        match self {
+            Self::Client(address) => Some(address),
+            Self::Itself => proxy,
+            Self::Somebody => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -154,8 +177,14 @@ mod tests {
     }
 
     fn source(bytes: &[u8]) -> Option<String> {
-        let header = parse(bytes).unwrap().expect("a complete header");
-        header.source.map(|address| address.to_string())
+        match whom(bytes) {
+            Source::Client(address) => Some(address.to_string()),
+            Source::Itself | Source::Somebody => None,
+        }
+    }
+
+    fn whom(bytes: &[u8]) -> Source {
+        parse(bytes).unwrap().expect("a complete header").source
     }
 
     #[test]
@@ -169,7 +198,6 @@ mod tests {
         let mut v6 = [0_u8; 36];
         v6[..2].copy_from_slice(&[0x20, 0x01]);
         assert_eq!(source(&v2(1, 0x21, &v6)).as_deref(), Some("2001::"));
-        // An IPv4 client in IPv6 clothes is the IPv4 client.
         assert_eq!(
             source(b"PROXY TCP6 ::ffff:203.0.113.7 ::1 1 2\r\n").as_deref(),
             Some("203.0.113.7")
@@ -177,16 +205,25 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_speaks_for_itself_names_nobody() {
-        assert_eq!(source(b"PROXY UNKNOWN\r\n"), None);
-        assert_eq!(source(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), None);
-        assert_eq!(source(&v2(0, 0, &[])), None, "LOCAL");
-        assert_eq!(
-            source(&v2(0, 0x11, &[203, 0, 113, 7, 10, 0, 0, 1, 0, 1, 0, 2])),
-            None,
-            "the addresses of LOCAL mean nothing"
-        );
-        assert_eq!(source(&v2(1, 0x31, &[0; 216])), None, "Unix sockets");
+    fn only_a_proxy_that_speaks_for_itself_is_the_peer_itself() {
+        let proxy = Some("10.0.0.1".parse().unwrap());
+        for local in [
+            v2(0, 0, &[]),
+            // The addresses of LOCAL mean nothing.
+            v2(0, 0x11, &[203, 0, 113, 7, 10, 0, 0, 1, 0, 1, 0, 2]),
+        ] {
+            assert_eq!(whom(&local), Source::Itself);
+            assert_eq!(whom(&local).peer(proxy), proxy);
+        }
+        for somebody in [
+            b"PROXY UNKNOWN\r\n".to_vec(),
+            b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(),
+            v2(1, 0, &[]),
+            v2(1, 0x31, &[0; 216]),
+        ] {
+            assert_eq!(whom(&somebody), Source::Somebody, "{somebody:?}");
+            assert_eq!(whom(&somebody).peer(proxy), None, "{somebody:?}");
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub fn findings(config: &Config, loaded: &Loaded) -> Vec<Mistake> {
         .filter(|(_, _, bytes)| *bytes > most)
         .map(|(api, place, bytes)| {
             let text = format!(
-                "api \"{api}\": body_bytes of {bytes} bytes never counts, because server.limits.body_bytes of this gateway \
-                 lets in {most} at most; lower it, or raise that one"
+                "api \"{api}\": body_bytes of {bytes} bytes never counts but for gRPC, because server.limits.body_bytes of \
+                 this gateway lets in {most} at most; lower it, or raise that one"
             );
             loaded.source.mistake(place, Severity::Warning, text)
         })

@@ -179,6 +179,65 @@ fn the_time_of_a_call_is_its_own_and_what_is_left_of_it_goes_on() {
 }
 
 #[test]
+fn a_client_that_names_a_long_time_and_sends_nothing_is_ended_like_any_other() {
+    let service = GrpcService::start();
+    let gateway = Gateway::with(behind(&service, "tunnel: 300ms").api(API))
+        .server("timeouts: { request: 300ms }")
+        .start();
+    let client = gateway.http2();
+    let mut call = client
+        .request("POST", "/tollgate.test.Words/Say")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "99999999H")
+        .open();
+    let late = call.answer().0.expect(200);
+    assert_eq!(late.header("grpc-status"), Some("4"));
+    drop((call, client));
+    until("its place is free", || {
+        gateway.metric("tollgate_requests_in_flight") == 0.0
+    });
+}
+
+#[test]
+fn a_stream_of_messages_may_be_longer_than_a_body_unless_its_api_says_how_long() {
+    let service = GrpcService::start();
+    let origin = Origin::start(echo());
+    let revision = |bound: &str| {
+        behind(&service, "")
+            .upstream(&format!(
+                "{{ name: plain, endpoints: [{{ address: \"{}\" }}] }}",
+                origin.address()
+            ))
+            .api(&format!(
+                "{{ name: words, base_path: /tollgate.test.Words, auth: none, upstream: words{bound} }}"
+            ))
+            .api("{ name: plain, base_path: /plain, auth: none, upstream: plain }")
+    };
+    let gateway = Gateway::with(revision(""))
+        .server("limits: { body_bytes: 1KiB }")
+        .start();
+    let client = GrpcClient::to(gateway.address());
+    let word = "x".repeat(400);
+    let words = [word.as_str(); 8];
+    let joined = client.join(&words, Duration::ZERO).unwrap();
+    assert_eq!(joined.get_ref().text.len(), 3200);
+
+    // What only says that it is gRPC, to a service that can not speak it, is a body like any other.
+    let raw = gateway.http2();
+    let mut claimed = raw
+        .request("POST", "/plain")
+        .header("content-type", "application/grpc")
+        .open();
+    let _ = claimed.try_send(vec![b'x'; 1025].into(), true);
+    assert_eq!(claimed.answer().0.expect(200).header("grpc-status"), Some("8"));
+
+    gateway.apply(revision(", body_bytes: 1KiB"));
+    let refused = client.join(&words, Duration::ZERO).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+}
+
+#[test]
 fn a_client_that_gives_up_is_given_up_at_the_service() {
     let service = GrpcService::start();
     let gateway = Gateway::with(behind(&service, "").api(API)).start();
@@ -206,11 +265,10 @@ fn refusals_are_told_as_grpc_tells_them_and_logged_as_http() {
         behind(&service, "")
             .api(
                 "{ name: words, base_path: /tollgate.test.Words, auth: [api_key], upstream: words, \
-                 limits: [{ name: few, rate: 2/h, per: api }] }",
+                 body_bytes: 1KiB, limits: [{ name: few, rate: 2/h, per: api }] }",
             )
             .mobile(&["words"]),
     )
-    .server("limits: { body_bytes: 1KiB }")
     .start();
     let code = |client: &GrpcClient| client.say("hello", None).unwrap_err().code();
     let stranger = GrpcClient::to(gateway.address());
@@ -250,7 +308,12 @@ fn refusals_are_told_as_grpc_tells_them_and_logged_as_http() {
     assert_eq!((answer.status, answer.body.len(), trailers.len()), (200, 0, 0));
     assert_eq!(answer.header("grpc-status"), Some("16"));
     assert_eq!(answer.header("content-length"), None);
-    // What is no gRPC is told as ever.
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    // What is no gRPC is told as ever, and only POST is.
+    raw.get("/tollgate.test.Words/Say")
+        .header("content-type", "application/grpc")
+        .send()
+        .expect_refusal(401, "credential_missing");
     raw.post("/tollgate.test.Words/Say", "x")
         .send()
         .expect_refusal(401, "credential_missing");

@@ -122,6 +122,26 @@ fn refusals_are_told_on_their_stream_and_the_connection_goes_on() {
 }
 
 #[test]
+fn the_authority_is_the_host_whether_it_is_said_twice_or_once() {
+    let origin = Origin::start(echo());
+    let gateway = Gateway::with(revision(&origin)).start();
+    let client = gateway.http2();
+    for request in [
+        client.get("/open").host("api.example.com"),
+        client
+            .get("/open")
+            .host("api.example.com")
+            .header("host", "api.example.com"),
+    ] {
+        let echo = request.send().expect(200).echo();
+        assert_eq!(echo.header("host"), Some("api.example.com"));
+        assert_eq!(echo.header("x-forwarded-host"), Some("api.example.com"));
+    }
+    let two = client.get("/open").host("api.example.com").header("host", "b.example");
+    two.send().expect_refusal(400, "bad_request");
+}
+
+#[test]
 fn streams_are_served_side_by_side_and_no_more_than_allowed() {
     let gate = Gate::closed();
     let origin = waiting(&gate);

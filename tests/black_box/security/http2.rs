@@ -1,6 +1,8 @@
 //! HTTP/2 as no well-behaved client writes it: heads that could be read in two ways, and floods that cost the sender
 //! nothing.
 
+use std::time::Duration;
+
 use crate::harness::frames::*;
 use crate::harness::*;
 
@@ -119,8 +121,44 @@ fn what_http_1_would_be_refused_for_is_refused_with_the_same_document() {
         many = many.header("a", "b");
     }
     many.send().expect_refusal(431, "headers_too_large");
+    let head = client.request("HEAD", "/open").header("host", "b").send().expect(400);
+    assert!(
+        head.header("content-length").is_some() && head.body.is_empty(),
+        "{head:?}"
+    );
     client.get("/open").send().expect(200);
     drop(client);
+    siege.leaves_it_unharmed();
+}
+
+#[test]
+fn malformed_heads_of_one_do_not_cut_off_what_another_asked_for_on_the_same_connection() {
+    let gate = Gate::closed();
+    let siege = Siege::of(
+        Origin::start({
+            let gate = gate.clone();
+            move |exchange: &mut Exchange| {
+                if exchange.request.target == "/open/slow" {
+                    gate.pass();
+                }
+                echo()(exchange)
+            }
+        }),
+        |setup| setup,
+    );
+    let client = siege.gateway.http2();
+    let mut slow = client.get("/open/slow").open();
+    slow.finish();
+    until("it has arrived", || siege.origin.requests() == 1);
+    for _ in 0..100 {
+        client.get("/open").header("host", "b").send().expect(400);
+    }
+    // Longer than a connection may linger that has nothing to do.
+    std::thread::sleep(Duration::from_millis(2500));
+    gate.open();
+    slow.answer().0.expect(200);
+    assert_eq!(client.ended(), None, "it is told to go, and nothing is wrong");
+    drop(slow);
     siege.leaves_it_unharmed();
 }
 

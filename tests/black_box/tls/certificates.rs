@@ -168,6 +168,56 @@ fn a_new_certificate_that_can_not_be_used_leaves_the_old_one_and_the_next_good_o
 }
 
 #[test]
+fn one_expired_certificate_costs_its_own_names_and_nobody_elses() {
+    let (origin, authority) = (Origin::start(echo()), Authority::new());
+    let setup = setup(&origin, &authority.issue_expired(&["old.example"]));
+    authority.issue(&["api.example.com"]).write(setup.path(), "good");
+    let gateway = setup
+        .listening(
+            "tls: { certificates: [{ certificate: \"DIR/default.crt\", key: \"DIR/default.key\" }, \
+             { certificate: \"DIR/good.crt\", key: \"DIR/good.key\" }] }",
+        )
+        .start();
+    gateway.logs("default.crt: the certificate expired at 2021-01-01T00:00:00Z");
+    let shown = |host: &str| {
+        let tls = authority.client().forgetful().connect(gateway.address(), host);
+        tls.map(|tls| tls.certificate)
+    };
+    assert!(shown("old.example").is_err());
+
+    // The other one is served and replaced all the same.
+    let renewed = authority.issue(&["api.example.com"]);
+    renewed.write(gateway.path(), "good");
+    until("the renewed one is shown", || {
+        shown("api.example.com").unwrap() == renewed.der()
+    });
+    let series = format!(
+        "tollgate_certificate_expiry_seconds{{certificate=\"{}\"}}",
+        gateway.path().join("default.crt").display()
+    );
+    assert!(
+        gateway.metric(&series) < now() as f64,
+        "whoever watches the ends sees it"
+    );
+
+    let config = gateway.path().join("tollgate.yaml");
+    let output = tollgate(["check", "--config", &config.display().to_string()]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(
+        output.stdout.contains("warning: ") && output.stdout.contains("default.crt: the certificate expired at"),
+        "{}",
+        output.stdout
+    );
+
+    // And it comes back when it is renewed.
+    let back = authority.issue(&["old.example"]);
+    back.write(gateway.path(), "default");
+    until("it is shown again", || {
+        shown("old.example").is_ok_and(|shown| shown == back.der())
+    });
+}
+
+#[test]
 fn files_that_can_not_be_used_are_a_refused_configuration_for_run_and_for_check() {
     let (origin, authority) = (Origin::start(echo()), Authority::new());
     let output = setup(&origin, &authority.issue_expired(&["api.example.com"]))

@@ -98,17 +98,48 @@ fn it_stands_before_tls() {
 fn a_load_balancer_that_speaks_for_itself_is_the_client() {
     let origin = Origin::start(echo());
     let gateway = trusting(&origin).listening("proxy_protocol: true").start();
-    for header in [b"PROXY UNKNOWN\r\n".to_vec(), LOCAL.to_vec()] {
+    let mut connection = gateway.raw();
+    connection.send(LOCAL);
+    let seen = gateway
+        .client()
+        .get("/open")
+        .send_on(&mut connection)
+        .expect(200)
+        .echo();
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+}
+
+#[test]
+fn somebody_without_an_address_is_served_and_not_believed() {
+    let origin = Origin::start(echo());
+    let guarded = revision(&origin).api(
+        "{ name: inside, base_path: /inside, auth: none, upstream: origin, addresses: { allow: [\"127.0.0.0/8\"] } }",
+    );
+    let gateway = Gateway::with(guarded)
+        .server("trusted_proxies: [\"127.0.0.0/8\"]")
+        .listening("proxy_protocol: true")
+        .start();
+    let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[0; 216]].concat();
+    for header in [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0".to_vec(),
+        unix,
+    ] {
         let mut connection = gateway.raw();
         connection.send(&header);
-        let seen = gateway
-            .client()
-            .get("/open")
-            .send_on(&mut connection)
-            .expect(200)
-            .echo();
-        assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+        let mut ask = |path: &str| {
+            let request = gateway.client().get(path).header("X-Forwarded-For", "127.0.0.1");
+            request.send_on(&mut connection)
+        };
+        let answer = ask("/open").expect(200);
+        assert_eq!(answer.echo().header("x-forwarded-for"), None);
+        ask("/inside").expect_refusal(403, "address_denied");
     }
+    // The load balancer itself may say whom it asks for.
+    let mut connection = gateway.raw();
+    connection.send(LOCAL);
+    let request = gateway.client().get("/inside").header("X-Forwarded-For", "127.0.0.9");
+    request.send_on(&mut connection).expect(200);
 }
 
 #[test]
