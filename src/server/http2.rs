@@ -486,7 +486,11 @@ mod tests {
         let request = Duration::from_secs(60);
         let home = Home::default();
         assert_eq!(silence(&home, true, request), request, "before there is an upstream");
-        home.expect_silence(Duration::from_secs(5), Duration::from_secs(90));
+        home.expect_silence(
+            Duration::from_secs(5),
+            Duration::from_secs(90),
+            crate::gateway::wire::Watch::UntilAnswered,
+        );
         assert_eq!(
             silence(&home, true, request),
             Duration::from_secs(90),
