@@ -301,19 +301,19 @@ mod tests {
         let endpoint = endpoint();
         let pool = pool(1, 5, 60_000);
         let here = endpoint.enter(&pool).await.unwrap();
-        let start = |count: u32| {
+        let start = || {
             let other = Arc::clone(&endpoint);
-            let task = tokio::spawn(async move { other.enter(&pool).await.map(drop) });
-            let endpoint = Arc::clone(&endpoint);
-            async move {
-                while endpoint.waiting() < count {
-                    tokio::task::yield_now().await;
-                }
-                task
+            tokio::spawn(async move { other.enter(&pool).await.map(drop) })
+        };
+        let waiting = async |count: u32| {
+            while endpoint.waiting() < count {
+                tokio::task::yield_now().await;
             }
         };
-        let gone = start(1).await;
-        let next = start(2).await;
+        let gone = start();
+        waiting(1).await;
+        let next = start();
+        waiting(2).await;
         drop(here);
         gone.abort();
         assert_eq!(next.await.unwrap(), Ok(()));
