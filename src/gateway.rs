@@ -337,7 +337,14 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() && response.status.as_u16() != 101 {
             return Ok(());
         }
-        tries::answered(session, journey, response.status.as_u16())
+        // A gRPC service that can not serve says so with HTTP 200 (14 is UNAVAILABLE).
+        let is_away = journey.is_grpc
+            && response
+                .headers
+                .get(grpc::GRPC_STATUS)
+                .is_some_and(|status| status == "14");
+        let status = if is_away { 503 } else { response.status.as_u16() };
+        tries::answered(session, journey, status)
     }
 
     async fn upstream_request_filter(
@@ -381,9 +388,12 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         _body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         journey: &mut Box<Journey>,
     ) -> Result<()> {
+        if end_of_stream && let Some(attempt) = &mut journey.attempt {
+            attempt.sent();
+        }
         match journey.body_bytes {
             Some(most) if session.body_bytes_read() as u64 > most => {
                 journey.fault = Some(BodyFault::TooLarge);

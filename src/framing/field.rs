@@ -105,7 +105,7 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
 
 /// Fields that nobody may have dropped by naming them in `Connection`: the gateway frames, authenticates, limits or
 /// identifies by them, or writes them itself.
-const PROTECTED: [&str; 22] = [
+const PROTECTED: [&str; 25] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -128,6 +128,9 @@ const PROTECTED: [&str; 22] = [
     "x-original-url",
     "x-rewrite-url",
     "x-http-method-override",
+    "client-cert",
+    "client-cert-chain",
+    "x-client-cert",
 ];
 
 /// Every field that starts like one of these is protected too.

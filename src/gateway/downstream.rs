@@ -121,6 +121,13 @@ impl<'a> Downstream<'a> {
         }
     }
 
+    /// The request is sent, perhaps not for the first time: silence counts from now.
+    pub fn tried_anew(self) {
+        if let Self::Http2(exchange) = self {
+            exchange.was_active();
+        }
+    }
+
     /// The wire, for what only HTTP/1 has.
     #[must_use]
     pub fn wire(self) -> Option<&'a Wire> {

@@ -44,7 +44,7 @@ const FORWARDING: [&str; 6] = [
 
 /// Fields that claim an identity or override what was matched: dropped whoever sends them. Upstreams of other gateways
 /// trust the `x-consumer-*` family, so it is not let through either.
-const NEVER: [&str; 15] = [
+const NEVER: [&str; 20] = [
     "x-application",
     "x-key-type",
     "x-consumer-id",
@@ -60,6 +60,11 @@ const NEVER: [&str; 15] = [
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
+    "client-cert",
+    "client-cert-chain",
+    "x-client-cert",
+    "x-forwarded-client-cert",
+    "x-ssl-client-cert",
 ];
 
 /// How many fields are added at most, so that the map grows once.
@@ -219,8 +224,8 @@ fn strip(headers: &mut HeaderMap, told: &Told<'_>) {
 
 fn is_reserved(name: &str, told: &Told<'_>) -> bool {
     let is_one = |name: &str| NEVER.contains(&name) || (!told.origin.trusted && FORWARDING.contains(&name));
-    // All of them but one begin alike.
-    if (name.starts_with("x-") || name == FORWARDING[0]) && is_one(name) {
+    // Nearly all of them begin alike. `Client-Cert` is whoever ends TLS to tell (RFC 9440 section 4).
+    if (name.starts_with("x-") || name == FORWARDING[0] || name.starts_with("client-cert")) && is_one(name) {
         return true;
     }
     told.underscores && is_lookalike(name, told)
@@ -407,6 +412,21 @@ mod tests {
         assert_eq!(request.headers["x-forwarded-for"], "198.51.100.4, 10.0.0.9, 10.0.0.2");
         assert_eq!(request.headers["x-forwarded-proto"], "https");
         assert_eq!(request.headers["x-forwarded-host"], "api.example.com");
+    }
+
+    #[test]
+    fn certificates_that_a_client_only_claims_to_have_shown_go_no_further() {
+        let ids = ids();
+        let peer = HeaderValue::from_static("192.0.2.7");
+        let names = [
+            "client-cert",
+            "client-cert-chain",
+            "x-forwarded-client-cert",
+            "x-ssl-client-cert",
+        ];
+        let mut request = request(&names.map(|name| (name, "forged")));
+        prepare(&mut request, &told(stranger(), &peer, &ids));
+        assert!(names.iter().all(|name| !request.headers.contains_key(*name)));
     }
 
     #[test]

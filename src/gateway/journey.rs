@@ -58,6 +58,8 @@ pub struct Journey {
     pub plan: Option<Plan>,
     /// The try that is under way.
     pub attempt: Option<Attempt>,
+    /// How many of its tries found out whether a broken endpoint works again.
+    pub probes: u32,
     /// The endpoints where tries failed.
     pub tried: Tried,
     /// What the endpoint of the last try is called.
@@ -143,6 +145,7 @@ impl Journey {
             fault: None,
             plan: None,
             attempt: None,
+            probes: 0,
             tried: Tried::new(),
             endpoint: None,
             upstream_started: None,
@@ -281,11 +284,6 @@ impl Journey {
         self.outcome.reason = "client_left";
     }
 
-    fn report_left(&mut self) {
-        self.left();
-        self.report();
-    }
-
     /// Counts and logs the request, once.
     pub fn report(&mut self) {
         if std::mem::replace(&mut self.reported, true) {
@@ -353,13 +351,12 @@ impl Drop for Journey {
         if self.reported {
             return;
         }
-        // It was cut short while an endpoint was silent: that is the endpoint's failure, unless the client's part is missing.
-        let waited = self.home.as_ref().is_some_and(|home| home.is_received());
+        // It was cut short. Whose failure that is depends on who had his time: deadlines of clients, and what is left of
+        // them after a slow upload or another endpoint, say nothing about this one.
         if let Some(attempt) = &mut self.attempt
-            && waited
             && !std::thread::panicking()
         {
-            attempt.failed(Moment::now());
+            attempt.given_up(Moment::now());
         }
         if let Some(home) = &self.home {
             home.leave_request_id(self.ids.request_id_text());
@@ -377,7 +374,6 @@ impl Drop for Journey {
             let ending = self.home.as_ref().and_then(|home| home.ending());
             (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), ending, received) {
                 (true, ..) => (500, "internal"),
-                (false, Some(Ending::ClientLeft), _) => return self.report_left(),
                 (false, Some(Ending::OutOfTime), _) | (false, None, true) => (504, "upstream_timeout"),
                 (false, None, false) => (408, "request_timeout"),
             };

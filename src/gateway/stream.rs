@@ -162,7 +162,8 @@ impl Exchange {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn was_active(&self) {
+    /// Something of the exchange moved.
+    pub fn was_active(&self) {
         let since = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.active.store(since, Ordering::Relaxed);
     }

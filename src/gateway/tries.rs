@@ -14,6 +14,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use http::header::{COOKIE, HeaderName, UPGRADE};
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -22,6 +23,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::downstream::Downstream;
 use super::journey::Journey;
+use super::wire::Watch;
 use crate::auth::Caller;
 use crate::revision::{Balance, HashKey};
 use crate::upstream::attempt::{Unsent, is_failure};
@@ -33,6 +35,9 @@ const RESENDS_MAX: u32 = 3;
 /// A request with it may arrive twice, whatever its method: the service sees to it that it counts once
 /// (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// No timeout is shorter: to some, none at all is no timeout.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Says why a try was given up whose answer is not for the client.
 const ANOTHER: ErrorType = ErrorType::Custom("another endpoint is tried");
@@ -81,15 +86,22 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
         repeatable: plan.repeatable,
         now,
     };
-    let (attempt, mut peer) = Attempt::begin(&upstream, &ask).await.map_err(unsent)?;
+    let (attempt, mut peer) = Attempt::begin(&upstream, &ask, plan.until).await.map_err(unsent)?;
     journey.upstream_started = Some(started);
     journey.outcome.tries += 1;
+    journey.probes += u32::from(attempt.is_probe());
     journey.endpoint = Some(attempt.label().clone());
-    journey.attempt = Some(attempt);
+    let attempt = journey.attempt.insert(attempt);
     if plan.upgrade {
         upgrade::prepare(&mut peer);
     }
-    peer.options.read_timeout = silence(session, &plan, &upstream, now, request_timeout);
+    // Room may have been waited for.
+    let left = plan.until.map(|until| until.since(Moment::now()).max(SHORTEST));
+    if let Some(left) = left {
+        let options = &mut peer.options;
+        options.total_connection_timeout = options.total_connection_timeout.map(|connect| connect.min(left));
+    }
+    peer.options.read_timeout = silence(session, attempt, &plan, (&upstream, left), request_timeout);
     Ok(peer)
 }
 
@@ -149,9 +161,12 @@ pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reuse
         return;
     }
     let closed = reused && error.retry == RetryType::ReusedOnly;
-    let unseen = error.retry == RetryType::Decided(true) && error.etype != ErrorType::InvalidH2;
-    if closed && journey.outcome.tries < RESENDS_MAX && may_arrive_twice(session, journey) {
-        // The connection was old, which says nothing about the endpoint.
+    let unseen = error.retry == RetryType::Decided(true)
+        && error.etype != ErrorType::InvalidH2
+        && !session.as_ref().retry_buffer_truncated();
+    let resend = unseen || (closed && may_arrive_twice(session, journey));
+    if resend && journey.outcome.tries < RESENDS_MAX {
+        // The connection was old, or is about to end, which says nothing about the endpoint.
         if let Some(attempt) = &mut journey.attempt {
             attempt.ended();
         }
@@ -166,8 +181,7 @@ pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reuse
     } else {
         give_up(journey, now);
     }
-    let whole = !session.as_ref().retry_buffer_truncated();
-    let again = ((unseen && whole) || may_arrive_twice(session, journey)) && another(journey, now);
+    let again = (unseen || may_arrive_twice(session, journey)) && another(journey, now);
     error.set_retry(again);
 }
 
@@ -177,9 +191,9 @@ pub fn handshake_fault(error: &Error) -> &'static str {
     let said = error.context.as_ref().map_or("", |text| text.as_str());
     let faults = [
         ("UnknownIssuer", "certificate_of_unknown_issuer"),
-        ("NotValidForName", "certificate_of_another_name"),
-        ("Expired", "certificate_expired"),
-        ("NotValidYet", "certificate_not_valid_yet"),
+        ("not valid for name", "certificate_of_another_name"),
+        ("certificate expired", "certificate_expired"),
+        ("not valid yet", "certificate_not_valid_yet"),
         ("BadSignature", "certificate_badly_signed"),
         ("invalid peer certificate", "certificate_refused"),
     ];
@@ -190,7 +204,9 @@ pub fn handshake_fault(error: &Error) -> &'static str {
 impl Plan {
     fn of(request: &RequestHeader, journey: &Journey, upstream: &Upstream, now: Moment) -> Self {
         let headers = &request.headers;
-        let upgrade = headers.contains_key(UPGRADE) && request.version == http::Version::HTTP_11;
+        // The engine takes all others away.
+        let is_websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+        let upgrade = request.version == http::Version::HTTP_11 && headers.get(UPGRADE).is_some_and(is_websocket);
         let terms = upstream.terms();
         Self {
             repeatable: !upgrade && (request.method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY)),
@@ -241,34 +257,37 @@ pub fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
 /// that is not all here it only has the last word: what is silent after its end is noticed by the connection.
 fn silence(
     session: &Session,
+    attempt: &mut Attempt,
     plan: &Plan,
-    upstream: &Upstream,
-    now: Moment,
+    (upstream, left): (&Upstream, Option<Duration>),
     request_timeout: Duration,
 ) -> Option<Duration> {
     let timeouts = &upstream.terms().timeouts;
-    let try_ = timeouts
-        .per_try
-        .map_or(timeouts.read, |per_try| per_try.min(timeouts.read));
+    let mut patience = timeouts.per_try.unwrap_or(timeouts.read).min(timeouts.read);
+    // What is left of the time is not the endpoint's fault.
+    attempt.expect(patience, false);
+    patience = left.map_or(patience, |left| left.min(patience));
     let Some(downstream) = Downstream::of(session) else {
-        return Some(try_);
+        return Some(patience);
     };
     let whole = downstream.is_whole();
-    if plan.upgrade || !whole {
-        downstream.home().expect_silence(try_, timeouts.tunnel);
-    }
-    if plan.upgrade || (downstream.is_grpc() && !whole) {
+    attempt.expect(attempt.patience(), !whole);
+    downstream.tried_anew();
+    let home = downstream.home();
+    if plan.upgrade {
+        home.expect_silence(patience, timeouts.tunnel, Watch::Always);
         // Both sides may speak first, and the connection listens to both.
         return None;
     }
-    if !whole {
-        return Some(timeouts.read.max(request_timeout));
+    if whole {
+        home.expect_nothing();
+        return Some(patience);
     }
-    Some(match plan.until {
-        // Never zero, which would be no timeout at all to some.
-        Some(until) => try_.min(until.since(now)).max(Duration::from_millis(1)),
-        None => try_,
-    })
+    home.expect_silence(patience, timeouts.tunnel, Watch::UntilAnswered);
+    if downstream.is_grpc() {
+        return None;
+    }
+    Some(timeouts.read.max(request_timeout))
 }
 
 fn unsent(unsent: Unsent) -> Box<Error> {
@@ -302,7 +321,8 @@ fn another(journey: &Journey, now: Moment) -> bool {
         upstream.counters().retried.inc();
         return true;
     }
-    if journey.outcome.tries >= retries.attempts || !in_time || !elsewhere() {
+    let counted = journey.outcome.tries.saturating_sub(journey.probes);
+    if counted >= retries.attempts || !in_time || !elsewhere() {
         return false;
     }
     if !upstream.standing().budget.take(retries.budget, now) {

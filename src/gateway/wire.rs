@@ -11,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -67,6 +67,8 @@ pub struct Home {
     moved: AtomicBool,
     /// In milliseconds; 0: the engine sees to it.
     silence_ms: AtomicU64,
+    watched: AtomicBool,
+    tries: AtomicU32,
     tunnel_ms: AtomicU64,
     /// Of a request that the engine did not answer; set when its journey is dropped.
     request_id: Mutex<Option<String>>,
@@ -74,11 +76,18 @@ pub struct Home {
     fields: Mutex<Option<HeaderMap>>,
 }
 
+/// How long the connection sees to it that an endpoint is not silent for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// Until its answer begins.
+    UntilAnswered,
+    /// To the end of its answer, which may be a tunnel.
+    Always,
+}
+
 /// Why an exchange was taken from the engine before it was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// The client has gone.
-    ClientLeft,
     /// The time that the client gave it is over.
     OutOfTime,
 }
@@ -188,13 +197,28 @@ impl Home {
         self.tunnel.store(false, Ordering::Relaxed);
         self.keep.store(false, Ordering::Relaxed);
         self.silence_ms.store(0, Ordering::Relaxed);
+        self.watched.store(false, Ordering::Relaxed);
     }
 
     /// How long the endpoint may be silent after the end of the request, and how long a tunnel both ways.
-    pub fn expect_silence(&self, silence: Duration, tunnel: Duration) {
+    pub fn expect_silence(&self, silence: Duration, tunnel: Duration, watch: Watch) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1);
         self.silence_ms.store(millis(silence), Ordering::Relaxed);
         self.tunnel_ms.store(millis(tunnel), Ordering::Relaxed);
+        self.watched.store(watch == Watch::Always, Ordering::Relaxed);
+        self.tries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The engine sees to the silence of the endpoint.
+    pub fn expect_nothing(&self) {
+        self.silence_ms.store(0, Ordering::Relaxed);
+        self.tries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the request was sent.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// How long the endpoint may be silent after the end of the request; none while the engine sees to it.
@@ -202,6 +226,12 @@ impl Home {
     pub fn silence(&self) -> Option<Duration> {
         let millis = self.silence_ms.load(Ordering::Relaxed);
         (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    /// Whether that holds for the content of an answer too.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
     }
 
     /// How long a tunnel may be silent.
@@ -235,9 +265,7 @@ impl Home {
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {
         let ending = self.ending.load(Ordering::Relaxed);
-        [Ending::ClientLeft, Ending::OutOfTime]
-            .into_iter()
-            .find(|known| *known as u8 + 1 == ending)
+        [Ending::OutOfTime].into_iter().find(|known| *known as u8 + 1 == ending)
     }
 
     /// The core, when the wire is gone.
@@ -432,7 +460,7 @@ impl AsyncWrite for Wire {
             self.home.answered.store(true, Ordering::Relaxed);
         }
         let written = ready!(Pin::new(&mut self.core()?.io).poll_write(context, bytes))?;
-        if self.home.is_tunnel() {
+        if self.home.is_watched() {
             self.home.moved.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(written))

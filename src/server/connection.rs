@@ -410,13 +410,19 @@ impl Deadline {
 
     /// Like [`Self::expired`], but not once an answer has begun: from then on, silence is bounded per read and write, and a
     /// tunnel ends when it is silent both ways. An endpoint that has all of a request which took its time is given as
-    /// long as any other.
+    /// long as any other, within what is set already; and so is each that the request is sent to.
     pub(super) async fn expired_before_answer(&mut self, home: &Home) {
-        let (mut sent, mut tunnel) = (false, false);
+        let end = self.at;
+        let (mut tries, mut sent, mut tunnel) = (home.tries(), false, false);
         std::future::poll_fn(|context| {
             loop {
-                if home.is_answered() && !home.is_tunnel() {
+                if home.is_answered() && !home.is_watched() {
                     return Poll::Pending;
+                }
+                if tries != home.tries() && !home.is_answered() {
+                    tries = home.tries();
+                    sent = false;
+                    self.at = end;
                 }
                 if !tunnel && home.is_tunnel() {
                     tunnel = true;
@@ -427,17 +433,17 @@ impl Deadline {
                     self.set_at_most(Instant::now(), silence);
                 }
                 ready!(self.poll_expired(context));
-                if !home.is_tunnel() {
-                    return if home.is_answered() {
-                        Poll::Pending
-                    } else {
-                        Poll::Ready(())
-                    };
+                if !home.is_answered() {
+                    return Poll::Ready(());
+                }
+                if !home.is_watched() {
+                    return Poll::Pending;
                 }
                 if !home.has_moved() {
                     return Poll::Ready(());
                 }
-                self.set(Instant::now(), home.tunnel_silence());
+                let silence = home.silence().filter(|_| !home.is_tunnel());
+                self.set(Instant::now(), silence.unwrap_or_else(|| home.tunnel_silence()));
             }
         })
         .await;

@@ -16,7 +16,14 @@ pub struct Attempt {
     here: InFlight,
     label: Arc<str>,
     probe: bool,
-    started: Moment,
+    /// It is in the gate of a half-open breaker.
+    in_gate: bool,
+    /// Since when the endpoint has all of the request, as far as it is known.
+    since: Moment,
+    /// How long it may be silent from then on.
+    patience: Duration,
+    /// Whether the end of the request is still to come.
+    uploading: bool,
     settled: bool,
 }
 
@@ -34,7 +41,11 @@ impl Attempt {
     ///
     /// # Errors
     /// When there is none to be chosen, or no room.
-    pub async fn begin(upstream: &Arc<Upstream>, ask: &Ask<'_>) -> Result<(Self, Box<HttpPeer>), Unsent> {
+    pub async fn begin(
+        upstream: &Arc<Upstream>,
+        ask: &Ask<'_>,
+        until: Option<Moment>,
+    ) -> Result<(Self, Box<HttpPeer>), Unsent> {
         let (endpoint, label, probe, mut peer) = {
             let view = upstream.view();
             let pick = view.pick(ask).ok_or(Unsent::NoEndpoint)?;
@@ -47,7 +58,11 @@ impl Attempt {
             )
         };
         let gate = Gate::taken(probe, &endpoint);
-        let here = endpoint.enter(&upstream.terms().pool).await.map_err(|full| {
+        let mut pool = upstream.terms().pool;
+        if let Some(until) = until {
+            pool.queue_timeout = pool.queue_timeout.min(until.since(ask.now));
+        }
+        let here = endpoint.enter(&pool).await.map_err(|full| {
             upstream.counters().queue_refused.inc();
             Unsent::Full(full)
         })?;
@@ -58,7 +73,10 @@ impl Attempt {
             here,
             label,
             probe,
-            started: Moment::now(),
+            in_gate: probe,
+            since: Moment::now(),
+            patience: upstream.terms().timeouts.read,
+            uploading: false,
             settled: false,
         };
         Ok((attempt, peer))
@@ -82,10 +100,33 @@ impl Attempt {
         self.probe
     }
 
-    /// When it began.
+    /// How long the endpoint may be silent, and whether the end of the request is still to come.
+    pub fn expect(&mut self, patience: Duration, uploading: bool) {
+        self.patience = patience;
+        self.uploading = uploading;
+    }
+
+    /// How long the endpoint may be silent.
     #[must_use]
-    pub fn started(&self) -> Moment {
-        self.started
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The end of the request goes to the endpoint now: what came before was the client's time.
+    pub fn sent(&mut self) {
+        if std::mem::replace(&mut self.uploading, false) {
+            self.since = Moment::now();
+        }
+    }
+
+    /// It was given up while the endpoint was silent. That is the endpoint's failure if it had its time.
+    pub fn given_up(&mut self, now: Moment) {
+        // Clocks are read at different moments, so a little less will do.
+        if !self.uploading && now.since(self.since) >= self.patience.mul_f64(0.9) {
+            self.failed(now);
+        } else {
+            self.ended();
+        }
     }
 
     /// Whether it said already how the endpoint is.
@@ -101,10 +142,13 @@ impl Attempt {
             self.failed(now);
             return;
         }
-        if std::mem::replace(&mut self.settled, true) {
+        if self.settle() {
             return;
         }
-        self.endpoint().latency().observe(now.since(self.started), now);
+        // An answer before the end of the request says nothing about how long answers take.
+        if !self.uploading {
+            self.endpoint().latency().observe(now.since(self.since), now);
+        }
         self.upstream.counters().answered.inc();
         let breaker = self.endpoint().breaker();
         if !self.counts() {
@@ -123,7 +167,7 @@ impl Attempt {
 
     /// It failed: no connection, no answer in time, an answer that broke off or that says that the endpoint is broken.
     pub fn failed(&mut self, now: Moment) {
-        if std::mem::replace(&mut self.settled, true) {
+        if self.settle() {
             return;
         }
         self.upstream.counters().failed.inc();
@@ -131,14 +175,19 @@ impl Attempt {
             return;
         }
         let terms = &self.upstream.terms().breaker;
-        // One at a time, so that the share of those that are open is what it may be.
-        let _opening = self
-            .upstream
-            .standing()
-            .opening
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let turn = self.endpoint().breaker().failed(terms, now, || self.may_open());
+        let breaker = self.endpoint().breaker();
+        let standing = self.upstream.standing();
+        let mut opening = None;
+        let turn = breaker.failed(terms, now, || {
+            // With many that would open and may not, not each failure counts those that are.
+            if breaker.is_held() && !standing.may_count(now) {
+                return false;
+            }
+            // One at a time, so that the share of those that are open is what it may be.
+            opening = Some(standing.opening.lock().unwrap_or_else(PoisonError::into_inner));
+            self.may_open()
+        });
+        drop(opening);
         if turn == Some(Turn::Opened) {
             self.upstream.counters().opened.inc();
             self.upstream.changed();
@@ -152,7 +201,21 @@ impl Attempt {
 
     /// Nothing can be said about the endpoint: the client left, or what failed was not the endpoint's fault.
     pub fn ended(&mut self) {
-        self.settled = true;
+        self.settle();
+    }
+
+    /// From here on it has said what it says. Whoever was in the gate leaves it, however long the answer lasts. True if it
+    /// had been said before.
+    fn settle(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.settled, true);
+        self.leave_gate();
+        before
+    }
+
+    fn leave_gate(&mut self) {
+        if std::mem::replace(&mut self.in_gate, false) {
+            self.endpoint().breaker().leave_gate();
+        }
     }
 
     /// Half-open, only who went through the gate finds out: others were on their way before.
@@ -177,9 +240,7 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.probe {
-            self.endpoint().breaker().leave_gate();
-        }
+        self.leave_gate();
     }
 }
 
@@ -217,7 +278,11 @@ fn adjust(peer: &mut HttpPeer, upstream: &Upstream, endpoint: &Endpoint, now: Mo
         // Connections of another generation are never taken again. Endpoints do not change theirs at the same time.
         let length = u64::try_from(max_age.as_micros()).unwrap_or(u64::MAX).max(1);
         let shift = u64::from(endpoint.id()).wrapping_mul(0x9e37_79b9_7f4a_7c15) % length;
-        peer.group_key ^= (now.micros().wrapping_add(shift) / length).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let age = now.micros().wrapping_add(shift);
+        peer.group_key ^= (age / length).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        // Nor are they kept: nobody would find them.
+        let left = Duration::from_micros(length - age % length);
+        peer.options.idle_timeout = peer.options.idle_timeout.map(|idle| idle.min(left));
     }
     if let Some(max_idle) = pool.max_idle {
         let idle = endpoint.sockets().open().saturating_sub(endpoint.in_flight());

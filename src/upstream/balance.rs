@@ -231,7 +231,9 @@ impl View {
     /// The endpoint for a try; none when all that can be used were tried.
     #[must_use]
     pub fn pick(&self, ask: &Ask<'_>) -> Option<Pick<'_>> {
+        // The first try only: with many that are half-open, the others are for endpoints that work.
         if !self.gates.is_empty()
+            && ask.tried.is_empty()
             && let Some(member) = self.probe(ask)
         {
             self.counters.count(By::Probe);

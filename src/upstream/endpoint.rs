@@ -99,7 +99,7 @@ impl Endpoint {
     /// Requests that wait for room.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Whether a request would have room at once.
@@ -174,20 +174,24 @@ impl Endpoint {
         if self.waiting() == 0 && self.try_enter(max) {
             return Ok(InFlight(Arc::clone(self)));
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= pool.queue {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let ahead = self.waiting.fetch_add(1, Ordering::SeqCst);
+        if ahead >= pool.queue {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(Full::Queue);
         }
         let _waiting = Waiting(self);
         let room = async {
+            // Behind others, what is free now is theirs.
+            let mut may_enter = ahead == 0;
             loop {
                 let mut freed = pin!(self.freed.notified());
                 freed.as_mut().enable();
                 // After enabling, so that what is freed in between wakes it.
-                if self.try_enter(max) {
+                if may_enter && self.try_enter(max) {
                     return;
                 }
                 freed.await;
+                may_enter = true;
             }
         };
         match tokio::time::timeout(pool.queue_timeout, room).await {
@@ -198,7 +202,7 @@ impl Endpoint {
 
     fn try_enter(&self, max: u32) -> bool {
         self.in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |now| {
                 (now < max).then_some(now + 1)
             })
             .is_ok()
@@ -215,7 +219,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // In this order for everybody: who begins to wait looks for room after that.
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.0.waiting() > 0 {
             self.0.freed.notify_one();
         }
@@ -227,7 +232,7 @@ struct Waiting<'a>(&'a Endpoint);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         // It may have been woken and not taken what it was woken for.
         if self.0.waiting() > 0 {
             self.0.freed.notify_one();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often gauges are set, in ticks.
 const SHOW_EVERY: u32 = 5;
+
+/// How often it is counted how many breakers are open, for one that had to stay closed.
+const COUNT: Duration = Duration::from_millis(10);
 
 /// What a process knows about upstreams.
 pub struct Registry {
@@ -54,6 +57,20 @@ pub struct Standing {
     pub budget: Budget,
     /// Held by whoever opens a breaker, so that not more open than may.
     pub opening: Mutex<()>,
+    /// When it was last counted how many are open.
+    counted: AtomicU64,
+}
+
+impl Standing {
+    /// Whether it may be counted again how many breakers are open, for one that had to stay closed.
+    #[must_use]
+    pub fn may_count(&self, now: Moment) -> bool {
+        let last = self.counted.load(Ordering::Relaxed);
+        now.since(Moment::from_micros(last)) > COUNT
+            && (self.counted)
+                .compare_exchange(last, now.micros(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
 }
 
 impl Registry {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::Result;
 use pingora::connectors::L4Connect;
+use pingora::protocols::ALPN;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -33,6 +34,10 @@ pub fn prepare(peer: &mut HttpPeer) {
     // None that is kept, and none that anybody else finds.
     peer.group_key = rand::random();
     peer.options.idle_timeout = Some(NOT_KEPT);
+    if peer.options.alpn == ALPN::H2H1 {
+        // Only HTTP/1.1 has upgrades.
+        peer.options.alpn = ALPN::H1;
+    }
     if let Some(connect) = peer.options.custom_l4.take() {
         peer.options.custom_l4 = Some(Arc::new(Unhurried(connect)));
     }

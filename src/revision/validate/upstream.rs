@@ -371,14 +371,14 @@ impl Checker<'_> {
                 Some((certificate.value.clone(), key.value.clone()))
             }
             (None, None) => None,
-            (Some(half), None) => {
+            (Some(_), None) => {
                 let message = format!("{who} has a certificate without its key; add \"key\"");
-                self.report.error(half.place, message);
+                self.report.error(place, message);
                 None
             }
-            (None, Some(half)) => {
+            (None, Some(_)) => {
                 let message = format!("{who} has a key without its certificate; add \"certificate\"");
-                self.report.error(half.place, message);
+                self.report.error(place, message);
                 None
             }
         };

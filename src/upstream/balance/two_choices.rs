@@ -82,9 +82,9 @@ impl TwoChoices {
             (Some(_), Some(_)) => first,
             (None, None) => return Some(emptier(first, second)),
             // Nobody knows how the one is, so it gets a request to find out, and the next when that is answered.
-            (None, Some(_)) if first.endpoint.in_flight() == 0 => first,
+            (None, Some(_)) if is_worth_a_try(first, ask) => first,
             (None, Some(_)) => second,
-            (Some(_), None) if second.endpoint.in_flight() == 0 => second,
+            (Some(_), None) if is_worth_a_try(second, ask) => second,
             (Some(_), None) => first,
         };
         Some((chosen, By::LeastResponseTime))
@@ -146,4 +146,10 @@ fn emptier<'a>(first: &'a Candidate, second: &'a Candidate) -> (&'a Candidate, B
         return (second, By::LeastConnections);
     }
     (first, By::LeastConnections)
+}
+
+/// Whether an endpoint about which nothing is known gets a request to find out. One that fails, and whose breaker had to stay
+/// closed, would win every comparison, because failures tell nothing about how long answers take: now and then is enough.
+fn is_worth_a_try(candidate: &Candidate, ask: &Ask<'_>) -> bool {
+    candidate.endpoint.in_flight() == 0 && (!candidate.endpoint.breaker().is_held() || ask.dice.is_multiple_of(16))
 }

@@ -162,3 +162,58 @@ fn what_clients_do_wrong_says_nothing_about_the_endpoint() {
     assert_eq!(moody.origin.requests() - before, 2, "it has its share");
     assert_eq!(state(&gateway, &moody.origin), 0.0);
 }
+
+#[test]
+fn an_endpoint_is_not_blamed_for_the_time_that_its_clients_took() {
+    let (hung, good) = (Origin::start(hangs()), Origin::start(echo()));
+    let revision = upstream(&[&hung, &good], "breaker: { consecutive: 2, open: 1h }");
+    let gateway = Gateway::with(revision).server("timeouts: { request: 1s }").start();
+    let late: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = gateway.raw();
+            connection.send("POST /orders HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\na");
+            connection
+        })
+        .collect();
+    // The rest comes just before the time of the request is over, and no service could answer in what is left.
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    let statuses: Vec<u16> = late
+        .into_iter()
+        .map(|mut connection| {
+            let _ = connection.try_send("b");
+            connection.try_answer(false).map_or(0, |answer| answer.status)
+        })
+        .collect();
+    assert!(
+        statuses.iter().any(|status| [408, 504].contains(status)),
+        "{statuses:?}"
+    );
+    assert_eq!(state(&gateway, &hung), 0.0);
+    assert_eq!(
+        gateway.metric("tollgate_breaker_opened_total{upstream=\"orders\"}"),
+        0.0
+    );
+}
+
+#[test]
+fn a_request_finds_out_about_one_endpoint_at_most_and_is_served_by_one_that_works() {
+    let services: Vec<Moody> = (0..6).map(|_| Moody::start()).collect();
+    let all: Vec<&Origin> = services.iter().map(|service| &service.origin).collect();
+    let settings = "breaker: { consecutive: 1, open: 300ms, max_ejected: 80% }, panic_threshold: 0%, \
+                    retries: { attempts: 2, budget: 100% }";
+    let gateway = Gateway::with(upstream(&all, settings)).start();
+    services[..4]
+        .iter()
+        .for_each(|service| service.resets.store(true, Ordering::SeqCst));
+    until("four are left out", || {
+        drop(gateway.client().get("/orders").send());
+        all.iter().filter(|service| state(&gateway, service) != 0.0).count() == 4
+    });
+    for _ in 0..40 {
+        // Now and then all four are to be found out about.
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        let answer = gateway.client().get("/orders").send().expect(200);
+        let record = gateway.access_record(answer.header("x-request-id").unwrap());
+        assert!(record["tries"].as_u64().unwrap() <= 2, "{record}");
+    }
+}

@@ -250,3 +250,67 @@ fn a_retry_keeps_its_identity_and_is_counted_once_against_limits() {
     assert!(seen.load(Ordering::SeqCst) >= 1, "some went there first");
     client.get("/orders").send().expect_refusal(429, "rate_limited");
 }
+
+#[test]
+fn another_endpoint_is_given_as_long_as_the_first_also_when_the_content_came_late() {
+    let slow_no = Origin::start(|exchange: &mut Exchange| {
+        exchange.read_body()?;
+        std::thread::sleep(Duration::from_millis(900));
+        exchange.respond(503, "", b"no")
+    });
+    let slow_yes = Origin::start(|exchange: &mut Exchange| {
+        exchange.read_body()?;
+        std::thread::sleep(Duration::from_millis(900));
+        exchange.respond(200, "", b"yes")
+    });
+    let gateway = before(
+        &[&slow_no, &slow_yes],
+        &format!("{PLAIN}, timeouts: {{ per_try: 1500ms }}"),
+    );
+    for _ in 0..2 {
+        let mut connection = gateway.raw();
+        connection.send("PUT /orders HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhello");
+        std::thread::sleep(Duration::from_millis(200));
+        connection.send("world");
+        assert_eq!(connection.answer().expect(200).text(), "yes");
+    }
+}
+
+#[test]
+fn the_total_bounds_the_time_to_connect_too() {
+    let (_sockets, address) = super::black_hole();
+    let revision = Revision::empty()
+        .upstream(&format!(
+            "{{ name: orders, endpoints: [{{ address: \"{address}\" }}], timeouts: {{ connect: 1m, total: 400ms }} }}"
+        ))
+        .api("{ name: orders, base_path: /orders, auth: none, upstream: orders }");
+    let gateway = Gateway::with(revision).start();
+    let started = Instant::now();
+    gateway
+        .client()
+        .get("/orders")
+        .send()
+        .expect_refusal(504, "upstream_timeout");
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+}
+
+#[test]
+fn asking_for_an_upgrade_does_not_let_a_service_be_silent_for_ever() {
+    let stalls = Origin::start(|exchange: &mut Exchange| {
+        exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello")?;
+        exchange.wait_for_the_end();
+        Ok(())
+    });
+    let gateway = before(&[&stalls], &format!("{PLAIN}, timeouts: {{ read: 500ms }}"));
+    let handshake =
+        "connection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for upgrade in ["h2c", "websocket"] {
+        let mut connection = gateway.raw();
+        connection.send(format!(
+            "GET /orders HTTP/1.1\r\nhost: a\r\nupgrade: {upgrade}\r\n{handshake}\r\n"
+        ));
+        if connection.head().is_ok_and(|head| head.status == 200) {
+            assert!(connection.is_closed_within(Duration::from_secs(15)), "{upgrade}");
+        }
+    }
+}
