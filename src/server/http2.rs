@@ -467,6 +467,7 @@ fn write(mut respond: SendResponse<Bytes>, (head, body): (http::Response<()>, By
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::wire::Watch;
 
     #[test]
     fn who_gives_up_now_and_then_may_stay_and_who_does_nothing_else_may_not() {
@@ -486,11 +487,7 @@ mod tests {
         let request = Duration::from_secs(60);
         let home = Home::default();
         assert_eq!(silence(&home, true, request), request, "before there is an upstream");
-        home.expect_silence(
-            Duration::from_secs(5),
-            Duration::from_secs(90),
-            crate::gateway::wire::Watch::UntilAnswered,
-        );
+        home.expect_silence(Duration::from_secs(5), Duration::from_secs(90), Watch::UntilAnswered);
         assert_eq!(
             silence(&home, true, request),
             Duration::from_secs(90),
