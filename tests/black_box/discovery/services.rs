@@ -42,7 +42,7 @@ fn records_of_a_worse_priority_are_for_when_no_better_one_can_be_used() {
     dns.set("_http._tcp.orders.internal", records.iter().map(String::as_str));
     let revision = named("orders", "{ srv: _http._tcp.orders.internal }").to_string().replace(
         "{ name: orders, endpoints",
-        "{ name: orders, health_check: { interval: 1s, timeout: 300ms, unhealthy: 1, healthy: 1, failback: 1 }, endpoints",
+        "{ name: orders, health_check: { interval: 1s, timeout: 900ms, unhealthy: 1, healthy: 1, failback: 1 }, endpoints",
     );
     let gateway = Gateway::with(revision).section(&dns.section("")).start();
     until_asked(&gateway, &spare);

@@ -83,7 +83,7 @@ fn over_tls_a_check_trusts_and_shows_what_requests_do() {
     assert!(stranger.seen().is_empty() && other_name.seen().is_empty());
 
     // Without a path, shaking hands is enough and necessary.
-    let fresh = revision("{ interval: 1s, timeout: 500ms, healthy: 1, unhealthy: 1 }");
+    let fresh = revision("{ interval: 1s, timeout: 900ms, healthy: 1, unhealthy: 1 }");
     let asked = by_http1.seen().len();
     gateway.apply(fresh);
     let before = gateway.metric("tollgate_health_checks_total{result=\"good\",upstream=\"orders\"}");

@@ -53,7 +53,7 @@ fn an_endpoint_that_hangs_when_it_is_asked_is_down_in_time_and_does_not_keep_oth
 fn only_the_statuses_that_are_written_are_good() {
     let patient = Patient::new();
     patient.says(404);
-    let check = "{ path: /health, interval: 1s, timeout: 300ms, statuses: [200, 404], unhealthy: 1, healthy: 1 }";
+    let check = "{ path: /health, interval: 1s, timeout: 900ms, statuses: [200, 404], unhealthy: 1, healthy: 1 }";
     let gateway = Gateway::with(checked(&[patient.endpoint()], check)).start();
     until("it was asked twice", || patient.checks() >= 2);
     assert!(is_healthy(&gateway, patient.origin.address()));
@@ -68,7 +68,7 @@ fn a_check_of_the_connection_alone_finds_out_who_listens() {
     let address = planned.address();
     let patient = Patient::new();
     let endpoints = [patient.endpoint(), format!("{{ address: \"{address}\" }}")];
-    let check = "{ interval: 1s, timeout: 300ms, healthy: 1, unhealthy: 1 }";
+    let check = "{ interval: 1s, timeout: 900ms, healthy: 1, unhealthy: 1 }";
     let gateway = Gateway::with(checked(&endpoints, check)).start();
     until_down(&gateway, address);
     gateway.logs("its checks fail: connection refused");

@@ -8,7 +8,7 @@ fn the_traffic_leaves_a_region_after_three_failed_checks_and_returns_after_five_
     let mut endpoints: Vec<String> = near.iter().map(Patient::endpoint).collect();
     endpoints.push(format!("{{ address: \"{}\", priority: 1 }}", far.origin.address()));
     // Three and five are what is not written.
-    let check = "{ path: /health, interval: 1s, timeout: 300ms }";
+    let check = "{ path: /health, interval: 1s, timeout: 900ms }";
     let gateway = Gateway::with(checked(&endpoints, check)).start();
     let report = gateway.load("/orders").pace(100.0).during(|| {
         until("the near region serves", || {

@@ -60,7 +60,7 @@ fn an_endpoint_gets_no_more_requests_at_a_time_than_it_may_and_the_others_wait()
 fn who_waits_too_long_or_finds_the_queue_full_is_told_and_keeps_its_connection() {
     let gate = Gate::closed();
     let (origin, _) = gated(&gate);
-    let gateway = before(&origin, "pool: { max_connections: 1, queue: 1, queue_timeout: 700ms }");
+    let gateway = before(&origin, "pool: { max_connections: 1, queue: 1, queue_timeout: 5s }");
     let client = gateway.client();
     std::thread::scope(|scope| {
         let served = scope.spawn(|| client.get("/orders").send().status);

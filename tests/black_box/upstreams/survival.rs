@@ -42,7 +42,7 @@ fn with_one_endpoint_killed_one_hung_one_failing_and_one_slow_clients_are_served
     let upstream = format!(
         "{{ name: orders, balance: least_response_time, endpoints: [{}], \
          breaker: {{ consecutive: 3, open: 1s, max_ejected: 80%, probes: 2 }}, panic_threshold: 0%, slow_start: 1s, \
-         retries: {{ attempts: 4, budget: 100% }}, timeouts: {{ connect: 300ms, per_try: 300ms }} }}",
+         retries: {{ attempts: 4, budget: 100% }}, timeouts: {{ connect: 1s, per_try: 1500ms }} }}",
         endpoints.join(", ")
     );
     let revision = Revision::empty()
