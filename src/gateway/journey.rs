@@ -16,7 +16,7 @@ use super::forward::Origin;
 use super::refusal::Refusal;
 use super::request_id::Ids;
 use super::tries::Plan;
-use super::wire::{Ending, Home};
+use super::wire::Home;
 use crate::auth::Caller;
 use crate::edit::cors;
 use crate::framing::BodyFault;
@@ -371,11 +371,11 @@ impl Drop for Journey {
         }
         if self.outcome.status == 0 {
             let received = self.home.as_ref().is_some_and(|home| home.is_received());
-            let ending = self.home.as_ref().and_then(|home| home.ending());
-            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), ending, received) {
-                (true, ..) => (500, "internal"),
-                (false, Some(Ending::OutOfTime), _) | (false, None, true) => (504, "upstream_timeout"),
-                (false, None, false) => (408, "request_timeout"),
+            let out_of_time = self.home.as_ref().is_some_and(|home| home.is_out_of_time());
+            (self.outcome.status, self.outcome.code) = match (std::thread::panicking(), out_of_time || received) {
+                (true, _) => (500, "internal"),
+                (false, true) => (504, "upstream_timeout"),
+                (false, false) => (408, "request_timeout"),
             };
         }
         self.report();

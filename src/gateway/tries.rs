@@ -15,7 +15,7 @@
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use http::header::{COOKIE, HeaderName, UPGRADE};
+use http::header::{HeaderName, UPGRADE};
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
@@ -27,7 +27,7 @@ use super::wire::Watch;
 use crate::auth::Caller;
 use crate::revision::{Balance, HashKey};
 use crate::upstream::attempt::{Unsent, is_failure};
-use crate::upstream::{Ask, Attempt, Moment, Upstream, hash, upgrade};
+use crate::upstream::{Ask, Attempt, Moment, Upstream, hash, split, upgrade};
 
 /// How often one request is sent at most when kept connections turn out to be closed.
 const RESENDS_MAX: u32 = 3;
@@ -231,25 +231,12 @@ fn hashed(key: &HashKey, request: &RequestHeader, journey: &Journey) -> u64 {
                 .or_else(|| caller.and_then(Caller::subject_hash))
         }
         HashKey::Header(name) => request.headers.get(name).map(|value| hash::of(value.as_bytes())),
-        HashKey::Cookie(name) => cookie(request, name).map(|value| hash::of(value.as_bytes())),
+        HashKey::Cookie(name) => split::cookie(&request.headers, name.as_bytes()).map(hash::of),
     };
     found.unwrap_or_else(|| match journey.origin.client {
         Some(std::net::IpAddr::V4(address)) => hash::of(&address.octets()),
         Some(std::net::IpAddr::V6(address)) => hash::of(&address.octets()),
         None => 0,
-    })
-}
-
-/// The value of a cookie (RFC 6265 section 4.2.1).
-#[must_use]
-pub fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
-    let fields = request.headers.get_all(COOKIE).iter();
-    let mut pairs = fields
-        .filter_map(|field| field.to_str().ok())
-        .flat_map(|field| field.split(';'));
-    pairs.find_map(|pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then_some(value)
     })
 }
 
@@ -263,15 +250,15 @@ fn silence(
     request_timeout: Duration,
 ) -> Option<Duration> {
     let timeouts = &upstream.terms().timeouts;
-    let mut patience = timeouts.per_try.unwrap_or(timeouts.read).min(timeouts.read);
-    // What is left of the time is not the endpoint's fault.
-    attempt.expect(patience, false);
-    patience = left.map_or(patience, |left| left.min(patience));
-    let Some(downstream) = Downstream::of(session) else {
+    let own = timeouts.per_try.unwrap_or(timeouts.read).min(timeouts.read);
+    let downstream = Downstream::of(session);
+    let whole = downstream.is_none_or(Downstream::is_whole);
+    // That less is left than its own time is not the endpoint's fault.
+    attempt.give(own, !whole);
+    let patience = left.map_or(own, |left| left.min(own));
+    let Some(downstream) = downstream else {
         return Some(patience);
     };
-    let whole = downstream.is_whole();
-    attempt.expect(attempt.patience(), !whole);
     downstream.tried_anew();
     let home = downstream.home();
     if plan.upgrade {

@@ -11,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -62,8 +62,9 @@ pub struct Home {
     received: AtomicBool,
     tunnel: AtomicBool,
     keep: AtomicBool,
-    ending: AtomicU8,
-    /// Bytes passed since somebody looked, for tunnels.
+    /// The time that the client gave it is over.
+    out_of_time: AtomicBool,
+    /// Bytes passed since somebody looked.
     moved: AtomicBool,
     /// In milliseconds; 0: the engine sees to it.
     silence_ms: AtomicU64,
@@ -83,13 +84,6 @@ pub enum Watch {
     UntilAnswered,
     /// To the end of its answer, which may be a tunnel.
     Always,
-}
-
-/// Why an exchange was taken from the engine before it was over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The time that the client gave it is over.
-    OutOfTime,
 }
 
 /// The engine's view of a connection, for one exchange.
@@ -256,16 +250,15 @@ impl Home {
         self.received.store(true, Ordering::Relaxed);
     }
 
-    /// Notes why the exchange is taken from the engine, before it is.
-    pub fn end(&self, ending: Ending) {
-        self.ending.store(ending as u8 + 1, Ordering::Relaxed);
+    /// The time that the client gave the exchange is over: it is taken from the engine.
+    pub fn run_out(&self) {
+        self.out_of_time.store(true, Ordering::Relaxed);
     }
 
-    /// Why it was.
+    /// Whether that is why it ended.
     #[must_use]
-    pub fn ending(&self) -> Option<Ending> {
-        let ending = self.ending.load(Ordering::Relaxed);
-        [Ending::OutOfTime].into_iter().find(|known| *known as u8 + 1 == ending)
+    pub fn is_out_of_time(&self) -> bool {
+        self.out_of_time.load(Ordering::Relaxed)
     }
 
     /// The core, when the wire is gone.

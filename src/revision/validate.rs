@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::grammar::Expiry;
 use super::load::ApiPlaces;
 use super::raw::{RawApplication, RawIssuer, RawKey, RawKeyType, RawRevision, RawSubscription};
 use super::{Application, AuthMethod, Key, KeyType, Revision, Subscription};
@@ -242,24 +243,24 @@ impl Checker<'_> {
                 format!("{whose} has the same hash as the key in line {line}; a key belongs to one application");
             self.report.error(hash.place, message);
         }
-        if let Some(expires) = expires
-            && expires.get().0 <= self.surroundings.now
-        {
-            let message = format!(
-                "{whose} expired at {} and is refused; remove the record when it is no longer in use",
-                expires.get().0
-            );
-            self.report.warning(expires.place, message);
-        }
         Some(Key {
             id: id?.as_str().into(),
             sha256: sha256?.get().0,
-            key_type: match key_type.unwrap_or(RawKeyType::Production) {
-                RawKeyType::Production => KeyType::Production,
-                RawKeyType::Sandbox => KeyType::Sandbox,
-            },
-            expires: expires.map(|expires| expires.get().0),
+            key_type: resolved_type(*key_type),
+            expires: self.expiry(expires.as_ref(), &whose),
         })
+    }
+
+    /// Until when a credential is good; says so if that is over.
+    fn expiry(&mut self, raw: Option<&At<Text<Expiry>>>, whose: &str) -> Option<Timestamp> {
+        let raw = raw?;
+        let expires = raw.get().0;
+        if expires <= self.surroundings.now {
+            let message =
+                format!("{whose} expired at {expires} and is refused; remove the record when it is no longer in use");
+            self.report.warning(raw.place, message);
+        }
+        Some(expires)
     }
 
     /// A value that has to be there. One that was there and has been reported is not reported as missing.
@@ -343,6 +344,14 @@ struct KeysSeen {
     hashes: HashMap<[u8; 32], u32>,
     /// Names in certificates.
     names: HashMap<San, u32>,
+}
+
+/// What a credential may be used for; for real traffic unless it says otherwise.
+fn resolved_type(raw: Option<RawKeyType>) -> KeyType {
+    match raw.unwrap_or(RawKeyType::Production) {
+        RawKeyType::Production => KeyType::Production,
+        RawKeyType::Sandbox => KeyType::Sandbox,
+    }
 }
 
 /// `api "orders"`, or `an API` as long as it has no name.

@@ -50,7 +50,7 @@ use crate::framing::{HeadLimits, inspect_http2};
 use crate::gateway::drain::Drain;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::stream::{Exchange, Stream};
-use crate::gateway::wire::{Ending, Home};
+use crate::gateway::wire::Home;
 use crate::gateway::{Gateway, grpc, request_id};
 use crate::transport::Transport;
 use meter::Metered;
@@ -357,7 +357,7 @@ impl Http2 {
                 refusal = self.out_of_time(&exchange) => {
                     // Before the engine is dropped, because the journey reports what it finds here.
                     if exchange.grpc().is_some() {
-                        exchange.home().end(Ending::OutOfTime);
+                        exchange.home().run_out();
                     }
                     Some(refusal)
                 }

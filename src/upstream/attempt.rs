@@ -101,15 +101,9 @@ impl Attempt {
     }
 
     /// How long the endpoint may be silent, and whether the end of the request is still to come.
-    pub fn expect(&mut self, patience: Duration, uploading: bool) {
+    pub fn give(&mut self, patience: Duration, uploading: bool) {
         self.patience = patience;
         self.uploading = uploading;
-    }
-
-    /// How long the endpoint may be silent.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.patience
     }
 
     /// The end of the request goes to the endpoint now: what came before was the client's time.
@@ -127,12 +121,6 @@ impl Attempt {
         } else {
             self.ended();
         }
-    }
-
-    /// Whether it said already how the endpoint is.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.settled
     }
 
     /// The head of an answer came.

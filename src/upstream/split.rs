@@ -202,8 +202,9 @@ fn address_key(client: Option<IpAddr>) -> Option<u64> {
     })
 }
 
-/// The value of a cookie; of several, the first.
-fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+/// The value of a cookie (RFC 6265 section 4.2.1); of several, the first.
+#[must_use]
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     headers
         .get_all(COOKIE)
         .iter()

@@ -1,8 +1,8 @@
 //! Client certificates of applications.
 
-use super::super::raw::{RawCertificate, RawKeyType};
-use super::super::{Certificate, KeyType};
-use super::{Checker, KeysSeen};
+use super::super::Certificate;
+use super::super::raw::RawCertificate;
+use super::{Checker, KeysSeen, resolved_type};
 use crate::document::{At, quote};
 
 impl Checker<'_> {
@@ -38,23 +38,11 @@ impl Checker<'_> {
             );
             self.report.error(san.place, message);
         }
-        if let Some(expires) = expires
-            && expires.get().0 <= self.surroundings.now
-        {
-            let message = format!(
-                "{whose} expired at {} and is refused; remove the record when it is no longer in use",
-                expires.get().0
-            );
-            self.report.warning(expires.place, message);
-        }
         Some(Certificate {
             id: id?.as_str().into(),
             san: san?.get().clone(),
-            key_type: match key_type.unwrap_or(RawKeyType::Production) {
-                RawKeyType::Production => KeyType::Production,
-                RawKeyType::Sandbox => KeyType::Sandbox,
-            },
-            expires: expires.map(|expires| expires.get().0),
+            key_type: resolved_type(*key_type),
+            expires: self.expiry(expires.as_ref(), &whose),
         })
     }
 }
