@@ -353,6 +353,9 @@ impl Predecessor {
         if let Ok(Some(status)) = child.try_wait() {
             return Err(Failure(ended(child.id(), status)));
         }
+        if self.drain.is_announced() {
+            return Err(Failure("this process is leaving".to_owned()));
+        }
         if Instant::now() > deadline {
             return Err(Failure(format!(
                 "process {} was not ready in time (server.upgrade.timeout is {:?}, and {PROBE:?} for the probe)",
