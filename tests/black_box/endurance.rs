@@ -13,7 +13,7 @@ const USUAL: u64 = 12;
 
 /// How much memory may come on after the first third, however long the rest is. What one request leaves behind is seen here
 /// when it is left behind often enough; what a process needs for its caches and arenas is not.
-const GROWTH_MAX: u64 = 24 << 20;
+const GROWTH_MAX: u64 = 32 << 20;
 
 /// Files and sockets that a process opens once, when it first needs them.
 const OPENED_ONCE: usize = 8;
