@@ -1,7 +1,6 @@
 """What is said while a scenario runs, and what is left of it: a table, a JSON file, a picture."""
 
 import json
-import sys
 import time
 
 from machine import ROOT, commit, description
@@ -147,7 +146,7 @@ def write(directory, scenario, options, target, result, verdicts, knee, gateway_
     stem.with_suffix(".json").write_text(json.dumps(tidy(raw), indent=1) + "\n")
     stem.with_suffix(".svg").write_text(picture(scenario, raw, result))
     if mean_others > OTHERS_SAID:
-        print(f"  Other programs used {percent(mean_others)} of this machine: times are theirs as well.", file=sys.stderr)
+        print(f"  Other programs used {percent(mean_others)} of this machine: what was missed may be their fault, not the gateway's.")
     return [shortened(stem.with_suffix(suffix)) for suffix in [".json", ".svg"]]
 
 
