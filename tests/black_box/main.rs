@@ -22,4 +22,5 @@ mod security;
 mod sharing;
 mod splits;
 mod tls;
+mod upgrade;
 mod upstreams;
