@@ -389,13 +389,6 @@ impl Gateway {
         kib.expect("its memory") * 1024
     }
 
-    /// How many files and sockets it has open.
-    #[track_caller]
-    pub fn descriptors(&self) -> usize {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.pid));
-        open.expect("the descriptors of a running process").count()
-    }
-
     /// Where the revision file is.
     pub fn revision_file(&self) -> PathBuf {
         self.directory.path().join("revision.yaml")
