@@ -31,7 +31,7 @@ use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
 use crate::sync::file::Watch;
-use crate::sync::remote::{OpenError, Remote};
+use crate::sync::remote::{OpenError, Origin, Remote};
 use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
@@ -377,7 +377,7 @@ fn remote(config: &Config, metrics: &Metrics, side: &tokio::runtime::Runtime) ->
     let Some(settings) = &config.revision.control_plane else {
         return Ok(None);
     };
-    match Remote::open(config, settings, metrics, side.handle()) {
+    match Remote::open(config, settings, metrics, side.handle(), Origin::Fresh) {
         Ok(remote) => Ok(Some(remote)),
         Err(OpenError::PoolFull(message)) => Err(StartError::PoolFull(message)),
         Err(OpenError::Machine(message)) => Err(StartError::Machine(format!("control plane: {message}"))),
