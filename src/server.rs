@@ -17,6 +17,7 @@ pub mod upgrade;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,10 +45,10 @@ use crate::upstream::Registry;
 use crate::upstream::checks::Checks;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
+use acceptor::{Acceptor, Entrance, Gatekeeper};
 use admin::Admin;
 use census::Census;
 use connection::Connections;
-use acceptor::{Acceptor, Entrance, Gatekeeper};
 use drain::Signals;
 use sharing::Sharing;
 use sockets::{BindError, Inheritance, Listening};
@@ -89,7 +90,7 @@ pub struct Server {
     discovery: Arc<Discovery>,
     sharing: Sharing,
     watch: Option<Watch>,
-    remote: Option<Remote>,
+    remote: Option<Arc<Remote>>,
     leave: Arc<Leave>,
     drain: Drain,
     program: Program,
@@ -172,7 +173,7 @@ impl Server {
             },
         };
         // Before it listens: a gateway for which there is no seat never looks as if it were there.
-        let remote = remote(&config, &metrics, &side)?;
+        let remote = remote(&config, &metrics, &side, inherited.state_lock.take())?;
         let clients: Result<Vec<_>, _> = (config.listeners.iter())
             .map(|listener| inherited.clients.listen(listener.address))
             .collect();
@@ -203,7 +204,7 @@ impl Server {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
         };
-        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_ref())?;
+        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_deref())?;
 
         Ok(Self {
             config,
@@ -349,7 +350,11 @@ impl Server {
             (Arc::clone(&self.metrics), self.access_log.clone()),
         );
         let sockets: Result<Vec<_>, _> = self.clients.iter().map(Listening::share).collect();
-        Ok(Acceptor::new(Arc::new(connections), sockets?, self.config.server.threads))
+        Ok(Acceptor::new(
+            Arc::new(connections),
+            sockets?,
+            self.config.server.threads,
+        ))
     }
 
     /// Listens to operators who want another process in this one's place.
@@ -382,6 +387,7 @@ impl Server {
             census: Arc::clone(census),
             leave: Arc::clone(&self.leave),
             drain: self.drain.clone(),
+            remote: self.remote.clone(),
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
         };
@@ -404,7 +410,10 @@ impl Server {
                 None => "waiting for a revision".to_owned(),
             };
             let requests = metrics.requests_in_flight.get();
-            format!("{revision}, {} connections, {requests} requests in flight", census.open())
+            format!(
+                "{revision}, {} connections, {requests} requests in flight",
+                census.open()
+            )
         };
         systemd.ready(&line());
         let drain = self.drain.clone();
@@ -442,7 +451,7 @@ impl Server {
             key_sets: self.key_sets.clone(),
             throttle: Arc::clone(&self.sharing.throttle),
             redis: self.sharing.redis().cloned(),
-            standing: self.remote.as_ref().map(Remote::standing),
+            standing: self.remote.as_ref().map(|remote| remote.standing()),
             keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
@@ -529,12 +538,18 @@ async fn followed(mut drain: Drain) {
 }
 
 /// The control plane, if there is one.
-fn remote(config: &Config, metrics: &Metrics, side: &tokio::runtime::Runtime) -> Result<Option<Remote>, StartError> {
+fn remote(
+    config: &Config,
+    metrics: &Metrics,
+    side: &tokio::runtime::Runtime,
+    lock: Option<OwnedFd>,
+) -> Result<Option<Arc<Remote>>, StartError> {
     let Some(settings) = &config.revision.control_plane else {
         return Ok(None);
     };
-    match Remote::open(config, settings, metrics, side.handle(), Origin::Fresh) {
-        Ok(remote) => Ok(Some(remote)),
+    let origin = lock.map_or(Origin::Fresh, Origin::Successor);
+    match Remote::open(config, settings, metrics, side.handle(), origin) {
+        Ok(remote) => Ok(Some(Arc::new(remote))),
         Err(OpenError::PoolFull(message)) => Err(StartError::PoolFull(message)),
         Err(OpenError::Machine(message)) => Err(StartError::Machine(format!("control plane: {message}"))),
     }

@@ -23,6 +23,7 @@ use crate::server::acceptor::{Entrance, Gatekeeper};
 use crate::server::census::Census;
 use crate::server::sockets::Listening;
 use crate::server::systemd::Systemd;
+use crate::sync::remote::Remote;
 
 /// How often it is looked whether the successor is still there.
 const LOOK: Duration = Duration::from_millis(50);
@@ -54,6 +55,8 @@ pub struct Predecessor {
     pub leave: Arc<Leave>,
     /// Whether it leaves.
     pub drain: Drain,
+    /// The control plane, for which the two are one gateway.
+    pub remote: Option<Arc<Remote>>,
     /// Who is told that another process is the service.
     pub systemd: Systemd,
     /// Where waiting is done.
@@ -229,6 +232,9 @@ impl Predecessor {
                 let _ = child.kill();
                 let _ = child.wait();
                 self.keeper.open();
+                if let Some(remote) = &self.remote {
+                    remote.take_back();
+                }
                 log::error!("upgrade: {why}; this process serves on");
                 let _ = operator.say(&Message::Failed { why });
                 false
@@ -255,13 +261,20 @@ impl Predecessor {
             Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
             _ => return Err(unexpected()),
         };
-        tell(format!("process {} of version {version} has its configuration", child.id()));
+        tell(format!(
+            "process {} of version {version} has its configuration",
+            child.id()
+        ));
         for (role, listening) in &self.sockets {
             let message = Message::Socket {
                 role: *role,
                 wanted: listening.wanted,
             };
             channel.give(&message, listening.socket.as_fd()).map_err(lost)?;
+        }
+        if let Some(remote) = &self.remote {
+            let lock = remote.lend().map_err(Failure)?;
+            channel.give(&Message::StateLock, lock.as_fd()).map_err(lost)?;
         }
         channel.say(&Message::End).map_err(lost)?;
         loop {
@@ -286,6 +299,12 @@ impl Predecessor {
                 _ => return Err(unexpected()),
             }
         }
+        if let Some(remote) = &self.remote {
+            self.runtime.block_on(remote.hand_over()).map_err(Failure)?;
+        }
+        if self.drain.is_announced() {
+            return Err(Failure("this process was told to leave meanwhile".to_owned()));
+        }
         (self.systemd.main_pid(child.id()))
             .map_err(|error| Failure(format!("the service manager could not be told: {error}")))?;
         if channel.say(&Message::Go).is_err() {
@@ -305,7 +324,8 @@ impl Predecessor {
             let Ok(Some(stream)) = socket.accept(Instant::now() + LOOK) else {
                 continue;
             };
-            let is_child = socket_peercred(&stream).is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(child.id()));
+            let is_child = socket_peercred(&stream)
+                .is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(child.id()));
             let Ok(channel) = Channel::new(stream) else {
                 continue;
             };
@@ -317,13 +337,7 @@ impl Predecessor {
     }
 
     /// What the successor says next.
-    fn next(
-        &self,
-        socket: &Socket,
-        channel: &Channel,
-        child: &mut Child,
-        deadline: Instant,
-    ) -> Result<Frame, Failure> {
+    fn next(&self, socket: &Socket, channel: &Channel, child: &mut Child, deadline: Instant) -> Result<Frame, Failure> {
         loop {
             match channel.receive(Instant::now() + LOOK) {
                 Ok(Some(frame)) => return Ok(frame),
@@ -356,7 +370,10 @@ impl Predecessor {
     }
 
     /// It has hung up, which a process does when it ends.
-    #[allow(clippy::unused_self, reason = "reads as what it is: something that is found out here")]
+    #[allow(
+        clippy::unused_self,
+        reason = "reads as what it is: something that is found out here"
+    )]
     fn gone(&self, child: &mut Child) -> Failure {
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {

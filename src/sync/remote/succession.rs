@@ -122,7 +122,7 @@ impl Remote {
             self.handed_over.store(true, Ordering::Release);
             return Ok(());
         }
-        self.take_back();
+        self.go_on();
         Err(format!(
             "state_dir {}: something is being written there for longer than {} s",
             self.state.path().display(),
@@ -130,10 +130,15 @@ impl Remote {
         ))
     }
 
-    /// After [`Self::hand_over`], if the other process does not take over after all: everything goes on here.
+    /// If the other process does not take over after all: everything goes on here. Nothing before [`Self::hand_over`].
     pub fn take_back(&self) {
+        if self.handed_over.swap(false, Ordering::AcqRel) {
+            self.go_on();
+        }
+    }
+
+    fn go_on(&self) {
         self.state.take();
-        self.handed_over.store(false, Ordering::Release);
         if let Some(company) = self.company.get() {
             self.start_loops(company, false);
         }
