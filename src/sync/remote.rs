@@ -58,8 +58,8 @@ pub struct Remote {
     pull: OnceLock<Arc<Pull>>,
     company: OnceLock<Company>,
     loops: Mutex<Option<Loops>>,
-    /// Whether there was a process before this one that still serves, from which it takes over when it starts.
-    succeeds: AtomicBool,
+    /// Of the process before this one, from which it takes over when it starts.
+    before: Mutex<Option<Predecessor>>,
     /// Whether another process speaks for this gateway now.
     handed_over: AtomicBool,
     full: Arc<OnceLock<String>>,
@@ -132,9 +132,11 @@ impl Remote {
             settings,
             (metrics.control_plane(), unix_ms()),
         );
+        let mut before = None;
         if succeeds {
-            let before = Predecessor::of(&state, gateway).map_err(OpenError::Machine)?;
-            seats.succeed(before.standing);
+            let lent = Predecessor::of(&state, gateway).map_err(OpenError::Machine)?;
+            seats.succeed(lent.standing);
+            before = Some(lent);
         } else {
             first_answer(&seats, &gateway.pool, runtime)?;
         }
@@ -171,7 +173,7 @@ impl Remote {
             pull: OnceLock::new(),
             company: OnceLock::new(),
             loops: Mutex::default(),
-            succeeds: AtomicBool::new(succeeds),
+            before: Mutex::new(before),
             handed_over: AtomicBool::default(),
             full: Arc::default(),
             drained: Arc::default(),
@@ -216,9 +218,10 @@ impl Remote {
             redis: redis.cloned(),
             metrics: Arc::clone(metrics),
         });
-        let succeeds = self.succeeds.swap(false, Ordering::AcqRel);
-        if succeeds {
-            self.take_over();
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let succeeds = before.is_some();
+        if let Some(before) = before {
+            self.take_over(&before, throttle);
         }
         let keys = Arc::clone(&self.keys);
         runtime.spawn(async move {

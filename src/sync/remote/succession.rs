@@ -18,6 +18,7 @@ use super::Remote;
 use crate::config::Gateway;
 use crate::sync::seat::Standing;
 use crate::sync::state_dir::StateDir;
+use crate::throttle::{Shared, Throttle};
 
 /// How long a handover waits for what is being written just now.
 const QUIET: Duration = Duration::from_secs(2);
@@ -40,6 +41,9 @@ pub(super) struct Predecessor {
     environment: String,
     /// A seat that is not needed, or was never there, is nowhere on disk.
     pub(super) standing: Standing,
+    /// How many gateways share the limits, as the control plane said last; it may be away now.
+    #[serde(default)]
+    pub(super) instances: Option<u32>,
 }
 
 impl Predecessor {
@@ -81,6 +85,9 @@ impl Remote {
             pool: self.seats.pool().to_owned(),
             environment: self.expected.environment.clone(),
             standing: *self.seats.standing().borrow(),
+            instances: (self.company.get())
+                .and_then(|company| company.throttle.sharing())
+                .map(Shared::instances),
         };
         let text = serde_json::to_string(&predecessor).map_err(|error| told(&error))?;
         self.state.write(FILE, &text).map_err(|error| told(&error))?;
@@ -145,7 +152,10 @@ impl Remote {
     }
 
     /// The process before this one has handed over: what it wrote since this one has read counts, and this one writes now.
-    pub(super) fn take_over(&self) {
+    pub(super) fn take_over(&self, before: &Predecessor, throttle: &Throttle) {
+        if let (Some(shared), Some(instances)) = (throttle.sharing(), before.instances) {
+            shared.set_instances(instances);
+        }
         self.state.take();
         self.seats.read_again();
         self.guard.take_over();
