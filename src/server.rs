@@ -25,8 +25,6 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as Engine};
 
-use tokio::sync::watch;
-
 use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
@@ -56,7 +54,7 @@ use status::Status;
 use systemd::Systemd;
 use upgrade::channel::Role;
 use upgrade::successor::Inherited;
-use upgrade::{Predecessor, Program, Successor, predecessor};
+use upgrade::{Ancestors, Predecessor, Program, Successor, predecessor};
 
 /// Verified tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
@@ -95,6 +93,7 @@ pub struct Server {
     drain: Drain,
     program: Program,
     systemd: Systemd,
+    ancestors: Arc<Ancestors>,
 }
 
 /// Why a gateway did not start.
@@ -227,6 +226,7 @@ impl Server {
             drain,
             program,
             systemd,
+            ancestors: Ancestors::new(inherited.ancestors),
         })
     }
 
@@ -257,7 +257,6 @@ impl Server {
             Err(error) => return Ending::NotFollowing(error.to_string()),
         };
         engine.add_service(acceptor);
-        let (outlived, followed) = watch::channel(before.is_some());
         let signals = {
             let _side = self.side.enter();
             Signals::new(
@@ -265,7 +264,7 @@ impl Server {
                 Arc::clone(&census),
                 self.config.server.timeouts,
                 self.systemd,
-                followed,
+                self.ancestors.alive(),
             )
         };
         let mut failed = None;
@@ -273,7 +272,7 @@ impl Server {
             let (this, failed, census, keeper) = (&mut self, &mut failed, &census, &keeper);
             // The engine keeps this thread until the end, and what begins has to wait for the engine.
             scope.spawn(move || {
-                if let Err(why) = this.begin(keeper, census, before, outlived) {
+                if let Err(why) = this.begin(keeper, census, before) {
                     *failed = Some(why);
                     this.leave.begin();
                 }
@@ -301,7 +300,6 @@ impl Server {
         keeper: &Arc<Gatekeeper>,
         census: &Arc<Census>,
         before: Option<Successor>,
-        outlived: watch::Sender<bool>,
     ) -> Result<(), String> {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
         if let Some(before) = &before {
@@ -320,7 +318,13 @@ impl Server {
         self.can_be_followed(keeper, &entrance, census);
         self.tell_service_manager(&entrance, census);
         if let Some(before) = before {
-            std::thread::spawn(move || before.outlive(&outlived));
+            self.ancestors.add(before.into_channel());
+            let ancestors = Arc::clone(&self.ancestors);
+            let listening = std::thread::Builder::new().name("ancestors".to_owned());
+            let listening = listening.spawn(move || ancestors.listen(&|_section| {}));
+            if let Err(error) = listening {
+                log::error!("nobody listens to the processes before: {error}");
+            }
         }
         Ok(())
     }
@@ -390,6 +394,7 @@ impl Server {
             remote: self.remote.clone(),
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
+            ancestors: Arc::clone(&self.ancestors),
         };
         if let Err(error) = predecessor.listen(socket) {
             log::error!("this process can not be followed: {error}");
