@@ -17,6 +17,7 @@ pub mod upgrade;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,7 +32,7 @@ use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
 use crate::sync::file::Watch;
-use crate::sync::remote::{OpenError, Remote};
+use crate::sync::remote::{OpenError, Origin, Remote};
 use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
@@ -87,7 +88,7 @@ pub struct Server {
     discovery: Arc<Discovery>,
     sharing: Sharing,
     watch: Option<Watch>,
-    remote: Option<Remote>,
+    remote: Option<Arc<Remote>>,
     leave: Arc<Leave>,
     drain: Drain,
     program: Program,
@@ -171,7 +172,7 @@ impl Server {
             },
         };
         // Before it listens: a gateway for which there is no seat never looks as if it were there.
-        let remote = remote(&config, &metrics, &side)?;
+        let remote = remote(&config, &metrics, &side, inherited.state_lock.take())?;
         let clients: Result<Vec<_>, _> = (config.listeners.iter())
             .map(|listener| inherited.clients.listen(listener.address))
             .collect();
@@ -202,7 +203,7 @@ impl Server {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
         };
-        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_ref())?;
+        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_deref())?;
 
         Ok(Self {
             config,
@@ -390,6 +391,7 @@ impl Server {
             census: Arc::clone(census),
             leave: Arc::clone(&self.leave),
             drain: self.drain.clone(),
+            remote: self.remote.clone(),
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
             ancestors: Arc::clone(&self.ancestors),
@@ -454,7 +456,7 @@ impl Server {
             key_sets: self.key_sets.clone(),
             throttle: Arc::clone(&self.sharing.throttle),
             redis: self.sharing.redis().cloned(),
-            standing: self.remote.as_ref().map(Remote::standing),
+            standing: self.remote.as_ref().map(|remote| remote.standing()),
             keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
@@ -541,12 +543,18 @@ async fn followed(mut drain: Drain) {
 }
 
 /// The control plane, if there is one.
-fn remote(config: &Config, metrics: &Metrics, side: &tokio::runtime::Runtime) -> Result<Option<Remote>, StartError> {
+fn remote(
+    config: &Config,
+    metrics: &Metrics,
+    side: &tokio::runtime::Runtime,
+    lock: Option<OwnedFd>,
+) -> Result<Option<Arc<Remote>>, StartError> {
     let Some(settings) = &config.revision.control_plane else {
         return Ok(None);
     };
-    match Remote::open(config, settings, metrics, side.handle()) {
-        Ok(remote) => Ok(Some(remote)),
+    let origin = lock.map_or(Origin::Fresh, Origin::Successor);
+    match Remote::open(config, settings, metrics, side.handle(), origin) {
+        Ok(remote) => Ok(Some(Arc::new(remote))),
         Err(OpenError::PoolFull(message)) => Err(StartError::PoolFull(message)),
         Err(OpenError::Machine(message)) => Err(StartError::Machine(format!("control plane: {message}"))),
     }

@@ -1,5 +1,6 @@
 //! A running gateway hands over to a next process, or to nobody.
 
+mod control_plane;
 mod failures;
 mod handover;
 mod leaving;

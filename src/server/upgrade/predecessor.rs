@@ -23,6 +23,7 @@ use crate::server::acceptor::{Entrance, Gatekeeper};
 use crate::server::census::Census;
 use crate::server::sockets::Listening;
 use crate::server::systemd::Systemd;
+use crate::sync::remote::Remote;
 
 /// How often it is looked whether the successor is still there.
 const LOOK: Duration = Duration::from_millis(50);
@@ -54,6 +55,8 @@ pub struct Predecessor {
     pub leave: Arc<Leave>,
     /// Whether it leaves.
     pub drain: Drain,
+    /// The control plane, for which the two are one gateway.
+    pub remote: Option<Arc<Remote>>,
     /// Who is told that another process is the service.
     pub systemd: Systemd,
     /// Where waiting is done.
@@ -233,6 +236,9 @@ impl Predecessor {
                 let _ = child.wait();
                 self.ancestors.put_back(ancestors);
                 self.keeper.open();
+                if let Some(remote) = &self.remote {
+                    remote.take_back();
+                }
                 log::error!("upgrade: {why}; this process serves on");
                 let _ = operator.say(&Message::Failed { why });
                 false
@@ -272,6 +278,11 @@ impl Predecessor {
             let given = channel.give(&message, listening.socket.as_fd());
             given.map_err(|error| lost(child, &error))?;
         }
+        if let Some(remote) = &self.remote {
+            let lock = remote.lend().map_err(Failure)?;
+            let given = channel.give(&Message::StateLock, lock.as_fd());
+            given.map_err(|error| lost(child, &error))?;
+        }
         *ancestors = self.ancestors.take();
         for ancestor in &*ancestors {
             let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
@@ -299,6 +310,12 @@ impl Predecessor {
                 Frame::Message(Message::Unknown, _) => {}
                 _ => return Err(unexpected()),
             }
+        }
+        if let Some(remote) = &self.remote {
+            self.runtime.block_on(remote.hand_over()).map_err(Failure)?;
+        }
+        if self.drain.is_announced() {
+            return Err(Failure("this process was told to leave meanwhile".to_owned()));
         }
         (self.systemd.main_pid(child.id()))
             .map_err(|error| Failure(format!("the service manager could not be told: {error}")))?;
