@@ -48,7 +48,8 @@ def start_origin(processes, binary, *more, address="127.0.0.1", on=None):
 
 
 class Gateway:
-    """A gateway with a file for its revision. `config` says more than where it listens; whole sections are replaced."""
+    """A gateway with a file for its revision, which may be a text. `config` says more than where it listens; whole
+    sections are replaced."""
 
     def __init__(self, processes, binary, revision, config=None, on=None, wait=True):
         self.processes = processes
@@ -65,7 +66,8 @@ class Gateway:
             **(config or {}),
         }
         # JSON is YAML.
-        stem.with_suffix(".revision.yaml").write_text(json.dumps(revision))
+        text = revision if isinstance(revision, str) else json.dumps(revision)
+        stem.with_suffix(".revision.yaml").write_text(text)
         stem.with_suffix(".yaml").write_text(json.dumps(written))
         command = [binary, "run", "--config", stem.with_suffix(".yaml")]
         self.process = processes.start(on(command) if on else command)
