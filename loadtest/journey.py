@@ -6,6 +6,8 @@ APIS, ROUTES_PER_API, APPLICATIONS = 100, 100, 100
 # A limit that no load here reaches.
 FAR = 1_000_000
 LINES = 1000
+# Redis is there to share limits with a second gateway.
+SHARED = {"throttle": {"instances": 2}}
 
 
 class Journey:

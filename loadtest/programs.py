@@ -1,6 +1,7 @@
 """The programs that measurements start: a gateway, the origin behind it, Redis."""
 
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -85,6 +86,11 @@ class Gateway:
         except OSError as error:
             log = self.process.log.read_text(errors="replace")
             raise Failed(f"a gateway does not answer on its status port: {error}\n{log}") from error
+
+    def refused(self, most=5):
+        """Lines of the access log of what was not answered with 200, at most so many."""
+        with open(self.access_log, encoding="utf-8") as lines:
+            return list(itertools.islice((line for line in lines if '"status":200,' not in line), most))
 
     def memory(self):
         """Bytes of this process in memory."""

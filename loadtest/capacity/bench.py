@@ -6,12 +6,14 @@ import re
 import subprocess
 import time
 
-from journey import Journey
+from journey import SHARED, Journey
 from machine import Failed, cpu_seconds, pinned
 from programs import Gateway, RedisServer, start_origin
-from quiet import quietly
+from quiet import Quiet
 
 CONNECTIONS = 64
+# How many measurements of a part may be taken once more.
+AGAIN = 10
 
 
 class Bench:
@@ -20,6 +22,7 @@ class Bench:
     def __init__(self, options, programs, processes, processors):
         self.options, self.programs, self.processes = options, programs, processes
         self.first, *self.others = processors
+        self.quietly = Quiet(processes.cpu_seconds, AGAIN, options.noisy)
         self.journey = Journey(processes.directory, programs["tollgate"])
         _, port = start_origin(processes, programs["fixed_origin"], on=self.on_load)
         self.origin = f"127.0.0.1:{port}"
@@ -36,16 +39,14 @@ class Bench:
         if "redis" not in config:
             redis = RedisServer(self.processes, on=self.on_load)
             config = {"redis": {"urls": [f"redis://127.0.0.1:{redis.port}"]}, **config}
+        config = {**SHARED, **config}
         gateway = Gateway(self.processes, self.programs["tollgate"], revision, config, on=self.on_gateway)
         until = time.monotonic() + 30
-        while not any(name.startswith("tollgate_store_up{") and up for name, up in gateway.metrics().items()):
+        while not reaches_redis(gateway):
             if time.monotonic() > until:
                 raise Failed(f"the gateway does not reach Redis\n{gateway.process.log.read_text(errors='replace')}")
             time.sleep(0.05)
         return gateway
-
-    def quietly(self, measure):
-        return quietly(measure, self.processes.cpu_seconds, self.options.noisy)
 
     def paced(self, target, rate, seconds):
         """So many requests per second for so long; what pace reports."""
@@ -70,10 +71,11 @@ class Bench:
         """Requests per second as fast as it can."""
         script = os.path.join(os.path.dirname(__file__), os.pardir, "compare", "requests.lua")
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{gateway.port}"]
+        os.truncate(gateway.access_log, 0)
         output = self.ask(self.on_load([*command, "--", self.journey.requests]), seconds)
         result = json.loads(re.search(r"^RESULT (.*)$", output, re.MULTILINE).group(1))
         if result["failed"]:
-            raise Failed(f"requests failed; this measures nothing\n{output}")
+            raise Failed(f"requests failed; this measures nothing\n{output}{''.join(gateway.refused())}")
         return result["requests"] / result["seconds"]
 
     def ask(self, command, seconds):
@@ -82,3 +84,12 @@ class Bench:
         if done.returncode != 0:
             raise Failed(f"{command[3]}: {done.stdout}{done.stderr}")
         return done.stdout
+
+
+def reaches_redis(gateway):
+    try:
+        metrics = gateway.metrics()
+    except Failed:
+        # It does not listen for this yet.
+        return False
+    return any(name.startswith("tollgate_store_up{") and up for name, up in metrics.items())

@@ -3,7 +3,7 @@
 One run of the load for all of it: calm seconds and seconds with a fault take turns, and the p99 of each stretch is that of the
 requests that were due in it. A fault counts from its beginning until a second after its end, so that what follows from it
 (connecting again, catching up) is its own. It is harmless if every answer was right, and if the p99 under it is, in the
-middle of its repetitions, within what the calm stretches of the same run show.
+middle of its repetitions, at most a tenth above the worst of the calm stretches of the same run.
 
 The limits are such that tickets are fetched from Redis all the time, and none of them is reached: every answer has to be 200.
 """
@@ -26,6 +26,10 @@ LIMITS = [{"name": "burst", "rate": "200/s"}, {"name": "hour", "rate": "1000000/
 # What is slow stands still for this part of the time, in seconds, again and again.
 STANDS, GOES = 0.08, 0.02
 SETTLES = 1.0
+# Beyond the worst of the calm stretches, which differ from each other by more than this.
+NOISE = 1.1
+# Where they differ by more than this from their middle, no fault could be told from the noise.
+SPREAD = 3
 FAULTS = [(who, what) for what in ["stopped", "slowed", "killed"] for who in ["Redis", "the control plane"]]
 
 
@@ -73,12 +77,14 @@ def faults(bench):
     for who, what in FAULTS:
         under = [each["p99_us"] for each in found if (each["who"], each["what"]) == (who, what)]
         middle = statistics.median(under)
+        most = max(quiet) * NOISE
         yield {
             "what": f"p99 with {who} {what} (calm: {statistics.median(quiet):,.0f} µs, {min(quiet):,.0f} to {max(quiet):,.0f})",
             "measured": middle,
-            "at_most": max(quiet),
+            "at_most": most,
             "unit": "µs",
-            "holds": middle <= max(quiet),
+            "holds": middle <= most,
+            "counts": bench.options.noisy or max(quiet) <= SPREAD * statistics.median(quiet),
             "under_fault_us": under,
             "calm_us": quiet,
         }

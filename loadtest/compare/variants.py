@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from journey import FAR, Journey, two_limits
+from journey import FAR, SHARED, Journey, two_limits
 from machine import ROOT, TICKS, Failed, free_ports, wait_for_port
 from programs import Gateway, RedisServer
 
@@ -78,6 +79,13 @@ class Running:
         statuses = (path for pid in self.pids() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/status"))
         lines = (line for path in statuses for line in path.read_text().splitlines())
         return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+    def not_200(self, most=5):
+        """What its access log, if it keeps one, says of answers that were none."""
+        if not self.access_log:
+            return ""
+        with open(self.access_log, encoding="utf-8") as lines:
+            return "".join(itertools.islice((line for line in lines if '"status":200,' not in line), most))
 
     def memory(self):
         """Bytes of all its processes in memory; what they share is counted once."""
@@ -152,7 +160,7 @@ class Starter:
         if variant.does == WHOLE:
             redis = RedisServer(self.processes, on=self.on_load)
             beside.append(redis.process)
-            config = {"redis": {"urls": [f"redis://127.0.0.1:{redis.port}"]}}
+            config = {"redis": {"urls": [f"redis://127.0.0.1:{redis.port}"]}, **SHARED}
             revision = self.journey.revision(self.origin, two_limits(rate))
         else:
             applications = self.journey.applications([{"api": "all", "plan": "plan"}])
