@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
-from machine import ROOT, Failed, free_ports, memory, wait_for_port
+from machine import ROOT, START_WITHIN, Failed, free_ports, memory, wait_for_port
 
 EXAMPLES = {"fixed_origin", "bare_pingora", "pace", "gatewaysim"}
 
@@ -78,6 +79,22 @@ class Gateway:
     def wait(self):
         """Until it listens."""
         wait_for_port(self.port, self.process)
+
+    def wait_for_redis(self):
+        """Until it says that it reaches Redis."""
+        until = time.monotonic() + START_WITHIN
+        while not self.reaches_redis():
+            if time.monotonic() > until or self.process.poll() is not None:
+                raise Failed(f"a gateway does not reach Redis\n{self.process.log.read_text(errors='replace')}")
+            time.sleep(0.05)
+
+    def reaches_redis(self):
+        try:
+            samples = metrics(self.status)
+        except OSError:
+            # It does not listen for this yet.
+            return False
+        return any(name.startswith("tollgate_store_up{") and up for name, up in samples.items())
 
     def metrics(self):
         """Every sample of /metrics: name with labels → value."""

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import time
 
 from journey import SHARED, Journey
 from machine import Failed, cpu_seconds, pinned
@@ -41,11 +40,7 @@ class Bench:
             config = {"redis": {"urls": [f"redis://127.0.0.1:{redis.port}"]}, **config}
         config = {**SHARED, **config}
         gateway = Gateway(self.processes, self.programs["tollgate"], revision, config, on=self.on_gateway)
-        until = time.monotonic() + 30
-        while not reaches_redis(gateway):
-            if time.monotonic() > until:
-                raise Failed(f"the gateway does not reach Redis\n{gateway.process.log.read_text(errors='replace')}")
-            time.sleep(0.05)
+        gateway.wait_for_redis()
         return gateway
 
     def paced(self, target, rate, seconds):
@@ -84,12 +79,3 @@ class Bench:
         if done.returncode != 0:
             raise Failed(f"{command[3]}: {done.stdout}{done.stderr}")
         return done.stdout
-
-
-def reaches_redis(gateway):
-    try:
-        metrics = gateway.metrics()
-    except Failed:
-        # It does not listen for this yet.
-        return False
-    return any(name.startswith("tollgate_store_up{") and up for name, up in metrics.items())

