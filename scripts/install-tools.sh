@@ -38,6 +38,7 @@ test)
     # Debian puts the server on no PATH.
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
     need curl curl
+    need python3 python3
     ;;
 esac
 
@@ -54,7 +55,18 @@ if [ "${1:-build}" = test ]; then
     done
 fi
 
-[ -n "$packages" ] || exit 0
+# Last, because it needs what is installed before: a load generator that Debian does not have.
+more() {
+    [ "$1" = loadtest ] || return 0
+    command -v oha >/dev/null 2>&1 || [ -x target/tools/bin/oha ] && return 0
+    echo "tollgate: building oha into target/tools (a few minutes, once)"
+    cargo install --quiet --locked --root target/tools oha@1.16.0
+}
+
+if [ -z "$packages" ]; then
+    more "${1:-build}"
+    exit
+fi
 
 if [ "$(id -u)" = 0 ]; then
     sudo=""
@@ -84,3 +96,4 @@ if [ -n "$servers" ] && [ -d /run/systemd/system ]; then
     # shellcheck disable=SC2086 # a list of names
     $sudo systemctl disable --quiet $servers
 fi
+more "${1:-build}"
