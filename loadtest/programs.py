@@ -1,13 +1,15 @@
 """The programs that measurements start: a gateway, the origin behind it, Redis."""
 
 import http.client
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 
-from machine import ROOT, Failed, free_ports, memory, wait_for_port
+from machine import ROOT, START_WITHIN, Failed, free_ports, memory, wait_for_port
 
 EXAMPLES = {"fixed_origin", "bare_pingora", "pace", "gatewaysim"}
 
@@ -48,7 +50,8 @@ def start_origin(processes, binary, *more, address="127.0.0.1", on=None):
 
 
 class Gateway:
-    """A gateway with a file for its revision. `config` says more than where it listens; whole sections are replaced."""
+    """A gateway with a file for its revision, which may be a text. `config` says more than where it listens; whole
+    sections are replaced."""
 
     def __init__(self, processes, binary, revision, config=None, on=None, wait=True):
         self.processes = processes
@@ -65,7 +68,8 @@ class Gateway:
             **(config or {}),
         }
         # JSON is YAML.
-        stem.with_suffix(".revision.yaml").write_text(json.dumps(revision))
+        text = revision if isinstance(revision, str) else json.dumps(revision)
+        stem.with_suffix(".revision.yaml").write_text(text)
         stem.with_suffix(".yaml").write_text(json.dumps(written))
         command = [binary, "run", "--config", stem.with_suffix(".yaml")]
         self.process = processes.start(on(command) if on else command)
@@ -76,6 +80,22 @@ class Gateway:
         """Until it listens."""
         wait_for_port(self.port, self.process)
 
+    def wait_for_redis(self):
+        """Until it says that it reaches Redis."""
+        until = time.monotonic() + START_WITHIN
+        while not self.reaches_redis():
+            if time.monotonic() > until or self.process.poll() is not None:
+                raise Failed(f"a gateway does not reach Redis\n{self.process.log.read_text(errors='replace')}")
+            time.sleep(0.05)
+
+    def reaches_redis(self):
+        try:
+            samples = metrics(self.status)
+        except OSError:
+            # It does not listen for this yet.
+            return False
+        return any(name.startswith("tollgate_store_up{") and up for name, up in samples.items())
+
     def metrics(self):
         """Every sample of /metrics: name with labels → value."""
         try:
@@ -83,6 +103,11 @@ class Gateway:
         except OSError as error:
             log = self.process.log.read_text(errors="replace")
             raise Failed(f"a gateway does not answer on its status port: {error}\n{log}") from error
+
+    def refused(self, most=5):
+        """Lines of the access log of what was not answered with 200, at most so many."""
+        with open(self.access_log, encoding="utf-8") as lines:
+            return list(itertools.islice((line for line in lines if '"status":200,' not in line), most))
 
     def memory(self):
         """Bytes of this process in memory."""
