@@ -11,6 +11,7 @@ pub mod panics;
 pub mod sharing;
 pub mod sockets;
 pub mod status;
+pub mod upgrade;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};

@@ -1,0 +1,3 @@
+//! Upgrades: a new process takes the place of the old one.
+
+pub mod warm;
