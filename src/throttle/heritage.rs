@@ -10,7 +10,7 @@
 //! a request spends is either in the words or in a report, never in both and never in neither.
 //!
 //! Both processes decide by what they know. What the old one admits after the cut is known to the new one a moment later
-//! ([`Legacy::spent`]); that moment is by how much the two together can exceed a limit that comes to its end right then.
+//! ([`Throttle::wait_for_spent`]); that moment is by how much the two together can exceed a limit that comes to its end right then.
 //! Rejected: the old one asking the new one about each of its last requests, which would be exact but would make
 //! requests wait for a process that may hang; and dividing what is left between the two, which refuses requests
 //! although something is left.
@@ -19,9 +19,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use parking_lot::{Condvar, Mutex};
 
 use super::counter::{self, Quota, Shape, Spent};
 use super::identity::Identity;
@@ -50,7 +50,7 @@ const AT_ONCE: usize = 8_000;
 #[derive(Default)]
 pub(super) struct Ledger {
     spent: Mutex<HashMap<(Identity, u32), Spent>>,
-    changed: Notify,
+    changed: Condvar,
 }
 
 impl Ledger {
@@ -182,6 +182,12 @@ impl Throttle {
         Ok(count)
     }
 
+    /// Waits until there is something to [`report`](Legacy::report), but no longer than this. Blocks.
+    pub fn wait_for_spent(&self, within: Duration) {
+        let mut spent = self.ledger.spent.lock();
+        (self.ledger.changed).wait_while_for(&mut spent, |spent| spent.is_empty(), within);
+    }
+
     /// From now on as little as possible is held of what many gateways share: what is not spent goes back at once, and what a
     /// request needs is asked for when it comes. For a process that another one has succeeded.
     pub fn make_way(&self) {
@@ -217,13 +223,6 @@ impl Legacy {
         Ok(count)
     }
 
-    /// Waits until there is something to report.
-    pub async fn spent(&self) {
-        let ledger = &self.throttle.ledger;
-        while ledger.spent.lock().is_empty() {
-            ledger.changed.notified().await;
-        }
-    }
 }
 
 impl Drop for Legacy {

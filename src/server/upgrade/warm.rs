@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -124,13 +124,18 @@ impl Estate {
         Ok(())
     }
 
-    /// Reports what was spent since, or since the last report: whenever [`Exported::spent`] says that there is something,
+    /// Reports what was spent since, or since the last report: whenever [`wait_for_spent`](Self::wait_for_spent) returns,
     /// and once when nothing is in flight any more. How many counters that concerned.
     ///
     /// # Errors
     /// When the sink takes no more.
     pub fn export_spent(&self, since: &mut Exported, sink: &mut Sink<'_>) -> io::Result<usize> {
         since.legacy.as_mut().map_or(Ok(0), |legacy| legacy.report(sink))
+    }
+
+    /// Waits until there is something to report, but no longer than this. Blocks.
+    pub fn wait_for_spent(&self, within: Duration) {
+        self.throttle.wait_for_spent(within);
     }
 
     /// Another process serves: what this one holds of shared limits goes back now, and not when it ends.
@@ -176,14 +181,6 @@ impl Estate {
 }
 
 impl Exported {
-    /// Waits until there is something to report. It never comes before the counters were cut.
-    pub async fn spent(&self) {
-        match &self.legacy {
-            Some(legacy) => legacy.spent().await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// How many records were handed on, beside counters that changed.
     #[must_use]
     pub const fn records(&self) -> usize {
