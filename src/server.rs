@@ -44,10 +44,10 @@ use crate::upstream::Registry;
 use crate::upstream::checks::Checks;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
+use acceptor::{Acceptor, Entrance, Gatekeeper};
 use admin::Admin;
 use census::Census;
 use connection::Connections;
-use acceptor::{Acceptor, Entrance, Gatekeeper};
 use drain::Signals;
 use sharing::Sharing;
 use sockets::{BindError, Inheritance, Listening};
@@ -371,7 +371,11 @@ impl Server {
             (Arc::clone(&self.metrics), self.access_log.clone()),
         );
         let sockets: Result<Vec<_>, _> = self.clients.iter().map(Listening::share).collect();
-        Ok(Acceptor::new(Arc::new(connections), sockets?, self.config.server.threads))
+        Ok(Acceptor::new(
+            Arc::new(connections),
+            sockets?,
+            self.config.server.threads,
+        ))
     }
 
     /// Listens to operators who want another process in this one's place.
@@ -428,7 +432,10 @@ impl Server {
                 None => "waiting for a revision".to_owned(),
             };
             let requests = metrics.requests_in_flight.get();
-            format!("{revision}, {} connections, {requests} requests in flight", census.open())
+            format!(
+                "{revision}, {} connections, {requests} requests in flight",
+                census.open()
+            )
         };
         systemd.ready(&line());
         let drain = self.drain.clone();

@@ -453,7 +453,7 @@ fn is_tighter(state: &State, than: &State) -> bool {
 
 #[cfg(test)]
 #[path = "throttle/tests.rs"]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(all(test, feature = "loom"))]
 mod loom_tests;

@@ -24,9 +24,9 @@ use tokio::time::{Instant, timeout};
 
 pub use self::heritage::ANSWERS;
 
+use self::heritage::Inheritance;
 use super::jwt::VerifiedToken;
 use super::jwt::parse::{self, MAX_TOKEN};
-use self::heritage::Inheritance;
 use super::{Denial, Invalid};
 use crate::clock::unix_ms;
 use crate::config::{KeyCache, KeyCacheLocation};

@@ -92,7 +92,8 @@ impl Signals {
             if !self.drain.is_followed() && told.elapsed() >= EXTEND_EVERY {
                 told = Instant::now();
                 self.systemd.extend(EXTENSION);
-                self.systemd.status(&format!("stopping: {open} connections are still open"));
+                self.systemd
+                    .status(&format!("stopping: {open} connections are still open"));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -143,7 +144,10 @@ impl ShutdownSignalWatch for Signals {
                 self.leave.announce();
                 self.systemd.stopping("stopping");
                 if !self.timeouts.announce.is_zero() {
-                    log::info!("not ready any more; clients are served for another {:?}", self.timeouts.announce);
+                    log::info!(
+                        "not ready any more; clients are served for another {:?}",
+                        self.timeouts.announce
+                    );
                     tokio::time::sleep(self.timeouts.announce).await;
                 }
             }

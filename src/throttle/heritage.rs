@@ -222,7 +222,6 @@ impl Legacy {
         }
         Ok(count)
     }
-
 }
 
 impl Drop for Legacy {
@@ -314,7 +313,11 @@ fn opened(bytes: &[u8]) -> Result<(Reader<'_>, Vec<Zone>), Damaged> {
         .map(|_| {
             let name = reader.text()?;
             // UTC's own name would be looked up like any other.
-            let zone = if name == Zone::UTC.name() { Some(Zone::UTC) } else { Zone::named(name) };
+            let zone = if name == Zone::UTC.name() {
+                Some(Zone::UTC)
+            } else {
+                Zone::named(name)
+            };
             zone.ok_or(Damaged)
         })
         .collect::<Result<Vec<_>, _>>()?;

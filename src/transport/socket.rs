@@ -102,7 +102,10 @@ impl Socket {
 
     fn gather(&mut self, bytes: &[u8]) {
         if self.gathered.capacity() == 0 {
-            let spare = SPARE.try_with(|spare| spare.try_borrow_mut().ok()?.pop()).ok().flatten();
+            let spare = SPARE
+                .try_with(|spare| spare.try_borrow_mut().ok()?.pop())
+                .ok()
+                .flatten();
             self.gathered = spare.unwrap_or_else(|| Vec::with_capacity(GATHERED));
         }
         self.gathered.extend_from_slice(bytes);
@@ -163,7 +166,9 @@ impl Drop for Socket {
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Socket")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

@@ -97,7 +97,8 @@ impl Health {
     /// Takes over what another process knew.
     pub(super) fn inherit(&self, other: &Self) {
         self.state.store(other.state.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.streak.store(other.streak.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.streak
+            .store(other.streak.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

@@ -76,7 +76,8 @@ impl Latency {
 
     /// Takes over what another process knew.
     pub(super) fn inherit(&self, other: &Self) {
-        self.average.store(other.average.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.average
+            .store(other.average.load(Ordering::Relaxed), Ordering::Relaxed);
         self.at.store(other.at.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

@@ -33,7 +33,10 @@ impl Inheritance {
     /// What this service said. What nobody has claimed for long is forgotten.
     pub(super) fn claim(&mut self, service: &[u8; 32]) -> Vec<([u8; 32], Entry)> {
         self.0.retain(|_, waiting| waiting.since.elapsed() < WAITING_LONGEST);
-        self.0.remove(service).map(|waiting| waiting.answers).unwrap_or_default()
+        self.0
+            .remove(service)
+            .map(|waiting| waiting.answers)
+            .unwrap_or_default()
     }
 
     fn add(&mut self, service: [u8; 32], digest: [u8; 32], entry: Entry, most: u32) {

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use super::cache::{CacheKey, TokenCache};
 use super::VerifiedToken;
+use super::cache::{CacheKey, TokenCache};
 use crate::heritage::{Damaged, Format, Reader, Record, Sections, Sink};
 use crate::revision::KeyType;
 

@@ -262,7 +262,10 @@ impl Predecessor {
             Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
             _ => return Err(unexpected()),
         };
-        tell(format!("process {} of version {version} has its configuration", child.id()));
+        tell(format!(
+            "process {} of version {version} has its configuration",
+            child.id()
+        ));
         for (role, listening) in &self.sockets {
             let message = Message::Socket {
                 role: *role,
@@ -321,7 +324,8 @@ impl Predecessor {
             let Ok(Some(stream)) = socket.accept(Instant::now() + LOOK) else {
                 continue;
             };
-            let is_child = socket_peercred(&stream).is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(child.id()));
+            let is_child = socket_peercred(&stream)
+                .is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(child.id()));
             let Ok(channel) = Channel::new(stream) else {
                 continue;
             };
@@ -333,13 +337,7 @@ impl Predecessor {
     }
 
     /// What the successor says next.
-    fn next(
-        &self,
-        socket: &Socket,
-        channel: &Channel,
-        child: &mut Child,
-        deadline: Instant,
-    ) -> Result<Frame, Failure> {
+    fn next(&self, socket: &Socket, channel: &Channel, child: &mut Child, deadline: Instant) -> Result<Frame, Failure> {
         loop {
             match channel.receive(Instant::now() + LOOK) {
                 Ok(Some(frame)) => return Ok(frame),
@@ -372,7 +370,10 @@ impl Predecessor {
     }
 
     /// It has hung up, which a process does when it ends.
-    #[allow(clippy::unused_self, reason = "reads as what it is: something that is found out here")]
+    #[allow(
+        clippy::unused_self,
+        reason = "reads as what it is: something that is found out here"
+    )]
     fn gone(&self, child: &mut Child) -> Failure {
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {

@@ -106,7 +106,10 @@ impl Successor {
                 Frame::Message(..) => {}
             }
         }
-        log::info!("upgrade: {} records of the process before were taken over", estate.tally.taken());
+        log::info!(
+            "upgrade: {} records of the process before were taken over",
+            estate.tally.taken()
+        );
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! The trade in tickets of calendar windows.
 
-use super::{Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, THRIFTY_IDLE, Visit, What};
+use super::{
+    Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, THRIFTY_IDLE, Visit, What,
+};
 use crate::throttle::counter::still_counts;
 use crate::throttle::lease::tickets::{News, Standing, Tickets};
 use crate::throttle::terms::Terms;

@@ -302,7 +302,8 @@ fn a_full_table_goes_over_in_sections_of_bounded_size() {
     let count = old.hand_on(at(0), &mut |section| {
         assert!(section.bytes.len() <= SECTION_BYTES);
         sections += 1;
-        new.inherit(&section.bytes, at(0)).map_err(|_| io::Error::other("damaged"))?;
+        new.inherit(&section.bytes, at(0))
+            .map_err(|_| io::Error::other("damaged"))?;
         Ok(())
     });
     assert_eq!((count.unwrap(), new.entries()), (50_000, 50_000));

@@ -62,7 +62,9 @@ impl Discovery {
                 due: now + reader.duration()?.min(longest),
                 failures: reader.word()?,
                 gone: reader.flag()?,
-                places: (0..reader.word()?).map(|_| read_place(reader)).collect::<Result<_, _>>()?,
+                places: (0..reader.word()?)
+                    .map(|_| read_place(reader))
+                    .collect::<Result<_, _>>()?,
                 ..Known::nothing(now)
             };
             Ok((locator, known))
