@@ -24,8 +24,6 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as Engine};
 
-use tokio::sync::watch;
-
 use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
@@ -56,8 +54,8 @@ use systemd::Systemd;
 use upgrade::bequest::Bequest;
 use upgrade::channel::Role;
 use upgrade::successor::Inherited;
-use upgrade::warm::Estate;
-use upgrade::{Predecessor, Program, Successor, predecessor};
+use upgrade::warm::{Estate, Tally};
+use upgrade::{Ancestors, Predecessor, Program, Successor, predecessor};
 
 /// Verified tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
@@ -96,6 +94,7 @@ pub struct Server {
     drain: Drain,
     program: Program,
     systemd: Systemd,
+    ancestors: Arc<Ancestors>,
     /// What the next process takes over beside the sockets, and what it is told from then on.
     estate: Arc<Estate>,
     bequest: Bequest,
@@ -203,7 +202,7 @@ impl Server {
             introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
             registry: Arc::clone(&registry),
             discovery: Arc::clone(&discovery),
-            tally: upgrade::warm::Tally::default(),
+            tally: Tally::default(),
         });
         // Before anything is compiled: counters are named by what the process before named them by.
         if let Some(before) = before {
@@ -244,6 +243,7 @@ impl Server {
             drain,
             program,
             systemd,
+            ancestors: Ancestors::new(inherited.ancestors),
             estate,
             bequest: Bequest::default(),
         })
@@ -276,7 +276,6 @@ impl Server {
             Err(error) => return Ending::NotFollowing(error.to_string()),
         };
         engine.add_service(acceptor);
-        let (outlived, followed) = watch::channel(before.is_some());
         let signals = {
             let _side = self.side.enter();
             Signals::new(
@@ -284,7 +283,7 @@ impl Server {
                 Arc::clone(&census),
                 self.config.server.timeouts,
                 self.systemd,
-                followed,
+                self.ancestors.alive(),
             )
         };
         let mut failed = None;
@@ -292,7 +291,7 @@ impl Server {
             let (this, failed, census, keeper) = (&mut self, &mut failed, &census, &keeper);
             // The engine keeps this thread until the end, and what begins has to wait for the engine.
             scope.spawn(move || {
-                if let Err(why) = this.begin(keeper, census, before, outlived) {
+                if let Err(why) = this.begin(keeper, census, before) {
                     *failed = Some(why);
                     this.leave.begin();
                 }
@@ -321,7 +320,6 @@ impl Server {
         keeper: &Arc<Gatekeeper>,
         census: &Arc<Census>,
         before: Option<Successor>,
-        outlived: watch::Sender<bool>,
     ) -> Result<(), String> {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
         if let Some(before) = &before {
@@ -340,8 +338,17 @@ impl Server {
         self.can_be_followed(keeper, &entrance, census);
         self.tell_service_manager(&entrance, census);
         if let Some(before) = before {
-            let estate = Arc::clone(&self.estate);
-            std::thread::spawn(move || before.outlive(&outlived, &estate));
+            self.ancestors.add(before.into_channel());
+            let (ancestors, estate) = (Arc::clone(&self.ancestors), Arc::clone(&self.estate));
+            let listening = std::thread::Builder::new().name("ancestors".to_owned());
+            let listening = listening.spawn(move || {
+                ancestors.listen(&|section| {
+                    estate.import(section);
+                });
+            });
+            if let Err(error) = listening {
+                log::error!("nobody listens to the processes before: {error}");
+            }
         }
         Ok(())
     }
@@ -410,6 +417,7 @@ impl Server {
             drain: self.drain.clone(),
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
+            ancestors: Arc::clone(&self.ancestors),
             estate: Arc::clone(&self.estate),
             bequest: self.bequest.clone(),
         };

@@ -97,6 +97,9 @@ impl Signals {
             }
             tokio::time::sleep(LOOK).await;
         }
+        if self.drain.is_followed() {
+            return;
+        }
         // The service manager ends what is left of a service when its main process ends.
         let left = requests.max(streams).saturating_sub(begun.elapsed());
         let _ = tokio::time::timeout(left, before.wait_for(|before| !before)).await;

@@ -21,6 +21,7 @@
 //!
 //! The engine's own handoff was passed over: the old process leaves after a fixed time whether there is a new one or not.
 
+mod ancestors;
 pub mod bequest;
 pub mod channel;
 pub mod operator;
@@ -31,6 +32,7 @@ pub mod warm;
 
 use std::path::{Path, PathBuf};
 
+pub use ancestors::Ancestors;
 pub use predecessor::Predecessor;
 pub use successor::Successor;
 

@@ -714,6 +714,8 @@ fn buckets_of_a_process_that_was_followed_go_back_too() {
         let mut setup = Setup::new(seed, 2, shared("10/s", window, 5, WithoutStore::Deny));
         setup.network = Network::lossy(0.0, 0.0);
         let mut world = World::new(setup);
+        // A bucket gains.
+        world.checks_told = false;
         world.arrivals(0.0, 4.0, 20.0, &[1.0, 0.0], 1, 1);
         world.fault(4 * SECOND, Fault::MakeWay(0));
         world.arrivals(4.0, 20.0, 20.0, &[0.2, 1.0], 1, 1);

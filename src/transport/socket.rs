@@ -159,7 +159,12 @@ impl AsyncWrite for Socket {
 }
 
 impl Drop for Socket {
+    /// What was written and never flushed is sent as far as the kernel takes it: the alert that tells a client why there
+    /// is no TLS, for one.
     fn drop(&mut self) {
+        if let Some(left @ [_, ..]) = self.gathered.get(self.sent..) {
+            let _ = self.tcp.try_write(left);
+        }
         self.let_go();
     }
 }
@@ -252,7 +257,7 @@ mod tests {
                 socket.write_all(piece).await.unwrap();
                 rest = more;
             }
-            socket.shutdown().await.unwrap();
+            AsyncWriteExt::shutdown(&mut socket).await.unwrap();
         });
         let mut received = Vec::new();
         while client.read_buf(&mut received).await.unwrap() > 0 {

@@ -76,6 +76,8 @@ pub enum Message {
     },
     /// The lock of the state directory comes with this.
     StateLock,
+    /// The end of a connection to a process that was followed before and has not ended comes with this.
+    Ancestor,
     /// The next process wants what was learnt.
     WantState,
     /// That was all of it.

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::bequest::Bequest;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
 use super::warm::{Estate, Exported};
-use super::{Program, SOCKET_VARIABLE};
+use super::{Ancestors, Program, SOCKET_VARIABLE};
 use crate::config;
 use crate::gateway::drain::{Drain, Leave};
 use crate::server::acceptor::{Entrance, Gatekeeper};
@@ -60,6 +60,8 @@ pub struct Predecessor {
     pub systemd: Systemd,
     /// Where waiting is done.
     pub runtime: Handle,
+    /// Those who were followed before and have not ended.
+    pub ancestors: Arc<Ancestors>,
     /// What is handed on beside the sockets.
     pub estate: Arc<Estate>,
     /// What the successor is told from then on.
@@ -222,7 +224,8 @@ impl Predecessor {
                 return false;
             }
         };
-        match self.hand_over(socket, &mut child, &tell) {
+        let mut ancestors = Vec::new();
+        match self.hand_over(socket, &mut child, &mut ancestors, &tell) {
             Ok((successor, version, exported)) => {
                 let pid = child.id();
                 log::info!("process {pid} ({version}) serves from now on; this one drains");
@@ -235,6 +238,7 @@ impl Predecessor {
             Err(Failure(why)) => {
                 let _ = child.kill();
                 let _ = child.wait();
+                self.ancestors.put_back(ancestors);
                 self.keeper.open();
                 log::error!("upgrade: {why}; this process serves on");
                 let _ = operator.say(&Message::Failed { why });
@@ -248,6 +252,7 @@ impl Predecessor {
         &mut self,
         socket: &Socket,
         child: &mut Child,
+        ancestors: &mut Vec<Channel>,
         tell: &dyn Fn(String),
     ) -> Result<(Channel, String, Option<Exported>), Failure> {
         let deadline = Instant::now() + self.settings.timeout;
@@ -271,16 +276,22 @@ impl Predecessor {
                 role: *role,
                 wanted: listening.wanted,
             };
-            channel.give(&message, listening.socket.as_fd()).map_err(lost)?;
+            let given = channel.give(&message, listening.socket.as_fd());
+            given.map_err(|error| lost(child, &error))?;
         }
-        channel.say(&Message::End).map_err(lost)?;
+        *ancestors = self.ancestors.take();
+        for ancestor in &*ancestors {
+            let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
+            given.map_err(|error| lost(child, &error))?;
+        }
+        self.say(&channel, child, &Message::End)?;
         let mut exported = None;
         loop {
             match self.next(socket, &channel, child, deadline)? {
                 Frame::Message(Message::WantState, _) => {
-                    let mut send = |section| channel.section(&section);
-                    exported = Some(self.estate.export(&mut send).map_err(lost)?);
-                    channel.say(&Message::End).map_err(lost)?;
+                    let told = self.estate.export(&mut |section| channel.section(&section));
+                    exported = Some(told.map_err(|error| lost(child, &error))?);
+                    self.say(&channel, child, &Message::End)?;
                 }
                 Frame::Message(Message::Loaded, _) => break,
                 Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
@@ -291,10 +302,10 @@ impl Predecessor {
         tell("it is ready to serve; probing".to_owned());
         self.runtime.block_on(self.keeper.shut());
         if let Some(exported) = &mut exported {
-            let mut send = |section| channel.section(&section);
-            (self.estate.export_changes(exported, &mut send)).map_err(lost)?;
+            let told = (self.estate).export_changes(exported, &mut |section| channel.section(&section));
+            told.map_err(|error| lost(child, &error))?;
         }
-        channel.say(&Message::Probe).map_err(lost)?;
+        self.say(&channel, child, &Message::Probe)?;
         let deadline = Instant::now() + PROBE;
         loop {
             match self.next(socket, &channel, child, deadline)? {
@@ -310,7 +321,7 @@ impl Predecessor {
         if channel.say(&Message::Go).is_err() {
             // It has probed a moment ago, and is gone now.
             let _ = self.systemd.main_pid(std::process::id());
-            return Err(self.gone(child));
+            return Err(gone(child));
         }
         self.keeper.close();
         self.sockets.clear();
@@ -342,8 +353,7 @@ impl Predecessor {
             match channel.receive(Instant::now() + LOOK) {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(self.gone(child)),
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(lost(child, &error)),
             }
             self.check(child, deadline)?;
             if let Ok(Some(other)) = socket.accept(Instant::now())
@@ -369,20 +379,8 @@ impl Predecessor {
         Ok(())
     }
 
-    /// It has hung up, which a process does when it ends.
-    #[allow(
-        clippy::unused_self,
-        reason = "reads as what it is: something that is found out here"
-    )]
-    fn gone(&self, child: &mut Child) -> Failure {
-        let until = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < until {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Failure(ended(child.id(), status));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Failure(format!("process {} has hung up", child.id()))
+    fn say(&self, channel: &Channel, child: &mut Child, message: &Message) -> Result<(), Failure> {
+        channel.say(message).map_err(|error| lost(child, &error))
     }
 
     /// Serves a client that the successor has accepted.
@@ -436,6 +434,26 @@ fn start(program: &Program, socket: &Path) -> io::Result<Child> {
         .spawn()
 }
 
+/// Why nothing more is to be had from it.
+fn lost(child: &mut Child, error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => gone(child),
+        _ => Failure(format!("the new process does not listen: {error}")),
+    }
+}
+
+/// It has hung up, which a process does when it ends.
+fn gone(child: &mut Child) -> Failure {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Failure(ended(child.id(), status));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Failure(format!("process {} has hung up", child.id()))
+}
+
 fn ended(pid: u32, status: ExitStatus) -> String {
     format!("process {pid} has ended ({status}); it tells why in the log of this service")
 }
@@ -447,8 +465,4 @@ fn busy(other: &Channel) {
 
 fn unexpected() -> Failure {
     Failure("the new process said something that was not its turn".to_owned())
-}
-
-fn lost(error: io::Error) -> Failure {
-    Failure(format!("the new process does not listen: {error}"))
 }

@@ -7,8 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use super::SOCKET_VARIABLE;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
 use super::probe::probe;
@@ -18,9 +16,6 @@ use crate::server::sockets::Inheritance;
 
 /// How long the process before may take to say what it says without waiting for anybody.
 const ANSWER: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether it is still there.
-const LOOK: Duration = Duration::from_secs(3600);
 
 /// A process that takes over from another.
 pub struct Successor {
@@ -38,6 +33,8 @@ pub struct Inherited {
     pub admin: Inheritance,
     /// The lock of the state directory.
     pub state_lock: Option<OwnedFd>,
+    /// To processes that were followed before and have not ended.
+    pub ancestors: Vec<Channel>,
 }
 
 impl Successor {
@@ -83,6 +80,9 @@ impl Successor {
                     }
                 }
                 Frame::Message(Message::StateLock, lock) => inherited.state_lock = lock,
+                Frame::Message(Message::Ancestor, Some(end)) => {
+                    inherited.ancestors.extend(Channel::new(UnixStream::from(end)));
+                }
                 Frame::Message(Message::End, _) => return Ok(inherited),
                 Frame::Message(Message::Failed { why }, _) => return Err(why),
                 Frame::Message(..) | Frame::Section(_) => {}
@@ -160,19 +160,10 @@ impl Successor {
         }
     }
 
-    /// Counts what the process before still spends, until it has ended; says so.
-    pub fn outlive(self, before: &watch::Sender<bool>, estate: &Estate) {
-        loop {
-            match self.channel.receive(Instant::now() + LOOK) {
-                Ok(Some(Frame::Section(section))) => {
-                    estate.import(&section);
-                }
-                Ok(_) => {}
-                Err(_) => break,
-            }
-        }
-        log::info!("the process before has ended");
-        before.send_replace(false);
+    /// The connection to the process before, which has not ended.
+    #[must_use]
+    pub fn into_channel(self) -> Channel {
+        self.channel
     }
 
     fn say(&self, message: &Message) -> Result<(), String> {
