@@ -5,3 +5,4 @@ mod handover;
 mod leaving;
 mod service_manager;
 mod under_load;
+mod warmth;
