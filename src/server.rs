@@ -52,8 +52,10 @@ use sharing::Sharing;
 use sockets::{BindError, Inheritance, Listening};
 use status::Status;
 use systemd::Systemd;
+use upgrade::bequest::Bequest;
 use upgrade::channel::Role;
 use upgrade::successor::Inherited;
+use upgrade::warm::{Estate, Tally};
 use upgrade::{Ancestors, Predecessor, Program, Successor, predecessor};
 
 /// Verified tokens that are remembered.
@@ -94,6 +96,9 @@ pub struct Server {
     program: Program,
     systemd: Systemd,
     ancestors: Arc<Ancestors>,
+    /// What the next process takes over beside the sockets, and what it is told from then on.
+    estate: Arc<Estate>,
+    bequest: Bequest,
 }
 
 /// Why a gateway did not start.
@@ -191,12 +196,25 @@ impl Server {
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
         let discovery = Discovery::new(&config.dns, side.handle().clone(), metrics.upstreams().lookups());
         let discovery = Arc::new(discovery.map_err(|error| machine("dns")(&error))?);
+        let estate = Arc::new(Estate {
+            throttle: Arc::clone(&sharing.throttle),
+            key_sets: key_sets.clone(),
+            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            registry: Arc::clone(&registry),
+            discovery: Arc::clone(&discovery),
+            tally: Tally::default(),
+        });
+        // Before anything is compiled: counters are named by what the process before named them by.
+        if let Some(before) = before {
+            before.warm_up(&estate).map_err(StartError::Machine)?;
+        }
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
             key_sets: key_sets.clone(),
-            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
-            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            tokens: Arc::clone(&estate.tokens),
+            introspectors: estate.introspectors.clone(),
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp(Arc::clone(&discovery)),
             sharing: sharing::defaults(&config),
@@ -227,6 +245,8 @@ impl Server {
             program,
             systemd,
             ancestors: Ancestors::new(inherited.ancestors),
+            estate,
+            bequest: Bequest::default(),
         })
     }
 
@@ -283,6 +303,7 @@ impl Server {
         });
         self.leave.begin();
         wait_until_empty(&census);
+        self.bequest.settle(&self.estate);
         self.sharing.settle(self.side.handle());
         let full = self.remote.and_then(|remote| remote.end(self.side.handle()));
         self.side.shutdown_timeout(Duration::from_secs(1));
@@ -304,7 +325,7 @@ impl Server {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
         if let Some(before) = &before {
             let sockets = self.clients.iter().map(|listening| &listening.socket);
-            before.take_over(sockets, &entrance)?;
+            before.take_over(sockets, &entrance, &self.estate)?;
         }
         keeper.open();
         self.start_side_tasks().map_err(|error| error.to_string())?;
@@ -319,9 +340,13 @@ impl Server {
         self.tell_service_manager(&entrance, census);
         if let Some(before) = before {
             self.ancestors.add(before.into_channel());
-            let ancestors = Arc::clone(&self.ancestors);
+            let (ancestors, estate) = (Arc::clone(&self.ancestors), Arc::clone(&self.estate));
             let listening = std::thread::Builder::new().name("ancestors".to_owned());
-            let listening = listening.spawn(move || ancestors.listen(&|_section| {}));
+            let listening = listening.spawn(move || {
+                ancestors.listen(&|section| {
+                    estate.import(section);
+                });
+            });
             if let Err(error) = listening {
                 log::error!("nobody listens to the processes before: {error}");
             }
@@ -395,6 +420,8 @@ impl Server {
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
             ancestors: Arc::clone(&self.ancestors),
+            estate: Arc::clone(&self.estate),
+            bequest: self.bequest.clone(),
         };
         if let Err(error) = predecessor.listen(socket) {
             log::error!("this process can not be followed: {error}");

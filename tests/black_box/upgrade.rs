@@ -6,3 +6,4 @@ mod handover;
 mod leaving;
 mod service_manager;
 mod under_load;
+mod warmth;

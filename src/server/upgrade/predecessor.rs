@@ -15,7 +15,9 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use tokio::runtime::Handle;
 
+use super::bequest::Bequest;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
+use super::warm::{Estate, Exported};
 use super::{Ancestors, Program, SOCKET_VARIABLE};
 use crate::config;
 use crate::gateway::drain::{Drain, Leave};
@@ -63,6 +65,10 @@ pub struct Predecessor {
     pub runtime: Handle,
     /// Those who were followed before and have not ended.
     pub ancestors: Arc<Ancestors>,
+    /// What is handed on beside the sockets.
+    pub estate: Arc<Estate>,
+    /// What the successor is told from then on.
+    pub bequest: Bequest,
 }
 
 /// The upgrade socket; gone when dropped, unless another process has taken its place.
@@ -173,6 +179,7 @@ impl Predecessor {
         // It is the successor's place from now on.
         drop(socket);
         drop(operator);
+        self.bequest.report(&self.estate);
     }
 
     /// Begins to leave, and says how it goes until the end of the process.
@@ -222,13 +229,13 @@ impl Predecessor {
         };
         let mut ancestors = Vec::new();
         match self.hand_over(socket, &mut child, &mut ancestors, &tell) {
-            Ok((successor, version)) => {
+            Ok((successor, version, exported)) => {
                 let pid = child.id();
                 log::info!("process {pid} ({version}) serves from now on; this one drains");
                 let _ = operator.say(&Message::Done { pid, version });
                 self.leave.hand_over();
-                // Open for as long as this process lives: by its end the successor notices the end of this one.
-                std::mem::forget(successor);
+                self.estate.make_way();
+                self.bequest.begin(exported, successor);
                 true
             }
             Err(Failure(why)) => {
@@ -253,7 +260,7 @@ impl Predecessor {
         child: &mut Child,
         ancestors: &mut Vec<Channel>,
         tell: &dyn Fn(String),
-    ) -> Result<(Channel, String), Failure> {
+    ) -> Result<(Channel, String, Option<Exported>), Failure> {
         let deadline = Instant::now() + self.settings.timeout;
         let channel = self.meet(socket, child, deadline)?;
         let version = match self.next(socket, &channel, child, deadline)? {
@@ -289,9 +296,14 @@ impl Predecessor {
             given.map_err(|error| lost(child, &error))?;
         }
         self.say(&channel, child, &Message::End)?;
+        let mut exported = None;
         loop {
             match self.next(socket, &channel, child, deadline)? {
-                Frame::Message(Message::WantState, _) => self.say(&channel, child, &Message::End)?,
+                Frame::Message(Message::WantState, _) => {
+                    let told = self.estate.export(&mut |section| channel.section(&section));
+                    exported = Some(told.map_err(|error| lost(child, &error))?);
+                    self.say(&channel, child, &Message::End)?;
+                }
                 Frame::Message(Message::Loaded, _) => break,
                 Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
                 Frame::Message(Message::Unknown, _) => {}
@@ -300,6 +312,10 @@ impl Predecessor {
         }
         tell("it is ready to serve; probing".to_owned());
         self.runtime.block_on(self.keeper.shut());
+        if let Some(exported) = &mut exported {
+            let told = (self.estate).export_changes(exported, &mut |section| channel.section(&section));
+            told.map_err(|error| lost(child, &error))?;
+        }
         self.say(&channel, child, &Message::Probe)?;
         let deadline = Instant::now() + PROBE;
         loop {
@@ -326,7 +342,7 @@ impl Predecessor {
         }
         self.keeper.close();
         self.sockets.clear();
-        Ok((channel, version))
+        Ok((channel, version, exported))
     }
 
     /// Waits for the successor's own connection. Others are told that an upgrade is under way.
