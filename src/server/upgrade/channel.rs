@@ -92,6 +92,8 @@ pub enum Message {
     Serving,
     /// The next process serves from now on.
     Go,
+    /// The next process can be followed in its turn: operators find it.
+    Listening,
     /// The next process can not.
     GiveUp {
         /// For people.

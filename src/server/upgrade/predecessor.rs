@@ -36,6 +36,9 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 /// How long the successor may probe: so long may clients have to wait at most.
 const PROBE: Duration = Duration::from_secs(5);
 
+/// How long a successor may take until operators find it.
+const LISTENING: Duration = Duration::from_secs(2);
+
 /// How often an operator who wants the process to leave is told how far it is.
 const TELL: Duration = Duration::from_millis(500);
 
@@ -232,9 +235,10 @@ impl Predecessor {
             Ok((successor, version, exported)) => {
                 let pid = child.id();
                 log::info!("process {pid} ({version}) serves from now on; this one drains");
-                let _ = operator.say(&Message::Done { pid, version });
                 self.leave.hand_over();
                 self.estate.make_way();
+                await_listening(&successor);
+                let _ = operator.say(&Message::Done { pid, version });
                 self.bequest.begin(exported, successor);
                 true
             }
@@ -476,6 +480,17 @@ fn gone(child: &mut Child) -> Failure {
 
 fn ended(pid: u32, status: ExitStatus) -> String {
     format!("process {pid} has ended ({status}); it tells why in the log of this service")
+}
+
+/// Waits until operators find the successor: who is told that an upgrade is done may ask for the next one at once.
+fn await_listening(successor: &Channel) {
+    let until = Instant::now() + LISTENING;
+    while Instant::now() < until {
+        match successor.receive(until) {
+            Ok(Some(Frame::Message(Message::Listening, _))) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
 }
 
 fn busy(other: &Channel) {

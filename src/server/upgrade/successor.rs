@@ -160,9 +160,11 @@ impl Successor {
         }
     }
 
-    /// The connection to the process before, which has not ended.
+    /// The connection to the process before, which is told that operators find this one from now on.
     #[must_use]
     pub fn into_channel(self) -> Channel {
+        // It waits for this, but not for long.
+        let _ = self.channel.say(&Message::Listening);
         self.channel
     }
 
