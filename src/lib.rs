@@ -54,6 +54,7 @@ pub mod heritage;
 
 // Words.
 pub mod clock;
+pub mod memory;
 pub mod names;
 pub mod san;
 pub mod units;
