@@ -1,15 +1,22 @@
-# make run    build and start the demo: a gateway and two sample upstreams in one process
-# make test   everything that has to hold: format, lints, every test
-# Both install what is missing (Debian's apt; as root, or through sudo).
+# make run       build and start the demo: a gateway and two sample upstreams in one process
+# make test      everything that has to hold: format, lints, every test
+# make install   program, units and configuration: DESTDIR= PREFIX=/usr SYSCONFDIR=/etc PROGRAM=target/release/tollgate
+# make uninstall takes them away again, but not what was configured
+# make deb       a package of all that, in target/debian
+# run, test, build and deb install what is missing (Debian's apt; as root, or through sudo).
 
 CARGO ?= cargo
 
-.PHONY: run test build fmt lint unit loom bench tools-build tools-test clean
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+PROGRAM ?= target/release/tollgate
+
+.PHONY: run test build fmt lint unit loom units systemd-test bench install uninstall deb tools-build tools-test tools-deb clean
 
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint unit loom
+test: tools-test fmt lint unit loom units systemd-test
 
 build: tools-build
 	$(CARGO) build --release --locked
@@ -28,14 +35,38 @@ unit:
 loom:
 	$(CARGO) test --locked --lib --features loom loom_tests
 
+# What can be said of the units without starting them.
+units:
+	sh tests/systemd/verify.sh
+
+# The units under a systemd of their own, in a container. Says so and does nothing where the machine can not do that.
+systemd-test: target/debug/tollgate
+	bash tests/systemd/run.sh
+
+target/debug/tollgate:
+	$(CARGO) build --locked
+
 bench:
 	$(CARGO) bench --locked
+
+install:
+	sh scripts/install.sh install "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)" "$(PROGRAM)"
+
+uninstall:
+	sh scripts/install.sh uninstall "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+
+# The package holds what `make install` installs, so that there is one list of files.
+deb: build tools-deb
+	sh scripts/build-deb.sh
 
 tools-build:
 	@sh scripts/install-tools.sh build
 
 tools-test:
 	@sh scripts/install-tools.sh test
+
+tools-deb:
+	@sh scripts/install-tools.sh deb
 
 clean:
 	$(CARGO) clean
