@@ -10,7 +10,7 @@
 
 mod document;
 mod set;
-mod source;
+pub(super) mod source;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
