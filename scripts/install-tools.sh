@@ -23,6 +23,16 @@ test)
     # Debian puts the server on no PATH.
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
     need curl curl
+    # The units: looked at, and run in a container. The second needs root; without it, its tools are of no use.
+    need systemd-analyze systemd
+    if [ "$(id -u)" = 0 ]; then
+        need systemd-nspawn systemd-container
+        [ -x /usr/sbin/debootstrap ] || packages="$packages debootstrap"
+    fi
+    ;;
+deb)
+    need dpkg-deb dpkg
+    need dpkg-shlibdeps dpkg-dev
     ;;
 esac
 
@@ -38,6 +48,20 @@ if [ "${1:-build}" = test ]; then
         }
     done
 fi
+
+# Into target, for this repository alone.
+case "${1:-build}" in
+test | deb)
+    if ! command -v cargo-deb >/dev/null 2>&1 && [ ! -x "$(dirname "$0")/../target/tools/bin/cargo-deb" ]; then
+        echo "tollgate: building cargo-deb, once"
+        if ! cargo install --quiet --locked --version "^3.8" --root "$(dirname "$0")/../target/tools" cargo-deb; then
+            echo "tollgate: cargo-deb can not be installed" >&2
+            # The tests go on with what `make install` installs.
+            [ "$1" = test ] || exit 1
+        fi
+    fi
+    ;;
+esac
 
 [ -n "$packages" ] || exit 0
 

@@ -28,12 +28,13 @@ property() { systemctl show --property "$1" --value "${2:-tollgate}"; }
 main_pid() { property MainPID; }
 answers() { curl --silent --fail --max-time 5 --output /dev/null "${1:-$GATEWAY/}"; }
 is_ready() { answers "$STATUS/status/ready"; }
-is_alive() { kill -0 "$1"; }
-is_gone() { ! kill -0 "$1"; }
+is_alive() { kill -0 "$1" 2>/dev/null; }
+is_gone() { ! kill -0 "$1" 2>/dev/null; }
 # Processes of the unit beside the main one: those that are leaving.
 others() {
     pgrep --full '^/usr/bin/tollgate run --config /etc/tollgate/tollgate.yaml' | grep --invert-match --line-regexp "$(main_pid)"
 }
+restarted() { [ "$(property NRestarts)" -gt 0 ]; }
 alone() { [ -z "$(others)" ]; }
 said() { # said SINCE TEXT
     journalctl --sync
@@ -57,9 +58,10 @@ install_it() {
 
 # A gateway as it was installed, stopped.
 begin() { # begin EXERCISE
+    rm -rf /run/systemd/system/tollgate*.d "$WORK"
+    systemctl daemon-reload
     systemctl stop tollgate.socket tollgate.service tollgate-control-plane.service 2>/dev/null
     systemctl reset-failed 2>/dev/null
-    rm -rf /run/systemd/system/tollgate*.d "$WORK"
     mkdir -m 755 "$WORK"
     [ "$1" = package ] && return
     [ -d /exercises/etc ] || install_it
@@ -67,7 +69,6 @@ begin() { # begin EXERCISE
     rm -rf /etc/tollgate
     cp -a /exercises/etc /etc/tollgate
     put_program /exercises/tollgate
-    systemctl daemon-reload
 }
 
 put_program() { # put_program FILE
@@ -131,5 +132,16 @@ stop_clients() {
     REQUESTS=$(cat "$WORK"/count.* | awk '{ n += $1 } END { print n + 0 }')
     [ "$REQUESTS" -gt 0 ] || fail "the clients have asked for something"
 }
+
+# A request that takes this long, because its body does; its status is in a file when it is over.
+slow_request() { # slow_request NAME SECONDS
+    {
+        echo begin
+        sleep "$2"
+        echo end
+    } | curl --silent --output /dev/null --write-out '%{http_code}' --max-time 60 --upload-file - --header Expect: "$GATEWAY/" >"$WORK/slow.$1" &
+    wait_for "a slow request is on its way" in_flight
+}
+in_flight() { curl --silent "$STATUS/metrics" | grep --quiet '^tollgate_requests_in_flight [1-9]'; }
 
 no_failures() { [ ! -s "$WORK/failures" ] || fail "requests failed: $(sort "$WORK/failures" | uniq -c | head -n 5)"; }
