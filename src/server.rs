@@ -45,6 +45,7 @@ use crate::upstream::checks::Checks;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
 use admin::Admin;
+use admin::performance::Performance;
 use census::Census;
 use connection::Connections;
 use acceptor::{Acceptor, Entrance, Gatekeeper};
@@ -87,6 +88,7 @@ pub struct Server {
     key_sets: KeySets,
     registry: Arc<Registry>,
     discovery: Arc<Discovery>,
+    tokens: Arc<TokenCache>,
     sharing: Sharing,
     watch: Option<Watch>,
     remote: Option<Remote>,
@@ -191,11 +193,12 @@ impl Server {
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
         let discovery = Discovery::new(&config.dns, side.handle().clone(), metrics.upstreams().lookups());
         let discovery = Arc::new(discovery.map_err(|error| machine("dns")(&error))?);
+        let tokens = Arc::new(TokenCache::new(TOKENS_MAX));
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
             key_sets: key_sets.clone(),
-            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            tokens: Arc::clone(&tokens),
             introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp(Arc::clone(&discovery)),
@@ -219,6 +222,7 @@ impl Server {
             key_sets,
             registry,
             discovery,
+            tokens,
             sharing,
             watch,
             remote,
@@ -308,7 +312,7 @@ impl Server {
             before.take_over(sockets, &entrance)?;
         }
         keeper.open();
-        self.start_side_tasks().map_err(|error| error.to_string())?;
+        self.start_side_tasks(&entrance).map_err(|error| error.to_string())?;
         for address in self.addresses() {
             log::info!("listening on {address}");
         }
@@ -435,7 +439,7 @@ impl Server {
     }
 
     /// Every task that runs beside the requests. Key sets start theirs when a revision names an issuer.
-    fn start_side_tasks(&mut self) -> Result<(), BindError> {
+    fn start_side_tasks(&mut self, entrance: &Entrance) -> Result<(), BindError> {
         let status = Arc::new(Status {
             gateway: self.config.gateway.clone(),
             revisions: Arc::clone(&self.revisions),
@@ -458,10 +462,8 @@ impl Server {
             log::info!("admin on {}", listening.actual);
             let admin = Arc::new(Admin::new(
                 &settings.token,
-                Arc::clone(&self.revisions),
-                Arc::clone(&self.sharing.throttle),
-                Arc::clone(&self.registry),
                 Arc::clone(&self.leave),
+                self.performance(entrance),
             ));
             let (listener, drain) = (listening.share()?, self.drain.clone());
             self.side.spawn(async move {
@@ -525,6 +527,27 @@ async fn followed(mut drain: Drain) {
     drain.begun().await;
     if !drain.is_followed() {
         std::future::pending::<()>().await;
+    }
+}
+
+impl Server {
+    /// What `GET /debug/performance` looks at.
+    fn performance(&self, entrance: &Entrance) -> Performance {
+        Performance {
+            started: Instant::now(),
+            metrics: Arc::clone(&self.metrics),
+            revisions: Arc::clone(&self.revisions),
+            throttle: Arc::clone(&self.sharing.throttle),
+            registry: Arc::clone(&self.registry),
+            tokens: Arc::clone(&self.tokens),
+            keys: self.remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
+            access_log: self.access_log.clone(),
+            runtimes: vec![
+                ("requests", entrance.runtime().clone()),
+                ("side", self.side.handle().clone()),
+            ],
+            before: parking_lot::Mutex::new(None),
+        }
     }
 }
 

@@ -23,3 +23,25 @@ wait_for "it is started again" is_ready
 stop_clients
 ! grep --quiet "Failed to connect\|refused" "$WORK/failures" || fail "connections were refused: $(sort "$WORK/failures" | uniq -c)"
 ok "killed after an upgrade: started again, no connection refused"
+
+# Right after an upgrade, while the process before is still leaving: it is the parent of the killed one, and systemd hears of
+# the end from the watchdog if from nobody else.
+systemctl stop tollgate
+drop_in watchdog <<-'UNIT'
+	[Service]
+	WatchdogSec=5s
+	UNIT
+start
+before=$(main_pid)
+slow_request before 50
+systemctl reload tollgate || fail "it is handed over"
+is_alive "$before" || fail "the process before is leaving"
+pid=$(main_pid)
+since=$SECONDS
+start_clients 3
+kill -KILL "$pid"
+wait_for "it is started again" is_ready
+stop_clients
+[ "$(main_pid)" != "$pid" ] || fail "another process is the main one"
+! grep --quiet "Failed to connect\|refused" "$WORK/failures" || fail "connections were refused: $(sort "$WORK/failures" | uniq -c)"
+ok "killed while the process before was leaving: started again after $((SECONDS - since)) s, no connection refused"
