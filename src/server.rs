@@ -24,8 +24,6 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as Engine};
 
-use tokio::sync::watch;
-
 use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
@@ -44,11 +42,11 @@ use crate::upstream::Registry;
 use crate::upstream::checks::Checks;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
+use acceptor::{Acceptor, Entrance, Gatekeeper};
 use admin::Admin;
 use admin::performance::Performance;
 use census::Census;
 use connection::Connections;
-use acceptor::{Acceptor, Entrance, Gatekeeper};
 use drain::Signals;
 use sharing::Sharing;
 use sockets::{BindError, Inheritance, Listening};
@@ -56,7 +54,7 @@ use status::Status;
 use systemd::Systemd;
 use upgrade::channel::Role;
 use upgrade::successor::Inherited;
-use upgrade::{Predecessor, Program, Successor, predecessor};
+use upgrade::{Ancestors, Predecessor, Program, Successor, predecessor};
 
 /// Verified tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
@@ -96,6 +94,7 @@ pub struct Server {
     drain: Drain,
     program: Program,
     systemd: Systemd,
+    ancestors: Arc<Ancestors>,
 }
 
 /// Why a gateway did not start.
@@ -230,6 +229,7 @@ impl Server {
             drain,
             program,
             systemd,
+            ancestors: Ancestors::new(inherited.ancestors),
         })
     }
 
@@ -260,7 +260,6 @@ impl Server {
             Err(error) => return Ending::NotFollowing(error.to_string()),
         };
         engine.add_service(acceptor);
-        let (outlived, followed) = watch::channel(before.is_some());
         let signals = {
             let _side = self.side.enter();
             Signals::new(
@@ -268,7 +267,7 @@ impl Server {
                 Arc::clone(&census),
                 self.config.server.timeouts,
                 self.systemd,
-                followed,
+                self.ancestors.alive(),
             )
         };
         let mut failed = None;
@@ -276,7 +275,7 @@ impl Server {
             let (this, failed, census, keeper) = (&mut self, &mut failed, &census, &keeper);
             // The engine keeps this thread until the end, and what begins has to wait for the engine.
             scope.spawn(move || {
-                if let Err(why) = this.begin(keeper, census, before, outlived) {
+                if let Err(why) = this.begin(keeper, census, before) {
                     *failed = Some(why);
                     this.leave.begin();
                 }
@@ -304,7 +303,6 @@ impl Server {
         keeper: &Arc<Gatekeeper>,
         census: &Arc<Census>,
         before: Option<Successor>,
-        outlived: watch::Sender<bool>,
     ) -> Result<(), String> {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
         if let Some(before) = &before {
@@ -323,7 +321,13 @@ impl Server {
         self.can_be_followed(keeper, &entrance, census);
         self.tell_service_manager(&entrance, census);
         if let Some(before) = before {
-            std::thread::spawn(move || before.outlive(&outlived));
+            self.ancestors.add(before.into_channel());
+            let ancestors = Arc::clone(&self.ancestors);
+            let listening = std::thread::Builder::new().name("ancestors".to_owned());
+            let listening = listening.spawn(move || ancestors.listen(&|_section| {}));
+            if let Err(error) = listening {
+                log::error!("nobody listens to the processes before: {error}");
+            }
         }
         Ok(())
     }
@@ -353,7 +357,11 @@ impl Server {
             (Arc::clone(&self.metrics), self.access_log.clone()),
         );
         let sockets: Result<Vec<_>, _> = self.clients.iter().map(Listening::share).collect();
-        Ok(Acceptor::new(Arc::new(connections), sockets?, self.config.server.threads))
+        Ok(Acceptor::new(
+            Arc::new(connections),
+            sockets?,
+            self.config.server.threads,
+        ))
     }
 
     /// Listens to operators who want another process in this one's place.
@@ -388,6 +396,7 @@ impl Server {
             drain: self.drain.clone(),
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
+            ancestors: Arc::clone(&self.ancestors),
         };
         if let Err(error) = predecessor.listen(socket) {
             log::error!("this process can not be followed: {error}");
@@ -408,7 +417,10 @@ impl Server {
                 None => "waiting for a revision".to_owned(),
             };
             let requests = metrics.requests_in_flight.get();
-            format!("{revision}, {} connections, {requests} requests in flight", census.open())
+            format!(
+                "{revision}, {} connections, {requests} requests in flight",
+                census.open()
+            )
         };
         systemd.ready(&line());
         let drain = self.drain.clone();

@@ -59,7 +59,9 @@ pub fn upgrade(args: &UpgradeArgs, output: Output) -> u8 {
         Ok(operator::Successor { pid, version }) => match output {
             Output::Json => print_json(&Upgraded { pid, version }),
             Output::Text => {
-                print_line(&format!("process {pid} (version {version}) serves now; the one before drains"));
+                print_line(&format!(
+                    "process {pid} (version {version}) serves now; the one before drains"
+                ));
                 DONE
             }
         },
@@ -108,7 +110,10 @@ impl Asked {
             super::REFUSED
         })?;
         loaded.config.server.upgrade.socket.ok_or_else(|| {
-            eprintln!("{}: there is no server.upgrade.socket, so nobody can be asked", path.display());
+            eprintln!(
+                "{}: there is no server.upgrade.socket, so nobody can be asked",
+                path.display()
+            );
             FAILED
         })
     }

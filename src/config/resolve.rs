@@ -20,8 +20,8 @@ use super::raw::{
     RawTelemetry, RawThreads, RawTimeouts, RawUpgrade,
 };
 use super::{
-    AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts, UPGRADE_SOCKET,
-    Upgrade,
+    AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts,
+    UPGRADE_SOCKET, Upgrade,
 };
 use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Secret, Size, Text};
 use crate::revision::EnvironmentType;
@@ -236,7 +236,10 @@ impl Resolver<'_> {
         Upgrade {
             socket: match socket {
                 Some(socket) => Some(PathBuf::from(&socket.value)),
-                None => self.environment.runtime_directory().map(|directory| directory.join(UPGRADE_SOCKET)),
+                None => self
+                    .environment
+                    .runtime_directory()
+                    .map(|directory| directory.join(UPGRADE_SOCKET)),
             },
             timeout: self.timeout(timeout.as_ref(), "timeout", 60),
         }
@@ -329,7 +332,11 @@ impl Resolver<'_> {
             announce,
         } = raw;
         // Leaving may be over at once; everything else would be over before it began.
-        for (name, written) in [("drain", drain), ("drain_streams", drain_streams), ("announce", announce)] {
+        for (name, written) in [
+            ("drain", drain),
+            ("drain_streams", drain_streams),
+            ("announce", announce),
+        ] {
             if let Some(written) = written
                 && *written.get() > LONGEST_TIMEOUT
             {

@@ -61,7 +61,11 @@ pub struct Entrance {
 impl Acceptor {
     /// Accepts at these sockets once the gate is open. It is shut.
     #[must_use]
-    pub fn new(connections: Arc<Connections>, sockets: Vec<TcpListener>, tasks_per_socket: usize) -> (Self, Gatekeeper) {
+    pub fn new(
+        connections: Arc<Connections>,
+        sockets: Vec<TcpListener>,
+        tasks_per_socket: usize,
+    ) -> (Self, Gatekeeper) {
         let (gate, watched) = watch::channel(Gate::Shut);
         let (at_work, at_work_watched) = watch::channel(0);
         let (started, entrance) = oneshot::channel();

@@ -77,7 +77,14 @@ impl Admin {
 /// # Errors
 /// When the listener can not be used.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, end: impl Future<Output = ()>) -> std::io::Result<()> {
-    side_http::serve_until(listener, side_http::Plain, router(admin), side_http::Bounds::BESIDE, end).await
+    side_http::serve_until(
+        listener,
+        side_http::Plain,
+        router(admin),
+        side_http::Bounds::BESIDE,
+        end,
+    )
+    .await
 }
 
 fn router(admin: Arc<Admin>) -> Router {

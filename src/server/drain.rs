@@ -92,9 +92,13 @@ impl Signals {
             if !self.drain.is_followed() && told.elapsed() >= EXTEND_EVERY {
                 told = Instant::now();
                 self.systemd.extend(EXTENSION);
-                self.systemd.status(&format!("stopping: {open} connections are still open"));
+                self.systemd
+                    .status(&format!("stopping: {open} connections are still open"));
             }
             tokio::time::sleep(LOOK).await;
+        }
+        if self.drain.is_followed() {
+            return;
         }
         // The service manager ends what is left of a service when its main process ends.
         let left = requests.max(streams).saturating_sub(begun.elapsed());
@@ -143,7 +147,10 @@ impl ShutdownSignalWatch for Signals {
                 self.leave.announce();
                 self.systemd.stopping("stopping");
                 if !self.timeouts.announce.is_zero() {
-                    log::info!("not ready any more; clients are served for another {:?}", self.timeouts.announce);
+                    log::info!(
+                        "not ready any more; clients are served for another {:?}",
+                        self.timeouts.announce
+                    );
                     tokio::time::sleep(self.timeouts.announce).await;
                 }
             }

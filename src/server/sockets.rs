@@ -127,7 +127,10 @@ impl Inheritance {
     /// Closes what nobody wanted.
     pub fn close_rest(self, systemd: Systemd) {
         for rest in self.sockets {
-            log::warn!("{}: no listener is configured there any more; it is closed", rest.wanted);
+            log::warn!(
+                "{}: no listener is configured there any more; it is closed",
+                rest.wanted
+            );
             if let Some(name) = rest.name {
                 // All of this name; those that are used are given back when the process serves.
                 systemd.forget(&name);

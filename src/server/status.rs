@@ -104,12 +104,15 @@ struct KeySet {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    status: Arc<Status>,
-    end: impl Future<Output = ()>,
-) -> std::io::Result<()> {
-    side_http::serve_until(listener, side_http::Plain, router(status), side_http::Bounds::BESIDE, end).await
+pub async fn serve(listener: TcpListener, status: Arc<Status>, end: impl Future<Output = ()>) -> std::io::Result<()> {
+    side_http::serve_until(
+        listener,
+        side_http::Plain,
+        router(status),
+        side_http::Bounds::BESIDE,
+        end,
+    )
+    .await
 }
 
 fn router(status: Arc<Status>) -> Router {

@@ -21,6 +21,7 @@
 //!
 //! The engine's own handoff was passed over: the old process leaves after a fixed time whether there is a new one or not.
 
+mod ancestors;
 pub mod channel;
 pub mod operator;
 pub mod predecessor;
@@ -30,6 +31,7 @@ pub mod warm;
 
 use std::path::{Path, PathBuf};
 
+pub use ancestors::Ancestors;
 pub use predecessor::Predecessor;
 pub use successor::Successor;
 

@@ -102,7 +102,10 @@ impl Socket {
 
     fn gather(&mut self, bytes: &[u8]) {
         if self.gathered.capacity() == 0 {
-            let spare = SPARE.try_with(|spare| spare.try_borrow_mut().ok()?.pop()).ok().flatten();
+            let spare = SPARE
+                .try_with(|spare| spare.try_borrow_mut().ok()?.pop())
+                .ok()
+                .flatten();
             self.gathered = spare.unwrap_or_else(|| Vec::with_capacity(GATHERED));
         }
         self.gathered.extend_from_slice(bytes);
@@ -156,14 +159,21 @@ impl AsyncWrite for Socket {
 }
 
 impl Drop for Socket {
+    /// What was written and never flushed is sent as far as the kernel takes it: the alert that tells a client why there
+    /// is no TLS, for one.
     fn drop(&mut self) {
+        if let Some(left @ [_, ..]) = self.gathered.get(self.sent..) {
+            let _ = self.tcp.try_write(left);
+        }
         self.let_go();
     }
 }
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Socket")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

@@ -21,4 +21,5 @@ mod security;
 mod sharing;
 mod splits;
 mod tls;
+mod upgrade;
 mod upstreams;

@@ -76,6 +76,8 @@ pub enum Message {
     },
     /// The lock of the state directory comes with this.
     StateLock,
+    /// The end of a connection to a process that was followed before and has not ended comes with this.
+    Ancestor,
     /// The next process wants what was learnt.
     WantState,
     /// That was all of it.
@@ -227,7 +229,9 @@ impl Channel {
         (&self.0).read_exact(&mut body)?;
         match kind {
             MESSAGE => Ok(Some(Frame::Message(serde_json::from_slice(&body)?, descriptor))),
-            SECTION => section(&body).map(|section| Some(Frame::Section(section))).ok_or_else(invalid),
+            SECTION => section(&body)
+                .map(|section| Some(Frame::Section(section)))
+                .ok_or_else(invalid),
             _ => Err(invalid()),
         }
     }
@@ -337,7 +341,11 @@ mod tests {
             other.receive(soon()).unwrap(),
             Some(Frame::Message(Message::Unknown, None))
         ));
-        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0, 255, 255, 255, 255], &[1, 2, 0, 0, 0, 9, 9]] {
+        for garbage in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            &[0, 255, 255, 255, 255],
+            &[1, 2, 0, 0, 0, 9, 9],
+        ] {
             let (one, other) = pair();
             (&one.0).write_all(garbage).unwrap();
             drop(one);

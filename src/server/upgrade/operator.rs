@@ -64,7 +64,9 @@ pub fn drain(socket: &Path, step: &mut dyn FnMut(&str)) -> Result<(), Refused> {
             Ok(Some(Frame::Message(Message::Step { text }, _))) => step(&text),
             Ok(Some(Frame::Message(Message::Failed { why }, _))) => return Err(Refused::Failed(why)),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return Ok(());
+            }
             Err(error) => return Err(Refused::Failed(error.to_string())),
         }
     }

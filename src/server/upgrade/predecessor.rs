@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 use tokio::runtime::Handle;
 
 use super::channel::{Channel, Frame, Message, Role, VERSION};
-use super::{Program, SOCKET_VARIABLE};
+use super::{Ancestors, Program, SOCKET_VARIABLE};
 use crate::config;
 use crate::gateway::drain::{Drain, Leave};
 use crate::server::acceptor::{Entrance, Gatekeeper};
@@ -58,6 +58,8 @@ pub struct Predecessor {
     pub systemd: Systemd,
     /// Where waiting is done.
     pub runtime: Handle,
+    /// Those who were followed before and have not ended.
+    pub ancestors: Arc<Ancestors>,
 }
 
 /// The upgrade socket; gone when dropped, unless another process has taken its place.
@@ -215,7 +217,8 @@ impl Predecessor {
                 return false;
             }
         };
-        match self.hand_over(socket, &mut child, &tell) {
+        let mut ancestors = Vec::new();
+        match self.hand_over(socket, &mut child, &mut ancestors, &tell) {
             Ok((successor, version)) => {
                 let pid = child.id();
                 log::info!("process {pid} ({version}) serves from now on; this one drains");
@@ -228,6 +231,7 @@ impl Predecessor {
             Err(Failure(why)) => {
                 let _ = child.kill();
                 let _ = child.wait();
+                self.ancestors.put_back(ancestors);
                 self.keeper.open();
                 log::error!("upgrade: {why}; this process serves on");
                 let _ = operator.say(&Message::Failed { why });
@@ -241,6 +245,7 @@ impl Predecessor {
         &mut self,
         socket: &Socket,
         child: &mut Child,
+        ancestors: &mut Vec<Channel>,
         tell: &dyn Fn(String),
     ) -> Result<(Channel, String), Failure> {
         let deadline = Instant::now() + self.settings.timeout;
@@ -255,18 +260,27 @@ impl Predecessor {
             Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
             _ => return Err(unexpected()),
         };
-        tell(format!("process {} of version {version} has its configuration", child.id()));
+        tell(format!(
+            "process {} of version {version} has its configuration",
+            child.id()
+        ));
         for (role, listening) in &self.sockets {
             let message = Message::Socket {
                 role: *role,
                 wanted: listening.wanted,
             };
-            channel.give(&message, listening.socket.as_fd()).map_err(lost)?;
+            let given = channel.give(&message, listening.socket.as_fd());
+            given.map_err(|error| lost(child, &error))?;
         }
-        channel.say(&Message::End).map_err(lost)?;
+        *ancestors = self.ancestors.take();
+        for ancestor in &*ancestors {
+            let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
+            given.map_err(|error| lost(child, &error))?;
+        }
+        self.say(&channel, child, &Message::End)?;
         loop {
             match self.next(socket, &channel, child, deadline)? {
-                Frame::Message(Message::WantState, _) => channel.say(&Message::End).map_err(lost)?,
+                Frame::Message(Message::WantState, _) => self.say(&channel, child, &Message::End)?,
                 Frame::Message(Message::Loaded, _) => break,
                 Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
                 Frame::Message(Message::Unknown, _) => {}
@@ -275,7 +289,7 @@ impl Predecessor {
         }
         tell("it is ready to serve; probing".to_owned());
         self.runtime.block_on(self.keeper.shut());
-        channel.say(&Message::Probe).map_err(lost)?;
+        self.say(&channel, child, &Message::Probe)?;
         let deadline = Instant::now() + PROBE;
         loop {
             match self.next(socket, &channel, child, deadline)? {
@@ -291,7 +305,7 @@ impl Predecessor {
         if channel.say(&Message::Go).is_err() {
             // It has probed a moment ago, and is gone now.
             let _ = self.systemd.main_pid(std::process::id());
-            return Err(self.gone(child));
+            return Err(gone(child));
         }
         self.keeper.close();
         self.sockets.clear();
@@ -305,7 +319,8 @@ impl Predecessor {
             let Ok(Some(stream)) = socket.accept(Instant::now() + LOOK) else {
                 continue;
             };
-            let is_child = socket_peercred(&stream).is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(child.id()));
+            let is_child = socket_peercred(&stream)
+                .is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(child.id()));
             let Ok(channel) = Channel::new(stream) else {
                 continue;
             };
@@ -317,19 +332,12 @@ impl Predecessor {
     }
 
     /// What the successor says next.
-    fn next(
-        &self,
-        socket: &Socket,
-        channel: &Channel,
-        child: &mut Child,
-        deadline: Instant,
-    ) -> Result<Frame, Failure> {
+    fn next(&self, socket: &Socket, channel: &Channel, child: &mut Child, deadline: Instant) -> Result<Frame, Failure> {
         loop {
             match channel.receive(Instant::now() + LOOK) {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(self.gone(child)),
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(lost(child, &error)),
             }
             self.check(child, deadline)?;
             if let Ok(Some(other)) = socket.accept(Instant::now())
@@ -355,17 +363,8 @@ impl Predecessor {
         Ok(())
     }
 
-    /// It has hung up, which a process does when it ends.
-    #[allow(clippy::unused_self, reason = "reads as what it is: something that is found out here")]
-    fn gone(&self, child: &mut Child) -> Failure {
-        let until = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < until {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Failure(ended(child.id(), status));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Failure(format!("process {} has hung up", child.id()))
+    fn say(&self, channel: &Channel, child: &mut Child, message: &Message) -> Result<(), Failure> {
+        channel.say(message).map_err(|error| lost(child, &error))
     }
 
     /// Serves a client that the successor has accepted.
@@ -419,6 +418,26 @@ fn start(program: &Program, socket: &Path) -> io::Result<Child> {
         .spawn()
 }
 
+/// Why nothing more is to be had from it.
+fn lost(child: &mut Child, error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => gone(child),
+        _ => Failure(format!("the new process does not listen: {error}")),
+    }
+}
+
+/// It has hung up, which a process does when it ends.
+fn gone(child: &mut Child) -> Failure {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Failure(ended(child.id(), status));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Failure(format!("process {} has hung up", child.id()))
+}
+
 fn ended(pid: u32, status: ExitStatus) -> String {
     format!("process {pid} has ended ({status}); it tells why in the log of this service")
 }
@@ -430,8 +449,4 @@ fn busy(other: &Channel) {
 
 fn unexpected() -> Failure {
     Failure("the new process said something that was not its turn".to_owned())
-}
-
-fn lost(error: io::Error) -> Failure {
-    Failure(format!("the new process does not listen: {error}"))
 }

@@ -63,7 +63,10 @@ fn accept(listener: &TcpListener, until: Instant) -> io::Result<(TcpStream, Sock
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Err(io::Error::new(ErrorKind::TimedOut, "the probe's connection did not come"));
+                    return Err(io::Error::new(
+                        ErrorKind::TimedOut,
+                        "the probe's connection did not come",
+                    ));
                 }
                 let left = Timespec::try_from(left).map_err(io::Error::other)?;
                 poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&left))?;

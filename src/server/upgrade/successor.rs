@@ -7,8 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use super::SOCKET_VARIABLE;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
 use super::probe::probe;
@@ -17,9 +15,6 @@ use crate::server::sockets::Inheritance;
 
 /// How long the process before may take to say what it says without waiting for anybody.
 const ANSWER: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether it is still there.
-const LOOK: Duration = Duration::from_secs(3600);
 
 /// A process that takes over from another.
 pub struct Successor {
@@ -37,6 +32,8 @@ pub struct Inherited {
     pub admin: Inheritance,
     /// The lock of the state directory.
     pub state_lock: Option<OwnedFd>,
+    /// To processes that were followed before and have not ended.
+    pub ancestors: Vec<Channel>,
 }
 
 impl Successor {
@@ -82,6 +79,9 @@ impl Successor {
                     }
                 }
                 Frame::Message(Message::StateLock, lock) => inherited.state_lock = lock,
+                Frame::Message(Message::Ancestor, Some(end)) => {
+                    inherited.ancestors.extend(Channel::new(UnixStream::from(end)));
+                }
                 Frame::Message(Message::End, _) => return Ok(inherited),
                 Frame::Message(Message::Failed { why }, _) => return Err(why),
                 Frame::Message(..) | Frame::Section(_) => {}
@@ -132,16 +132,10 @@ impl Successor {
         }
     }
 
-    /// Waits until the process before has ended; says so.
-    pub fn outlive(self, before: &watch::Sender<bool>) {
-        loop {
-            match self.channel.receive(Instant::now() + LOOK) {
-                Ok(_) => {}
-                Err(_) => break,
-            }
-        }
-        log::info!("the process before has ended");
-        before.send_replace(false);
+    /// The connection to the process before, which has not ended.
+    #[must_use]
+    pub fn into_channel(self) -> Channel {
+        self.channel
     }
 
     fn say(&self, message: &Message) -> Result<(), String> {

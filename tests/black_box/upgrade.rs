@@ -1,0 +1,7 @@
+//! A running gateway hands over to a next process, or to nobody.
+
+mod failures;
+mod handover;
+mod leaving;
+mod service_manager;
+mod under_load;
