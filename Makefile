@@ -40,11 +40,9 @@ units:
 	sh tests/systemd/verify.sh
 
 # The units under a systemd of their own, in a container. Says so and does nothing where the machine can not do that.
-systemd-test: target/debug/tollgate
-	bash tests/systemd/run.sh
-
-target/debug/tollgate:
+systemd-test:
 	$(CARGO) build --locked
+	bash tests/systemd/run.sh
 
 bench:
 	$(CARGO) bench --locked

@@ -47,11 +47,7 @@ pub struct Admin {
 impl Admin {
     /// For those who know the token.
     #[must_use]
-    pub fn new(
-        token: &Secret,
-        leave: Arc<Leave>,
-        performance: Performance,
-    ) -> Self {
+    pub fn new(token: &Secret, leave: Arc<Leave>, performance: Performance) -> Self {
         Self {
             token: Sha256::digest(token.expose()).into(),
             revisions: Arc::clone(&performance.revisions),

@@ -23,6 +23,7 @@
 
 mod ancestors;
 pub mod channel;
+mod offspring;
 pub mod operator;
 pub mod predecessor;
 mod probe;

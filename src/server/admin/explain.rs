@@ -42,17 +42,13 @@ enum Values {
 ///
 /// # Errors
 /// What is wrong with the question, for whoever has asked it.
-pub(super) fn answer(
-    body: &[u8],
-    snapshot: &Snapshot,
-    throttle: &Throttle,
-    now: Time,
-) -> Result<Explanation, String> {
+pub(super) fn answer(body: &[u8], snapshot: &Snapshot, throttle: &Throttle, now: Time) -> Result<Explanation, String> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| {
         format!("{error}; write {{\"method\": \"GET\", \"url\": \"http://host/path\", \"headers\": {{\"name\": \"value\"}}}}")
     })?;
     let method = asked.method.as_deref().unwrap_or("GET");
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("\"method\": {method:?} is not a method"))?;
+    let method =
+        Method::from_bytes(method.as_bytes()).map_err(|_| format!("\"method\": {method:?} is not a method"))?;
     let url: Uri = (asked.url.parse()).map_err(|error| format!("\"url\": {:?}: {error}", asked.url))?;
     let headers = headers(&asked.headers)?;
     let certificate = asked.client_certificate.as_deref().map(San::parse).transpose();

@@ -186,8 +186,8 @@ impl Performance {
         }
         let threads = threads();
         // Finer than the metric, which is in whole seconds.
-        let cpu_seconds = (threads.values().map(|threads| threads.cpu_seconds).sum::<f64>())
-            .max(sum("process_cpu_seconds_total"));
+        let cpu_seconds =
+            (threads.values().map(|threads| threads.cpu_seconds).sum::<f64>()).max(sum("process_cpu_seconds_total"));
         let now = Before {
             at: Instant::now(),
             requests: sum("tollgate_requests_total"),
@@ -195,7 +195,9 @@ impl Performance {
             latency,
         };
         let before = self.before.lock().replace(now.clone());
-        let elapsed = before.as_ref().map(|before| now.at.duration_since(before.at).as_secs_f64());
+        let elapsed = before
+            .as_ref()
+            .map(|before| now.at.duration_since(before.at).as_secs_f64());
         let rate = |of: &dyn Fn(&Before) -> f64| {
             let (before, elapsed) = (before.as_ref()?, elapsed.filter(|elapsed| *elapsed > 0.0)?);
             Some((of(&now) - of(before)).max(0.0) / elapsed)
@@ -342,7 +344,10 @@ fn threads() -> BTreeMap<String, Threads> {
         let Ok(times) = std::fs::read_to_string(task.path().join("schedstat")) else {
             continue;
         };
-        let nanoseconds = times.split_whitespace().next().and_then(|text| text.parse::<f64>().ok());
+        let nanoseconds = times
+            .split_whitespace()
+            .next()
+            .and_then(|text| text.parse::<f64>().ok());
         let entry = threads.entry(name.trim().to_owned()).or_default();
         entry.threads += 1;
         entry.cpu_seconds += nanoseconds.unwrap_or_default() / 1e9;

@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 use tokio::runtime::Handle;
 
 use super::channel::{Channel, Frame, Message, Role, VERSION};
-use super::{Ancestors, Program, SOCKET_VARIABLE};
+use super::{Ancestors, Program, SOCKET_VARIABLE, offspring};
 use crate::config;
 use crate::gateway::drain::{Drain, Leave};
 use crate::server::acceptor::{Entrance, Gatekeeper};
@@ -226,6 +226,7 @@ impl Predecessor {
                 self.leave.hand_over();
                 // Open for as long as this process lives: by its end the successor notices the end of this one.
                 std::mem::forget(successor);
+                offspring::mind(child);
                 true
             }
             Err(Failure(why)) => {

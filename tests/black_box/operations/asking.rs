@@ -44,7 +44,10 @@ fn a_gateway_explains_a_request_with_the_counters_that_it_has_and_counts_nothing
         let told = explain(&gateway, &question).expect(200).json();
         assert_eq!(told["api"], "orders");
         assert_eq!(told["caller"]["application"], "mobile");
-        assert_eq!(told["limits"][0]["counter"], "plan/gold/quota/subscription/mobile@orders");
+        assert_eq!(
+            told["limits"][0]["counter"],
+            "plan/gold/quota/subscription/mobile@orders"
+        );
         assert_eq!(told["limits"][0]["remaining"], 7, "what is left here and now");
         assert_eq!(told["upstream"]["target"], "/orders/7?a=1");
         assert!(told["status"].is_null(), "the upstream would answer: {told}");
@@ -54,7 +57,16 @@ fn a_gateway_explains_a_request_with_the_counters_that_it_has_and_counts_nothing
     // The verb knows the same facts, but for what only this process has counted.
     let config = gateway.path().join("tollgate.yaml").display().to_string();
     let key = format!("X-API-Key: {KEY}");
-    let verb = ["explain", "--config", &config, "--output", "json", "-H", &key, "http://x/orders/7?a=1"];
+    let verb = [
+        "explain",
+        "--config",
+        &config,
+        "--output",
+        "json",
+        "-H",
+        &key,
+        "http://x/orders/7?a=1",
+    ];
     let mut of_verb: Value = serde_json::from_str(&tollgate(verb).stdout).unwrap();
     let mut of_gateway = explain(&gateway, &question).expect(200).json();
     assert_eq!(of_verb["limits"][0]["remaining"], 10);
@@ -74,9 +86,16 @@ fn what_would_be_refused_is_explained_with_the_reason_and_a_method_and_several_v
         let told = explain(&gateway, &question).expect(200).json();
         (told["status"].clone(), told["code"].clone())
     };
-    assert_eq!(refused(json!({ "url": "http://x/nothing" })), (404.into(), "route_not_found".into()));
-    assert_eq!(refused(json!({ "url": "/orders" })), (401.into(), "credential_missing".into()));
-    let twice = json!({ "method": "DELETE", "url": "/orders", "headers": { "Host": "x", "X-API-Key": [KEY, "another"] } });
+    assert_eq!(
+        refused(json!({ "url": "http://x/nothing" })),
+        (404.into(), "route_not_found".into())
+    );
+    assert_eq!(
+        refused(json!({ "url": "/orders" })),
+        (401.into(), "credential_missing".into())
+    );
+    let twice =
+        json!({ "method": "DELETE", "url": "/orders", "headers": { "Host": "x", "X-API-Key": [KEY, "another"] } });
     assert_eq!(refused(twice).0, 401);
 }
 
@@ -97,9 +116,18 @@ fn a_question_that_can_not_be_understood_is_told_what_is_wrong_with_it_and_shows
     wrong(r#"{ "url": "/", "methd": "GET" }"#, "unknown field `methd`");
     wrong(r#"{ "url": "/", "method": "G T" }"#, "is not a method");
     wrong(r#"{ "url": "http://" }"#, "\"url\"");
-    wrong(r#"{ "url": "/", "headers": { "a b": "secret" } }"#, "\"a b\" is not the name of a header field");
-    wrong("{ \"url\": \"/\", \"headers\": { \"a\": \"secret\\n\" } }", "the value of \"a\" can not be sent");
-    wrong(r#"{ "url": "/", "client_certificate": "mobile" }"#, "\"client_certificate\"");
+    wrong(
+        r#"{ "url": "/", "headers": { "a b": "secret" } }"#,
+        "\"a b\" is not the name of a header field",
+    );
+    wrong(
+        "{ \"url\": \"/\", \"headers\": { \"a\": \"secret\\n\" } }",
+        "the value of \"a\" can not be sent",
+    );
+    wrong(
+        r#"{ "url": "/", "client_certificate": "mobile" }"#,
+        "\"client_certificate\"",
+    );
     let get = gateway.admin().get("/admin/explain").token(TOKEN).send().expect(405);
     assert!(get.header("allow").unwrap().contains("POST"));
 }
@@ -109,8 +137,14 @@ fn the_process_tells_what_it_has_served_and_how_long_that_took() {
     let origin = Origin::start(echo());
     let gateway = Gateway::with(ten_a_month(&origin)).section(&admin_section()).start();
     let first = performance(&gateway);
-    assert!(first.get("since_last_seconds").is_none(), "there is nothing to compare with: {first}");
-    assert!(first["latency_seconds"].get("p50").is_none(), "nothing was served yet: {first}");
+    assert!(
+        first.get("since_last_seconds").is_none(),
+        "there is nothing to compare with: {first}"
+    );
+    assert!(
+        first["latency_seconds"].get("p50").is_none(),
+        "nothing was served yet: {first}"
+    );
 
     for _ in 0..10 {
         gateway.client().get("/orders/7").key(KEY).send().expect(200);
