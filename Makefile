@@ -1,9 +1,10 @@
 # make run       build and start the demo: a gateway and two sample upstreams in one process
 # make test      everything that has to hold: format, lints, every test
+# make loadtest  every load test, in short; loadtest/README.md says how to run one at its full length
 # make install   program, units and configuration: DESTDIR= PREFIX=/usr SYSCONFDIR=/etc PROGRAM=target/release/tollgate
 # make uninstall takes them away again, but not what was configured
 # make deb       a package of all that, in target/debian
-# run, test, build and deb install what is missing (Debian's apt; as root, or through sudo).
+# run, test, loadtest, build and deb install what is missing (Debian's apt; as root, or through sudo).
 
 CARGO ?= cargo
 
@@ -11,12 +12,13 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 PROGRAM ?= target/release/tollgate
 
-.PHONY: run test build fmt lint unit loom units systemd-test bench install uninstall deb tools-build tools-test tools-deb clean
+.PHONY: run test build fmt lint unit loom scripts units systemd-test bench loadtest install uninstall deb
+.PHONY: tools-build tools-test tools-loadtest tools-deb clean
 
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint unit loom units systemd-test
+test: tools-test fmt lint scripts units unit loom systemd-test
 
 build: tools-build
 	$(CARGO) build --release --locked
@@ -44,6 +46,11 @@ systemd-test:
 	$(CARGO) build --locked
 	bash tests/systemd/run.sh
 
+# What the load tests compute of what they measure.
+scripts:
+	python3 -B -m unittest discover -q -s loadtest
+	python3 -B -m unittest discover -q -s loadtest/throttle
+
 bench:
 	$(CARGO) bench --locked
 
@@ -57,6 +64,12 @@ uninstall:
 deb: build tools-deb
 	sh scripts/build-deb.sh
 
+# Seconds for each scenario; at their own length they take nearly seven hours.
+LOADTEST_SECONDS ?= 15
+
+loadtest: tools-loadtest
+	python3 -B loadtest/run.py all --for $(LOADTEST_SECONDS) --results target/loadtest
+
 tools-build:
 	@sh scripts/install-tools.sh build
 
@@ -65,6 +78,9 @@ tools-test:
 
 tools-deb:
 	@sh scripts/install-tools.sh deb
+
+tools-loadtest:
+	@sh scripts/install-tools.sh loadtest
 
 clean:
 	$(CARGO) clean

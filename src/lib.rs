@@ -49,6 +49,9 @@ pub mod config;
 pub mod document;
 pub mod revision;
 
+// What one process leaves to the next.
+pub mod heritage;
+
 // Words.
 pub mod clock;
 pub mod names;

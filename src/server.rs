@@ -17,6 +17,7 @@ pub mod upgrade;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,7 +32,7 @@ use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
 use crate::sync::file::Watch;
-use crate::sync::remote::{OpenError, Remote};
+use crate::sync::remote::{OpenError, Origin, Remote};
 use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
@@ -52,8 +53,10 @@ use sharing::Sharing;
 use sockets::{BindError, Inheritance, Listening};
 use status::Status;
 use systemd::Systemd;
+use upgrade::bequest::Bequest;
 use upgrade::channel::Role;
 use upgrade::successor::Inherited;
+use upgrade::warm::{Estate, Tally};
 use upgrade::{Ancestors, Predecessor, Program, Successor, predecessor};
 
 /// Verified tokens that are remembered.
@@ -86,15 +89,17 @@ pub struct Server {
     key_sets: KeySets,
     registry: Arc<Registry>,
     discovery: Arc<Discovery>,
-    tokens: Arc<TokenCache>,
     sharing: Sharing,
     watch: Option<Watch>,
-    remote: Option<Remote>,
+    remote: Option<Arc<Remote>>,
     leave: Arc<Leave>,
     drain: Drain,
     program: Program,
     systemd: Systemd,
     ancestors: Arc<Ancestors>,
+    /// What the next process takes over beside the sockets, and what it is told from then on.
+    estate: Arc<Estate>,
+    bequest: Bequest,
 }
 
 /// Why a gateway did not start.
@@ -173,7 +178,7 @@ impl Server {
             },
         };
         // Before it listens: a gateway for which there is no seat never looks as if it were there.
-        let remote = remote(&config, &metrics, &side)?;
+        let remote = remote(&config, &metrics, &side, inherited.state_lock.take())?;
         let clients: Result<Vec<_>, _> = (config.listeners.iter())
             .map(|listener| inherited.clients.listen(listener.address))
             .collect();
@@ -192,20 +197,32 @@ impl Server {
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
         let discovery = Discovery::new(&config.dns, side.handle().clone(), metrics.upstreams().lookups());
         let discovery = Arc::new(discovery.map_err(|error| machine("dns")(&error))?);
-        let tokens = Arc::new(TokenCache::new(TOKENS_MAX));
+        let estate = Arc::new(Estate {
+            throttle: Arc::clone(&sharing.throttle),
+            key_sets: key_sets.clone(),
+            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            registry: Arc::clone(&registry),
+            discovery: Arc::clone(&discovery),
+            tally: Tally::default(),
+        });
+        // Before anything is compiled: counters are named by what the process before named them by.
+        if let Some(before) = before {
+            before.warm_up(&estate).map_err(StartError::Machine)?;
+        }
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
             key_sets: key_sets.clone(),
-            tokens: Arc::clone(&tokens),
-            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            tokens: Arc::clone(&estate.tokens),
+            introspectors: estate.introspectors.clone(),
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp(Arc::clone(&discovery)),
             sharing: sharing::defaults(&config),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
         };
-        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_ref())?;
+        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_deref())?;
 
         Ok(Self {
             config,
@@ -221,7 +238,6 @@ impl Server {
             key_sets,
             registry,
             discovery,
-            tokens,
             sharing,
             watch,
             remote,
@@ -230,6 +246,8 @@ impl Server {
             program,
             systemd,
             ancestors: Ancestors::new(inherited.ancestors),
+            estate,
+            bequest: Bequest::default(),
         })
     }
 
@@ -286,6 +304,7 @@ impl Server {
         });
         self.leave.begin();
         wait_until_empty(&census);
+        self.bequest.settle(&self.estate);
         self.sharing.settle(self.side.handle());
         let full = self.remote.and_then(|remote| remote.end(self.side.handle()));
         self.side.shutdown_timeout(Duration::from_secs(1));
@@ -307,7 +326,7 @@ impl Server {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
         if let Some(before) = &before {
             let sockets = self.clients.iter().map(|listening| &listening.socket);
-            before.take_over(sockets, &entrance)?;
+            before.take_over(sockets, &entrance, &self.estate)?;
         }
         keeper.open();
         self.start_side_tasks(&entrance).map_err(|error| error.to_string())?;
@@ -322,9 +341,13 @@ impl Server {
         self.tell_service_manager(&entrance, census);
         if let Some(before) = before {
             self.ancestors.add(before.into_channel());
-            let ancestors = Arc::clone(&self.ancestors);
+            let (ancestors, estate) = (Arc::clone(&self.ancestors), Arc::clone(&self.estate));
             let listening = std::thread::Builder::new().name("ancestors".to_owned());
-            let listening = listening.spawn(move || ancestors.listen(&|_section| {}));
+            let listening = listening.spawn(move || {
+                ancestors.listen(&|section| {
+                    estate.import(section);
+                });
+            });
             if let Err(error) = listening {
                 log::error!("nobody listens to the processes before: {error}");
             }
@@ -394,9 +417,12 @@ impl Server {
             census: Arc::clone(census),
             leave: Arc::clone(&self.leave),
             drain: self.drain.clone(),
+            remote: self.remote.clone(),
             systemd: self.systemd,
             runtime: self.side.handle().clone(),
             ancestors: Arc::clone(&self.ancestors),
+            estate: Arc::clone(&self.estate),
+            bequest: self.bequest.clone(),
         };
         if let Err(error) = predecessor.listen(socket) {
             log::error!("this process can not be followed: {error}");
@@ -458,7 +484,7 @@ impl Server {
             key_sets: self.key_sets.clone(),
             throttle: Arc::clone(&self.sharing.throttle),
             redis: self.sharing.redis().cloned(),
-            standing: self.remote.as_ref().map(Remote::standing),
+            standing: self.remote.as_ref().map(|remote| remote.standing()),
             keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
@@ -551,7 +577,7 @@ impl Server {
             revisions: Arc::clone(&self.revisions),
             throttle: Arc::clone(&self.sharing.throttle),
             registry: Arc::clone(&self.registry),
-            tokens: Arc::clone(&self.tokens),
+            tokens: Arc::clone(&self.estate.tokens),
             keys: self.remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             access_log: self.access_log.clone(),
             runtimes: vec![
@@ -564,12 +590,18 @@ impl Server {
 }
 
 /// The control plane, if there is one.
-fn remote(config: &Config, metrics: &Metrics, side: &tokio::runtime::Runtime) -> Result<Option<Remote>, StartError> {
+fn remote(
+    config: &Config,
+    metrics: &Metrics,
+    side: &tokio::runtime::Runtime,
+    lock: Option<OwnedFd>,
+) -> Result<Option<Arc<Remote>>, StartError> {
     let Some(settings) = &config.revision.control_plane else {
         return Ok(None);
     };
-    match Remote::open(config, settings, metrics, side.handle()) {
-        Ok(remote) => Ok(Some(remote)),
+    let origin = lock.map_or(Origin::Fresh, Origin::Successor);
+    match Remote::open(config, settings, metrics, side.handle(), origin) {
+        Ok(remote) => Ok(Some(Arc::new(remote))),
         Err(OpenError::PoolFull(message)) => Err(StartError::PoolFull(message)),
         Err(OpenError::Machine(message)) => Err(StartError::Machine(format!("control plane: {message}"))),
     }

@@ -23,6 +23,8 @@ mod seat_tests;
 pub mod state_dir;
 pub mod status;
 #[cfg(test)]
+mod succession_tests;
+#[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;

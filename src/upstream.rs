@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod endpoint;
 pub mod hash;
 pub mod health;
+pub mod heritage;
 pub mod latency;
 mod moment;
 pub mod peer;

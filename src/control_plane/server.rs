@@ -134,6 +134,7 @@ impl ControlPlane {
                 connections: config.distribution.polls.saturating_add(CONNECTIONS),
                 life: None,
                 head_bytes: 64 * 1024,
+                linger: Duration::ZERO,
                 ..Bounds::BESIDE
             },
             first_token,

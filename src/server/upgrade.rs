@@ -22,6 +22,7 @@
 //! The engine's own handoff was passed over: the old process leaves after a fixed time whether there is a new one or not.
 
 mod ancestors;
+pub mod bequest;
 pub mod channel;
 mod offspring;
 pub mod operator;

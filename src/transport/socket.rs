@@ -257,7 +257,7 @@ mod tests {
                 socket.write_all(piece).await.unwrap();
                 rest = more;
             }
-            socket.shutdown().await.unwrap();
+            AsyncWriteExt::shutdown(&mut socket).await.unwrap();
         });
         let mut received = Vec::new();
         while client.read_buf(&mut received).await.unwrap() > 0 {

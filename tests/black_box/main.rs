@@ -11,6 +11,7 @@ mod credentials;
 mod deadlines;
 mod discovery;
 mod edits;
+mod endurance;
 mod health;
 mod journey;
 mod limits;

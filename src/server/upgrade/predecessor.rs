@@ -15,7 +15,9 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use tokio::runtime::Handle;
 
+use super::bequest::Bequest;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
+use super::warm::{Estate, Exported};
 use super::{Ancestors, Program, SOCKET_VARIABLE, offspring};
 use crate::config;
 use crate::gateway::drain::{Drain, Leave};
@@ -23,6 +25,7 @@ use crate::server::acceptor::{Entrance, Gatekeeper};
 use crate::server::census::Census;
 use crate::server::sockets::Listening;
 use crate::server::systemd::Systemd;
+use crate::sync::remote::Remote;
 
 /// How often it is looked whether the successor is still there.
 const LOOK: Duration = Duration::from_millis(50);
@@ -54,12 +57,18 @@ pub struct Predecessor {
     pub leave: Arc<Leave>,
     /// Whether it leaves.
     pub drain: Drain,
+    /// The control plane, for which the two are one gateway.
+    pub remote: Option<Arc<Remote>>,
     /// Who is told that another process is the service.
     pub systemd: Systemd,
     /// Where waiting is done.
     pub runtime: Handle,
     /// Those who were followed before and have not ended.
     pub ancestors: Arc<Ancestors>,
+    /// What is handed on beside the sockets.
+    pub estate: Arc<Estate>,
+    /// What the successor is told from then on.
+    pub bequest: Bequest,
 }
 
 /// The upgrade socket; gone when dropped, unless another process has taken its place.
@@ -170,6 +179,7 @@ impl Predecessor {
         // It is the successor's place from now on.
         drop(socket);
         drop(operator);
+        self.bequest.report(&self.estate);
     }
 
     /// Begins to leave, and says how it goes until the end of the process.
@@ -219,13 +229,13 @@ impl Predecessor {
         };
         let mut ancestors = Vec::new();
         match self.hand_over(socket, &mut child, &mut ancestors, &tell) {
-            Ok((successor, version)) => {
+            Ok((successor, version, exported)) => {
                 let pid = child.id();
                 log::info!("process {pid} ({version}) serves from now on; this one drains");
                 let _ = operator.say(&Message::Done { pid, version });
                 self.leave.hand_over();
-                // Open for as long as this process lives: by its end the successor notices the end of this one.
-                std::mem::forget(successor);
+                self.estate.make_way();
+                self.bequest.begin(exported, successor);
                 offspring::mind(child);
                 true
             }
@@ -234,6 +244,9 @@ impl Predecessor {
                 let _ = child.wait();
                 self.ancestors.put_back(ancestors);
                 self.keeper.open();
+                if let Some(remote) = &self.remote {
+                    remote.take_back();
+                }
                 log::error!("upgrade: {why}; this process serves on");
                 let _ = operator.say(&Message::Failed { why });
                 false
@@ -248,7 +261,7 @@ impl Predecessor {
         child: &mut Child,
         ancestors: &mut Vec<Channel>,
         tell: &dyn Fn(String),
-    ) -> Result<(Channel, String), Failure> {
+    ) -> Result<(Channel, String, Option<Exported>), Failure> {
         let deadline = Instant::now() + self.settings.timeout;
         let channel = self.meet(socket, child, deadline)?;
         let version = match self.next(socket, &channel, child, deadline)? {
@@ -273,15 +286,25 @@ impl Predecessor {
             let given = channel.give(&message, listening.socket.as_fd());
             given.map_err(|error| lost(child, &error))?;
         }
+        if let Some(remote) = &self.remote {
+            let lock = remote.lend().map_err(Failure)?;
+            let given = channel.give(&Message::StateLock, lock.as_fd());
+            given.map_err(|error| lost(child, &error))?;
+        }
         *ancestors = self.ancestors.take();
         for ancestor in &*ancestors {
             let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
             given.map_err(|error| lost(child, &error))?;
         }
         self.say(&channel, child, &Message::End)?;
+        let mut exported = None;
         loop {
             match self.next(socket, &channel, child, deadline)? {
-                Frame::Message(Message::WantState, _) => self.say(&channel, child, &Message::End)?,
+                Frame::Message(Message::WantState, _) => {
+                    let told = self.estate.export(&mut |section| channel.section(&section));
+                    exported = Some(told.map_err(|error| lost(child, &error))?);
+                    self.say(&channel, child, &Message::End)?;
+                }
                 Frame::Message(Message::Loaded, _) => break,
                 Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
                 Frame::Message(Message::Unknown, _) => {}
@@ -290,6 +313,10 @@ impl Predecessor {
         }
         tell("it is ready to serve; probing".to_owned());
         self.runtime.block_on(self.keeper.shut());
+        if let Some(exported) = &mut exported {
+            let told = (self.estate).export_changes(exported, &mut |section| channel.section(&section));
+            told.map_err(|error| lost(child, &error))?;
+        }
         self.say(&channel, child, &Message::Probe)?;
         let deadline = Instant::now() + PROBE;
         loop {
@@ -301,6 +328,12 @@ impl Predecessor {
                 _ => return Err(unexpected()),
             }
         }
+        if let Some(remote) = &self.remote {
+            self.runtime.block_on(remote.hand_over()).map_err(Failure)?;
+        }
+        if self.drain.is_announced() {
+            return Err(Failure("this process was told to leave meanwhile".to_owned()));
+        }
         (self.systemd.main_pid(child.id()))
             .map_err(|error| Failure(format!("the service manager could not be told: {error}")))?;
         if channel.say(&Message::Go).is_err() {
@@ -310,7 +343,7 @@ impl Predecessor {
         }
         self.keeper.close();
         self.sockets.clear();
-        Ok((channel, version))
+        Ok((channel, version, exported))
     }
 
     /// Waits for the successor's own connection. Others are told that an upgrade is under way.
@@ -353,6 +386,9 @@ impl Predecessor {
     fn check(&self, child: &mut Child, deadline: Instant) -> Result<(), Failure> {
         if let Ok(Some(status)) = child.try_wait() {
             return Err(Failure(ended(child.id(), status)));
+        }
+        if self.drain.is_announced() {
+            return Err(Failure("this process is leaving".to_owned()));
         }
         if Instant::now() > deadline {
             return Err(Failure(format!(

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::SOCKET_VARIABLE;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
 use super::probe::probe;
+use super::warm::Estate;
 use crate::server::acceptor::Entrance;
 use crate::server::sockets::Inheritance;
 
@@ -89,6 +90,29 @@ impl Successor {
         }
     }
 
+    /// Takes over what the process before has learnt. Before anything is compiled.
+    ///
+    /// # Errors
+    /// When it does not say all of it; never for what it says.
+    pub fn warm_up(&self, estate: &Estate) -> Result<(), String> {
+        self.say(&Message::WantState)?;
+        loop {
+            match self.next()? {
+                Frame::Section(section) => {
+                    estate.import(&section);
+                }
+                Frame::Message(Message::End, _) => break,
+                Frame::Message(Message::Failed { why }, _) => return Err(why),
+                Frame::Message(..) => {}
+            }
+        }
+        log::info!(
+            "upgrade: {} records of the process before were taken over",
+            estate.tally.taken()
+        );
+        Ok(())
+    }
+
     /// Says that everything is loaded, tries the sockets once nobody else accepts, and returns when this process is the
     /// one that serves.
     ///
@@ -98,13 +122,17 @@ impl Successor {
         &self,
         sockets: impl Iterator<Item = &'a TcpListener>,
         entrance: &Entrance,
+        estate: &Estate,
     ) -> Result<(), String> {
         self.say(&Message::Loaded)?;
         loop {
             match self.next()? {
                 Frame::Message(Message::Probe, _) => break,
                 Frame::Message(Message::Failed { why }, _) => return Err(why),
-                Frame::Message(..) | Frame::Section(_) => {}
+                Frame::Section(section) => {
+                    estate.import(&section);
+                }
+                Frame::Message(..) => {}
             }
         }
         for socket in sockets {
