@@ -140,7 +140,7 @@ slow_request() { # slow_request NAME SECONDS
         sleep "$2"
         echo end
     } | curl --silent --output /dev/null --write-out '%{http_code}' --max-time 60 --upload-file - --header Expect: "$GATEWAY/" >"$WORK/slow.$1" &
-    wait_for "a slow request is on its way" in_flight
+    wait_for "a slow request is on its way (or over: see $WORK/slow.$1)" in_flight
 }
 in_flight() { curl --silent "$STATUS/metrics" | grep --quiet '^tollgate_requests_in_flight [1-9]'; }
 
