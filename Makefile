@@ -1,16 +1,24 @@
-# make run    build and start the demo: a gateway and two sample upstreams in one process
-# make test   everything that has to hold: format, lints, every test
-# make loadtest   every load test, in short; loadtest/README.md says how to run one at its full length
-# All install what is missing (Debian's apt; as root, or through sudo).
+# make run       build and start the demo: a gateway and two sample upstreams in one process
+# make test      everything that has to hold: format, lints, every test
+# make loadtest  every load test, in short; loadtest/README.md says how to run one at its full length
+# make install   program, units and configuration: DESTDIR= PREFIX=/usr SYSCONFDIR=/etc PROGRAM=target/release/tollgate
+# make uninstall takes them away again, but not what was configured
+# make deb       a package of all that, in target/debian
+# run, test, loadtest, build and deb install what is missing (Debian's apt; as root, or through sudo).
 
 CARGO ?= cargo
 
-.PHONY: run test build fmt lint unit loom scripts bench loadtest tools-build tools-test tools-loadtest clean
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+PROGRAM ?= target/release/tollgate
+
+.PHONY: run test build fmt lint unit loom scripts units systemd-test bench loadtest install uninstall deb
+.PHONY: tools-build tools-test tools-loadtest tools-deb clean
 
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint scripts unit loom
+test: tools-test fmt lint scripts units unit loom systemd-test
 
 build: tools-build
 	$(CARGO) build --release --locked
@@ -29,6 +37,15 @@ unit:
 loom:
 	$(CARGO) test --locked --lib --features loom loom_tests
 
+# What can be said of the units without starting them.
+units:
+	sh tests/systemd/verify.sh
+
+# The units under a systemd of their own, in a container. Says so and does nothing where the machine can not do that.
+systemd-test:
+	$(CARGO) build --locked
+	bash tests/systemd/run.sh
+
 # What the load tests compute of what they measure.
 scripts:
 	python3 -B -m unittest discover -q -s loadtest
@@ -36,6 +53,16 @@ scripts:
 
 bench:
 	$(CARGO) bench --locked
+
+install:
+	sh scripts/install.sh install "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)" "$(PROGRAM)"
+
+uninstall:
+	sh scripts/install.sh uninstall "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+
+# The package holds what `make install` installs, so that there is one list of files.
+deb: build tools-deb
+	sh scripts/build-deb.sh
 
 # Seconds for each scenario; at their own length they take nearly seven hours.
 LOADTEST_SECONDS ?= 15
@@ -48,6 +75,9 @@ tools-build:
 
 tools-test:
 	@sh scripts/install-tools.sh test
+
+tools-deb:
+	@sh scripts/install-tools.sh deb
 
 tools-loadtest:
 	@sh scripts/install-tools.sh loadtest

@@ -39,6 +39,16 @@ test)
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
     need curl curl
     need python3 python3
+    # The units: looked at, and run in a container. The second needs root; without it, its tools are of no use.
+    need systemd-analyze systemd
+    if [ "$(id -u)" = 0 ]; then
+        need systemd-nspawn systemd-container
+        [ -x /usr/sbin/debootstrap ] || packages="$packages debootstrap"
+    fi
+    ;;
+deb)
+    need dpkg-deb dpkg
+    need dpkg-shlibdeps dpkg-dev
     ;;
 esac
 
@@ -55,12 +65,23 @@ if [ "${1:-build}" = test ]; then
     done
 fi
 
-# Last, because it needs what is installed before: a load generator that Debian does not have.
+# Last, because it needs what is installed before: what Debian does not have, into target, for this repository alone.
 more() {
-    [ "$1" = loadtest ] || return 0
-    command -v oha >/dev/null 2>&1 || [ -x target/tools/bin/oha ] && return 0
-    echo "tollgate: building oha into target/tools (a few minutes, once)"
-    cargo install --quiet --locked --root target/tools oha@1.16.0
+    case "$1" in
+    loadtest)
+        command -v oha >/dev/null 2>&1 || [ -x target/tools/bin/oha ] && return 0
+        echo "tollgate: building oha into target/tools (a few minutes, once)"
+        cargo install --quiet --locked --root target/tools oha@1.16.0
+        ;;
+    test | deb)
+        command -v cargo-deb >/dev/null 2>&1 || [ -x target/tools/bin/cargo-deb ] && return 0
+        echo "tollgate: building cargo-deb into target/tools (a minute or two, once)"
+        cargo install --quiet --locked --root target/tools cargo-deb@3.8.0 && return 0
+        echo "tollgate: cargo-deb can not be installed" >&2
+        # The tests go on with what `make install` installs.
+        [ "$1" = test ]
+        ;;
+    esac
 }
 
 if [ -z "$packages" ]; then

@@ -45,6 +45,7 @@ use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
 use acceptor::{Acceptor, Entrance, Gatekeeper};
 use admin::Admin;
+use admin::performance::Performance;
 use census::Census;
 use connection::Connections;
 use drain::Signals;
@@ -328,7 +329,7 @@ impl Server {
             before.take_over(sockets, &entrance, &self.estate)?;
         }
         keeper.open();
-        self.start_side_tasks().map_err(|error| error.to_string())?;
+        self.start_side_tasks(&entrance).map_err(|error| error.to_string())?;
         for address in self.addresses() {
             log::info!("listening on {address}");
         }
@@ -476,7 +477,7 @@ impl Server {
     }
 
     /// Every task that runs beside the requests. Key sets start theirs when a revision names an issuer.
-    fn start_side_tasks(&mut self) -> Result<(), BindError> {
+    fn start_side_tasks(&mut self, entrance: &Entrance) -> Result<(), BindError> {
         let status = Arc::new(Status {
             gateway: self.config.gateway.clone(),
             revisions: Arc::clone(&self.revisions),
@@ -499,10 +500,8 @@ impl Server {
             log::info!("admin on {}", listening.actual);
             let admin = Arc::new(Admin::new(
                 &settings.token,
-                Arc::clone(&self.revisions),
-                Arc::clone(&self.sharing.throttle),
-                Arc::clone(&self.registry),
                 Arc::clone(&self.leave),
+                self.performance(entrance),
             ));
             let (listener, drain) = (listening.share()?, self.drain.clone());
             self.side.spawn(async move {
@@ -566,6 +565,27 @@ async fn followed(mut drain: Drain) {
     drain.begun().await;
     if !drain.is_followed() {
         std::future::pending::<()>().await;
+    }
+}
+
+impl Server {
+    /// What `GET /debug/performance` looks at.
+    fn performance(&self, entrance: &Entrance) -> Performance {
+        Performance {
+            started: Instant::now(),
+            metrics: Arc::clone(&self.metrics),
+            revisions: Arc::clone(&self.revisions),
+            throttle: Arc::clone(&self.sharing.throttle),
+            registry: Arc::clone(&self.registry),
+            tokens: Arc::clone(&self.estate.tokens),
+            keys: self.remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
+            access_log: self.access_log.clone(),
+            runtimes: vec![
+                ("requests", entrance.runtime().clone()),
+                ("side", self.side.handle().clone()),
+            ],
+            before: parking_lot::Mutex::new(None),
+        }
     }
 }
 

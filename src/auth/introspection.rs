@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout};
 pub use self::heritage::ANSWERS;
 
 use self::heritage::Inheritance;
+use super::jwks::source::chain;
 use super::jwt::VerifiedToken;
 use super::jwt::parse::{self, MAX_TOKEN};
 use super::{Denial, Invalid};
@@ -115,13 +116,19 @@ impl Introspectors {
     /// # Errors
     /// When there can be no HTTP client, for want of certificates for example.
     pub fn new(settings: &KeyCache) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(PATIENCE)
-            .timeout(PATIENCE)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| error.to_string())?;
+        let client = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(PATIENCE)
+                .timeout(PATIENCE)
+                .redirect(reqwest::redirect::Policy::none())
+        };
+        // A host without well-known certificates is no reason not to start: only key services over https need them.
+        let http = client().build().or_else(|error| {
+            let why = chain(&error);
+            log::warn!("introspection over https will not work here (ca-certificates may be missing): {why}");
+            client().tls_certs_only([]).build().map_err(|error| chain(&error))
+        })?;
         Ok(Self::with(settings, Some(http)))
     }
 

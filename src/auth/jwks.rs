@@ -11,7 +11,7 @@
 mod document;
 mod heritage;
 mod set;
-mod source;
+pub(super) mod source;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,11 +1,15 @@
 //! The admin listener: what operators ask of one gateway. Whoever asks has to show the token; before that nothing of a
 //! request is looked at.
 
+mod explain;
+pub mod performance;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use axum::extract::rejection::PathRejection;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -24,6 +28,7 @@ use crate::side_http;
 use crate::sync::{self, Revisions};
 use crate::throttle::{Throttle, Time};
 use crate::upstream::{Moment, Registry, Upstream, balance};
+use performance::Performance;
 
 /// The longest body. What can be asked here is short.
 const BODY_BYTES: usize = 64 * 1024;
@@ -36,25 +41,25 @@ pub struct Admin {
     throttle: Arc<Throttle>,
     registry: Arc<Registry>,
     leave: Arc<Leave>,
+    performance: Arc<Performance>,
 }
 
 impl Admin {
     /// For those who know the token.
     #[must_use]
-    pub fn new(
-        token: &Secret,
-        revisions: Arc<Revisions>,
-        throttle: Arc<Throttle>,
-        registry: Arc<Registry>,
-        leave: Arc<Leave>,
-    ) -> Self {
+    pub fn new(token: &Secret, leave: Arc<Leave>, performance: Performance) -> Self {
         Self {
             token: Sha256::digest(token.expose()).into(),
-            revisions,
-            throttle,
-            registry,
+            revisions: Arc::clone(&performance.revisions),
+            throttle: Arc::clone(&performance.throttle),
+            registry: Arc::clone(&performance.registry),
             leave,
+            performance: Arc::new(performance),
         }
+    }
+
+    fn now(&self) -> Time {
+        self.throttle.time(Instant::now(), Time::from(SystemTime::now()))
     }
 
     fn knows(&self, token: &[u8]) -> bool {
@@ -83,7 +88,9 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/throttle/{*counter}", get(throttle))
         .route("/admin/revision", get(revision))
         .route("/admin/upstreams", get(upstreams))
+        .route("/admin/explain", post(explained))
         .route("/admin/drain", post(drain))
+        .route("/debug/performance", get(performance))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
@@ -135,16 +142,37 @@ async fn throttle(State(admin): State<Arc<Admin>>, name: Result<Path<String>, Pa
         return problem(StatusCode::BAD_REQUEST, "bad_request", detail);
     };
     let Some(snapshot) = admin.revisions.current() else {
-        return problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "no revision is applied yet",
-        );
+        return no_revision();
     };
-    let now = admin.throttle.time(Instant::now(), Time::from(SystemTime::now()));
-    match counter::look(&snapshot, &admin.throttle, &name, now) {
+    match counter::look(&snapshot, &admin.throttle, &name, admin.now()) {
         Ok(facts) => Json(facts).into_response(),
         Err(error) => problem(StatusCode::NOT_FOUND, "counter_not_found", error.0),
+    }
+}
+
+/// What would happen to a request, and why: `{"method", "url", "headers", "client", "client_certificate"}`, of which only
+/// `url` has to be there. The facts are those of `tollgate explain --output json`, with the counters and the endpoints as this
+/// process sees them.
+async fn explained(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return problem(error.status(), "bad_request", error.body_text()),
+    };
+    let Some(snapshot) = admin.revisions.current() else {
+        return no_revision();
+    };
+    match explain::answer(&body, &snapshot, &admin.throttle, admin.now()) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(wrong) => problem(StatusCode::BAD_REQUEST, "bad_request", wrong),
+    }
+}
+
+/// What the process does with its time and memory. Looked at on a thread that may wait.
+async fn performance(State(admin): State<Arc<Admin>>) -> Response {
+    let performance = Arc::clone(&admin.performance);
+    match tokio::task::spawn_blocking(move || performance.look()).await {
+        Ok(facts) => Json(facts).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string()),
     }
 }
 
@@ -198,8 +226,17 @@ async fn drain(State(admin): State<Arc<Admin>>) -> Response {
     (StatusCode::ACCEPTED, Json(serde_json::json!({ "leaving": true }))).into_response()
 }
 
+fn no_revision() -> Response {
+    problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        "no revision is applied yet",
+    )
+}
+
 async fn nothing_here() -> Response {
-    let detail = "there are /admin/throttle/{counter}, /admin/revision, /admin/upstreams and /admin/drain";
+    let detail = "there are /admin/throttle/{counter}, /admin/revision, /admin/upstreams, /admin/explain, /admin/drain and \
+                  /debug/performance";
     problem(StatusCode::NOT_FOUND, "route_not_found", detail)
 }
 

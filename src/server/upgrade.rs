@@ -24,6 +24,7 @@
 mod ancestors;
 pub mod bequest;
 pub mod channel;
+mod offspring;
 pub mod operator;
 pub mod predecessor;
 mod probe;

@@ -162,6 +162,13 @@ impl AccessLog {
         self.0.as_ref().is_some_and(keeps)
     }
 
+    /// Bytes of lines that wait for the writer.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        let shards = self.0.iter().flat_map(|shared| shared.shards.iter());
+        shards.map(|shard| shard.0.lock().len()).sum()
+    }
+
     /// Adds the line of a record. Never waits for the writer; counts what does not fit.
     pub fn push(&self, record: &Record<'_>) {
         if let Some(shared) = &self.0 {

@@ -452,6 +452,12 @@ impl Metrics {
         self.revision_refused.with_label_values(&[reason]).inc();
     }
 
+    /// Everything that is counted, as it stands. Not for the request path.
+    #[must_use]
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+
     /// The text that Prometheus scrapes. Not for the request path.
     ///
     /// # Errors

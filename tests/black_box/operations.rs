@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin;
+mod asking;
 mod demo;
 mod leaving;
 mod status;

@@ -237,7 +237,7 @@ fn io(error: std::io::Error) -> SourceError {
 }
 
 /// An error and what caused it: the first alone is often only "error sending request".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::auth) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::bequest::Bequest;
 use super::channel::{Channel, Frame, Message, Role, VERSION};
 use super::warm::{Estate, Exported};
-use super::{Ancestors, Program, SOCKET_VARIABLE};
+use super::{Ancestors, Program, SOCKET_VARIABLE, offspring};
 use crate::config;
 use crate::gateway::drain::{Drain, Leave};
 use crate::server::acceptor::{Entrance, Gatekeeper};
@@ -240,6 +240,7 @@ impl Predecessor {
                 await_listening(&successor);
                 let _ = operator.say(&Message::Done { pid, version });
                 self.bequest.begin(exported, successor);
+                offspring::mind(child);
                 true
             }
             Err(Failure(why)) => {
