@@ -420,7 +420,6 @@ impl ProxyHttp for Gateway {
         } else {
             forward::frame_once(response)?;
         }
-        journey.answered();
         let knows_chunks = session.req_header().version != http::Version::HTTP_10;
         forward::tell(response, |headers| {
             headers.reserve(3);

@@ -53,5 +53,7 @@ pub mod revision;
 pub mod clock;
 pub mod names;
 pub mod san;
+pub mod silence;
+pub mod thread_number;
 pub mod units;
 pub mod watched_file;

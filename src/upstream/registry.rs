@@ -201,7 +201,7 @@ impl Registry {
             self.turn(&upstreams, Moment::now());
             if count.is_multiple_of(SHOW_EVERY) {
                 shown.show(&self.metrics, &self.newest());
-                self.known().endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+                self.sweep(std::time::Instant::now());
             }
         }
     }
@@ -218,6 +218,22 @@ impl Registry {
             if dirty || upstream.view().is_moving() {
                 upstream.refresh(now);
             }
+        }
+    }
+
+    /// Forgets endpoints that are in no revision, and closes connections that nobody should take any more.
+    fn sweep(&self, now: std::time::Instant) {
+        let mut endpoints = Vec::new();
+        self.known().endpoints.retain(|_, endpoint| match endpoint.upgrade() {
+            Some(endpoint) => {
+                endpoints.push(endpoint);
+                true
+            }
+            None => false,
+        });
+        // Without the lock: sockets are closed.
+        for endpoint in endpoints {
+            endpoint.sockets().sweep(now);
         }
     }
 
