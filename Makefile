@@ -4,12 +4,12 @@
 
 CARGO ?= cargo
 
-.PHONY: run test build fmt lint unit loom bench tools-build tools-test clean
+.PHONY: run test build fmt lint unit loom guard bench tools-build tools-test clean
 
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint unit loom
+test: tools-test fmt lint unit loom guard
 
 build: tools-build
 	$(CARGO) build --release --locked
@@ -27,6 +27,10 @@ unit:
 # Every order of steps that threads can take on a counter's atomics.
 loom:
 	$(CARGO) test --locked --lib --features loom loom_tests
+
+# What each stage of a request may take, in instructions: the same on every machine, however busy it is.
+guard:
+	@python3 scripts/instructions.py
 
 bench:
 	$(CARGO) bench --locked

@@ -23,6 +23,8 @@ test)
     # Debian puts the server on no PATH.
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
     need curl curl
+    need python3 python3
+    need valgrind valgrind
     ;;
 esac
 
