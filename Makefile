@@ -1,15 +1,16 @@
 # make run    build and start the demo: a gateway and two sample upstreams in one process
 # make test   everything that has to hold: format, lints, every test
-# Both install what is missing (Debian's apt; as root, or through sudo).
+# make loadtest   every load test, in short; loadtest/README.md says how to run one at its full length
+# All install what is missing (Debian's apt; as root, or through sudo).
 
 CARGO ?= cargo
 
-.PHONY: run test build fmt lint unit loom guard bench tools-build tools-test clean
+.PHONY: run test build fmt lint unit loom scripts guard bench loadtest tools-build tools-test tools-loadtest clean
 
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint unit loom guard
+test: tools-test fmt lint scripts unit loom guard
 
 build: tools-build
 	$(CARGO) build --release --locked
@@ -32,14 +33,28 @@ loom:
 guard:
 	@python3 scripts/instructions.py
 
+# What the load tests compute of what they measure.
+scripts:
+	python3 -B -m unittest discover -q -s loadtest
+	python3 -B -m unittest discover -q -s loadtest/throttle
+
 bench:
 	$(CARGO) bench --locked
+
+# Seconds for each scenario; at their own length they take nearly seven hours.
+LOADTEST_SECONDS ?= 15
+
+loadtest: tools-loadtest
+	python3 -B loadtest/run.py all --for $(LOADTEST_SECONDS) --results target/loadtest
 
 tools-build:
 	@sh scripts/install-tools.sh build
 
 tools-test:
 	@sh scripts/install-tools.sh test
+
+tools-loadtest:
+	@sh scripts/install-tools.sh loadtest
 
 clean:
 	$(CARGO) clean

@@ -1,21 +1,30 @@
-//! An origin that costs next to nothing: answers every request head with the same 748 bytes of body.
+//! An origin that costs next to nothing: answers every request with the same bytes of body.
 //!
 //! ```text
 //! cargo run --release --example fixed_origin -- 127.0.0.1:9101 [MILLISECONDS]
 //! ```
 //!
-//! With a time, each answer takes that long.
+//! With a time, each answer takes that long. The body has 748 bytes; a path that ends in `/bytes/N` gets N of them, at
+//! most 1 MiB. Bodies of requests are read to their end and thrown away, with `Content-Length` or chunked.
 //!
-//! For load tests only: it reads heads to their empty line and believes that there is no body. A real server beside
-//! the load generator takes so much of the processor that the proxy between them waits for it.
+//! For load tests only: heads are read to their empty line, and of a GET or HEAD it believes that there is no body. A
+//! real server beside the load generator takes so much of the processor that the proxy between them waits for it.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-const BODY: [u8; 748] = [b'x'; 748];
+/// What a path without `/bytes/N` gets.
+const USUAL: usize = 748;
+/// The longest body.
+const MOST: usize = 1024 * 1024;
+/// Longer heads are the end of the connection.
+const HEAD_MOST: usize = 64 * 1024;
+
+static BODY: [u8; MOST] = [b'x'; MOST];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -38,14 +47,10 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut answer = b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
-        Content-Type: application/json\r\nContent-Length: 748\r\nCache-Control: no-store\r\n\r\n"
-        .to_vec();
-    answer.extend_from_slice(&BODY);
-    let answer: &'static [u8] = answer.leak();
+    let usual: &'static [u8] = answer(USUAL).leak();
     loop {
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, answer, delay));
+            tokio::spawn(serve(stream, usual, delay));
         }
     }
 }
@@ -58,19 +63,136 @@ fn listen(address: &str) -> std::io::Result<TcpListener> {
     socket.listen(4096)
 }
 
-/// Answers until the other side closes or the connection fails; both are the end of a load test.
-async fn serve(mut stream: TcpStream, answer: &'static [u8], delay: Duration) {
+/// Answers until the other side closes, the connection fails or makes no sense; all are the end of a load test.
+async fn serve(mut stream: TcpStream, usual: &'static [u8], delay: Duration) {
     let _ = stream.set_nodelay(true);
     let mut received = Vec::with_capacity(8 * 1024);
+    // The last answer of another length: a client mostly asks for few of them.
+    let (mut other, mut other_length) = (Vec::new(), USUAL);
     while matches!(stream.read_buf(&mut received).await, Ok(read) if read > 0) {
-        while let Some(end) = memchr::memmem::find(&received, b"\r\n\r\n") {
+        while let Some(end) = memmem::find(&received, b"\r\n\r\n") {
+            let Some(head) = received.get(..end) else { return };
+            let (length, body) = (wanted(head), body_of(head));
             received.drain(..end + 4);
+            if body.read(&mut stream, &mut received).await.is_none() {
+                return;
+            }
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            if stream.write_all(answer).await.is_err() {
+            if length != USUAL && length != other_length {
+                other = answer(length);
+                other_length = length;
+            }
+            let bytes = if length == USUAL { usual } else { other.as_slice() };
+            if stream.write_all(bytes).await.is_err() {
                 return;
             }
         }
+        if received.len() > HEAD_MOST {
+            return;
+        }
     }
+}
+
+/// A whole answer.
+fn answer(length: usize) -> Vec<u8> {
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n\r\n"
+    )
+    .into_bytes();
+    answer.extend_from_slice(BODY.get(..length).unwrap_or(&BODY));
+    answer
+}
+
+/// How many bytes the target asks for.
+fn wanted(head: &[u8]) -> usize {
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or(head);
+    let Some(at) = memmem::find(line, b"/bytes/") else {
+        return USUAL;
+    };
+    let digits = line
+        .iter()
+        .skip(at + b"/bytes/".len())
+        .take_while(|byte| byte.is_ascii_digit());
+    let length = digits.fold(0_usize, |sum, digit| {
+        sum.saturating_mul(10).saturating_add(usize::from(digit - b'0'))
+    });
+    length.min(MOST)
+}
+
+/// How the body of a request ends.
+enum Body {
+    None,
+    Length(usize),
+    Chunked,
+}
+
+fn body_of(head: &[u8]) -> Body {
+    if head.starts_with(b"GET ") || head.starts_with(b"HEAD ") {
+        return Body::None;
+    }
+    for line in head.split(|&byte| byte == b'\n') {
+        let Some(colon) = memchr::memchr(b':', line) else {
+            continue;
+        };
+        let (name, value) = line.split_at(colon);
+        let Ok(value) = std::str::from_utf8(value) else {
+            continue;
+        };
+        let value = value.trim_matches([':', ' ', '\r']);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            return value.parse().map_or(Body::None, Body::Length);
+        }
+        if name.eq_ignore_ascii_case(b"transfer-encoding") && value.eq_ignore_ascii_case("chunked") {
+            return Body::Chunked;
+        }
+    }
+    Body::None
+}
+
+impl Body {
+    /// Takes the body out of what was received and what still comes. None is the end of the connection.
+    async fn read(self, stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<()> {
+        match self {
+            Self::None => Some(()),
+            Self::Length(length) => skip(stream, received, length).await,
+            Self::Chunked => loop {
+                let line = loop {
+                    match memmem::find(received, b"\r\n") {
+                        Some(end) => break end,
+                        None if received.len() > HEAD_MOST => return None,
+                        None => more(stream, received).await?,
+                    }
+                };
+                let digits = std::str::from_utf8(received.get(..line)?).ok()?;
+                let size = usize::from_str_radix(digits.split(';').next()?.trim(), 16).ok()?;
+                received.drain(..line + 2);
+                // Every chunk, the last one too, has an end of line behind it; trailers do not come in load tests.
+                skip(stream, received, size.checked_add(2)?).await?;
+                if size == 0 {
+                    return Some(());
+                }
+            },
+        }
+    }
+}
+
+/// Throws so many bytes away.
+async fn skip(stream: &mut TcpStream, received: &mut Vec<u8>, mut bytes: usize) -> Option<()> {
+    loop {
+        let here = bytes.min(received.len());
+        received.drain(..here);
+        bytes -= here;
+        if bytes == 0 {
+            return Some(());
+        }
+        more(stream, received).await?;
+    }
+}
+
+/// Waits for more of it.
+async fn more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<()> {
+    matches!(stream.read_buf(received).await, Ok(read) if read > 0).then_some(())
 }

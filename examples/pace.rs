@@ -16,14 +16,14 @@
 //! have been counted. Without `--rate` all of them are due at the beginning; then one is dispatched when a connection
 //! takes it.
 //!
-//! One thread, because the programs under test need the others. It reads answers with a `Content-Length` or without a
+//! One thread beside that, because the programs under test need the others. It reads answers with a `Content-Length` or without a
 //! body, which is what gateways and `fixed_origin` send; any other counts as an error.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -35,12 +35,16 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// So that a count that was mistyped does not take the memory away.
 const COUNT_MOST: u64 = 20_000_000;
+/// By so much the kernel lets a thread sleep longer than it asked for, unless that was changed.
+const SLACK: Duration = Duration::from_micros(50);
+/// Not worth another sleep.
+const SOON: Duration = Duration::from_micros(5);
 /// Longer heads are not from what is tested here.
 const HEAD_MOST: usize = 64 * 1024;
 
@@ -53,6 +57,10 @@ struct Arguments {
     /// Path and query of every request
     #[arg(long, default_value = "/")]
     path: String,
+    /// A file with a line for each request: a key, sent as `X-API-Key`, and a path. They are sent in turn, again and
+    /// again; instead of --path
+    #[arg(long)]
+    requests: Option<PathBuf>,
     /// A header field of every request, as `Name: value`
     #[arg(long = "header")]
     headers: Vec<String>,
@@ -136,8 +144,15 @@ struct Queue {
     arrived: Notify,
 }
 
+/// Everything that a connection needs to know.
+struct Plan {
+    arguments: Arguments,
+    /// Key and path of each request; empty: all are the same.
+    requests: Vec<(String, String)>,
+}
+
 fn main() -> ExitCode {
-    let arguments = Rc::new(Arguments::parse());
+    let arguments = Arguments::parse();
     if arguments.targets.iter().all(|target| target.weight == 0.0) || arguments.rate.is_some_and(|rate| rate <= 0.0) {
         eprintln!("pace: weights and rate have to be above 0");
         return ExitCode::from(2);
@@ -149,7 +164,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match LocalSet::new().block_on(&runtime, run(&arguments)) {
+    let requests = match arguments.requests.as_deref().map(prepared).transpose() {
+        Ok(requests) => requests.unwrap_or_default(),
+        Err(message) => {
+            eprintln!("pace: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    let plan = Rc::new(Plan { arguments, requests });
+    match LocalSet::new().block_on(&runtime, run(&plan)) {
         Ok(report) => {
             println!("{report}");
             ExitCode::SUCCESS
@@ -161,7 +184,18 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: &Rc<Arguments>) -> Result<Value, String> {
+/// The lines of a file of requests.
+fn prepared(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let line = |(number, line): (usize, &str)| match line.split_once(' ') {
+        Some((key, path)) if path.starts_with('/') => Ok((key.to_owned(), path.to_owned())),
+        _ => Err(format!("{}:{}: expected KEY /PATH", path.display(), number + 1)),
+    };
+    text.lines().enumerate().map(line).collect()
+}
+
+async fn run(plan: &Rc<Plan>) -> Result<Value, String> {
+    let arguments = &plan.arguments;
     let answers: Rc<RefCell<Vec<Answer>>> = Rc::default();
     let mut queues: Vec<Rc<Queue>> = Vec::new();
     let mut workers = Vec::new();
@@ -172,7 +206,7 @@ async fn run(arguments: &Rc<Arguments>) -> Result<Value, String> {
                 .await
                 .map_err(|error| format!("{}: {error}", target.address))?;
             workers.push(tokio::task::spawn_local(serve(
-                Rc::clone(arguments),
+                Rc::clone(plan),
                 Rc::clone(&queue),
                 stream,
                 Rc::clone(&answers),
@@ -202,15 +236,16 @@ async fn run(arguments: &Rc<Arguments>) -> Result<Value, String> {
 
 /// Puts every request into the queue of its target when it is due. Answers by how much the latest was late.
 async fn dispatch(arguments: &Arguments, queues: &[Rc<Queue>], began: Instant) -> Duration {
-    let mut random = StdRng::seed_from_u64(arguments.seed);
+    // The numbers that say which target are others than those that say when.
+    let mut random = StdRng::seed_from_u64(!arguments.seed);
     let all: f64 = arguments.targets.iter().map(|target| target.weight).sum();
-    let (mut due, mut behind) = (began, Duration::ZERO);
+    let mut due = arguments.rate.map(|rate| metronome(rate, arguments, began));
+    let mut behind = Duration::ZERO;
     for number in 0..arguments.count {
-        if let Some(rate) = arguments.rate {
-            due += Duration::from_secs_f64(-(1.0 - random.random::<f64>()).ln() / rate);
-            if due > Instant::now() {
-                sleep_until(due).await;
-            }
+        if let Some(due) = &mut due {
+            let Some(due) = due.recv().await else {
+                break;
+            };
             behind = behind.max(due.elapsed());
         }
         let mut choice = random.random::<f64>() * all;
@@ -231,8 +266,34 @@ async fn dispatch(arguments: &Arguments, queues: &[Rc<Queue>], began: Instant) -
     behind
 }
 
+/// Says when each request is due, at that time.
+fn metronome(rate: f64, arguments: &Arguments, began: Instant) -> mpsc::UnboundedReceiver<Instant> {
+    let mut random = StdRng::seed_from_u64(arguments.seed);
+    let count = arguments.count;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut due = began;
+        for _ in 0..count {
+            due += Duration::from_secs_f64(-(1.0 - random.random::<f64>()).ln() / rate);
+            loop {
+                let left = due.saturating_duration_since(Instant::now());
+                if left < SOON {
+                    break;
+                }
+                // Never by spinning: what answers may be on the same processor.
+                std::thread::sleep(left.saturating_sub(SLACK).max(SOON));
+            }
+            if sender.send(due).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 /// One connection: takes requests out of the queue until it is closed and empty.
-async fn serve(arguments: Rc<Arguments>, queue: Rc<Queue>, stream: TcpStream, answers: Rc<RefCell<Vec<Answer>>>) {
+async fn serve(plan: Rc<Plan>, queue: Rc<Queue>, stream: TcpStream, answers: Rc<RefCell<Vec<Answer>>>) {
+    let arguments = &plan.arguments;
     let patience = Duration::from_secs_f64(arguments.timeout.clamp(0.001, 3600.0));
     let mut connection = Some(stream);
     let mut received = Vec::with_capacity(4096);
@@ -240,7 +301,7 @@ async fn serve(arguments: Rc<Arguments>, queue: Rc<Queue>, stream: TcpStream, an
         let Some(target) = arguments.targets.get(job.target) else {
             return;
         };
-        let request = head(&arguments, target, job.number);
+        let request = head(&plan, target, job.number);
         let dispatched = job.dispatched.unwrap_or_else(Instant::now);
         let mut written = Instant::now();
         let mut stream = match connection.take() {
@@ -293,8 +354,18 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn head(arguments: &Arguments, target: &Target, number: u64) -> Vec<u8> {
-    let mut head = format!("GET {} HTTP/1.1\r\nHost: {}\r\n", arguments.path, target.address);
+fn head(plan: &Plan, target: &Target, number: u64) -> Vec<u8> {
+    let arguments = &plan.arguments;
+    // The remainder is an index of the list.
+    #[expect(clippy::cast_possible_truncation)]
+    let prepared = number
+        .checked_rem(plan.requests.len() as u64)
+        .and_then(|index| plan.requests.get(index as usize));
+    let path = prepared.map_or(&arguments.path, |(_, path)| path);
+    let mut head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", target.address);
+    if let Some((key, _)) = prepared {
+        head.push_str(&format!("X-API-Key: {key}\r\n"));
+    }
     if let Some(first) = arguments.forwarded_for {
         // Wraps around: 2³² addresses are all there are.
         #[expect(clippy::cast_possible_truncation)]

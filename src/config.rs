@@ -82,6 +82,20 @@ pub struct Server {
     pub limits: Limits,
     /// How long clients may take.
     pub timeouts: Timeouts,
+    /// How this process hands over to the next one.
+    pub upgrade: Upgrade,
+}
+
+/// What the socket is called in the directory that systemd made for this service.
+pub const UPGRADE_SOCKET: &str = "upgrade.sock";
+
+/// How a process hands over to the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Where it can be asked to; none: it can not.
+    pub socket: Option<PathBuf>,
+    /// How long the next process may take until it is ready to serve.
+    pub timeout: Duration,
 }
 
 /// What is refused beyond a size or number.
@@ -110,8 +124,13 @@ pub struct Timeouts {
     pub idle: Duration,
     /// From the head of a request until the head of its answer, the request's body included: 408 or 504 after it.
     pub request: Duration,
-    /// How long requests in flight may go on when the process is asked to end; may be zero.
+    /// How long requests in flight may go on when the process leaves; may be zero.
     pub drain: Duration,
+    /// How long streams may go on when the process leaves. None: as long as `drain` when it stops, longer when another
+    /// process has taken over.
+    pub drain_streams: Option<Duration>,
+    /// How long readiness says 503 before anybody else is told that the process stops; may be zero.
+    pub announce: Duration,
 }
 
 /// Health and metrics of this process.
@@ -334,6 +353,12 @@ mod tests {
                         idle: Duration::from_secs(60),
                         request: Duration::from_secs(60),
                         drain: Duration::from_secs(60),
+                        drain_streams: None,
+                        announce: Duration::ZERO,
+                    },
+                    upgrade: Upgrade {
+                        socket: None,
+                        timeout: Duration::from_secs(60),
                     },
                 },
                 listeners: vec![Listener::plain(([127, 0, 0, 1], 8280).into())],

@@ -420,6 +420,9 @@ impl ProxyHttp for Gateway {
         } else {
             forward::frame_once(response)?;
         }
+        if forward::is_long_lived(response) || journey.is_grpc {
+            journey.long_lived = Some(self.drain.long_lived());
+        }
         let knows_chunks = session.req_header().version != http::Version::HTTP_10;
         forward::tell(response, |headers| {
             headers.reserve(3);

@@ -49,8 +49,12 @@ pub mod config;
 pub mod document;
 pub mod revision;
 
+// What one process leaves to the next.
+pub mod heritage;
+
 // Words.
 pub mod clock;
+pub mod memory;
 pub mod names;
 pub mod san;
 pub mod silence;

@@ -1,5 +1,6 @@
 //! Assembly: listeners, the gateway, and every background task, in one list.
 
+pub mod acceptor;
 pub mod admin;
 pub mod bounds;
 pub mod census;
@@ -11,18 +12,18 @@ pub mod panics;
 pub mod sharing;
 pub mod sockets;
 pub mod status;
+pub mod systemd;
+pub mod upgrade;
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use pingora::listeners::L4BufferSettings;
-use pingora::listeners::ListenerConfig;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as Engine};
-use pingora::services::listening::Service;
 
 use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::clock::unix_ms;
@@ -31,7 +32,7 @@ use crate::gateway::Gateway;
 use crate::gateway::drain::{self as leaving, Drain, Leave};
 use crate::snapshot::Compiler;
 use crate::sync::file::Watch;
-use crate::sync::remote::{OpenError, Remote};
+use crate::sync::remote::{OpenError, Origin, Remote};
 use crate::sync::{Refused, Revisions};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::{AccessLog, Target, Writer};
@@ -42,13 +43,20 @@ use crate::upstream::Registry;
 use crate::upstream::checks::Checks;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::resolve::Names;
+use acceptor::{Acceptor, Entrance, Gatekeeper};
 use admin::Admin;
 use census::Census;
 use connection::Connections;
 use drain::Signals;
 use sharing::Sharing;
-use sockets::{BindError, Sockets};
+use sockets::{BindError, Inheritance, Listening};
 use status::Status;
+use systemd::Systemd;
+use upgrade::bequest::Bequest;
+use upgrade::channel::Role;
+use upgrade::successor::Inherited;
+use upgrade::warm::{Estate, Tally};
+use upgrade::{Ancestors, Predecessor, Program, Successor, predecessor};
 
 /// Verified tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
@@ -56,23 +64,21 @@ const TOKENS_MAX: usize = 10_000;
 /// Upstream connections kept for reuse, per thread.
 const UPSTREAM_IDLE_PER_THREAD: usize = 1024;
 
-/// Client sockets are read without a buffer in between (the connection has its own), and written through one that holds
-/// the head and body of a small answer, so that both leave in one system call.
-const WRITE_BUFFER: usize = 8 * 1024;
-
 /// How long the end waits for connections that were cut.
 const CUT: Duration = Duration::from_secs(1);
 
 /// How often finished counters are looked for, and what was replaced and is not in use any more.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How often people see in `systemctl status` how it goes.
+const TELL: Duration = Duration::from_secs(5);
+
 /// A gateway with its sockets bound and its first revision applied.
 pub struct Server {
     config: Config,
-    sockets: Sockets,
-    status_listener: Option<TcpListener>,
-    status_address: SocketAddr,
-    admin_listener: Option<TcpListener>,
+    clients: Vec<Listening>,
+    status: Listening,
+    admin: Option<Listening>,
     listeners: listeners::Loaded,
     side: tokio::runtime::Runtime,
     metrics: Arc<Metrics>,
@@ -84,9 +90,15 @@ pub struct Server {
     discovery: Arc<Discovery>,
     sharing: Sharing,
     watch: Option<Watch>,
-    remote: Option<Remote>,
+    remote: Option<Arc<Remote>>,
     leave: Arc<Leave>,
     drain: Drain,
+    program: Program,
+    systemd: Systemd,
+    ancestors: Arc<Ancestors>,
+    /// What the next process takes over beside the sockets, and what it is told from then on.
+    estate: Arc<Estate>,
+    bequest: Bequest,
 }
 
 /// Why a gateway did not start.
@@ -120,28 +132,35 @@ impl std::error::Error for StartError {}
 /// Why a gateway ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// A signal or the control plane wanted it.
+    /// A signal, an operator or the control plane wanted it, or another process has taken over.
     Asked,
     /// The pool has no seat for it; says so for people.
     PoolFull(String),
+    /// It was to take over from another process, and did not; says why for people.
+    NotFollowing(String),
 }
 
 impl Server {
-    /// Binds the sockets and applies the first revision. No client ever gets 404 from a gateway that has just started:
+    /// Has its sockets, and applies the first revision. No client ever gets 404 from a gateway that has just started:
     /// connections wait in the backlog until [`Self::run`]. With a control plane the first revision is the last good one
-    /// on disk; a gateway that has none starts without, and is not ready.
+    /// on disk; a gateway that has none starts without, and is not ready. A process that takes over has the sockets of
+    /// the one `before`.
     ///
     /// # Errors
     /// When something that is needed from the start can not be had.
-    pub fn prepare(config: Config) -> Result<Self, StartError> {
+    pub fn prepare(config: Config, before: Option<&Successor>) -> Result<Self, StartError> {
         let machine = |what: &str| {
             let what = what.to_owned();
             move |error: &dyn fmt::Display| StartError::Machine(format!("{what}: {error}"))
         };
+        let program = Program::of_process().map_err(|error| machine("program")(&error))?;
         let metrics = Arc::new(Metrics::new().map_err(|error| machine("metrics")(&error))?);
         panics::count(&metrics.panics);
         sockets::raise_file_limit();
         let listeners = listeners::load(&config, metrics.transport().clone()).map_err(StartError::Certificate)?;
+        if let Some(path) = &config.server.upgrade.socket {
+            predecessor::check_directory(path).map_err(|error| machine("server.upgrade.socket")(&error))?;
+        }
         // One thread for everything that is not a request, so that neither starves the other.
         let side = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -149,16 +168,24 @@ impl Server {
             .enable_all()
             .build()
             .map_err(|error| machine("side runtime")(&error))?;
+        let systemd = Systemd::of_environment();
+        let mut inherited = match before {
+            Some(before) => before.inherit().map_err(StartError::Machine)?,
+            None => Inherited {
+                clients: Inheritance::of_service_manager(systemd),
+                ..Inherited::default()
+            },
+        };
         // Before it listens: a gateway for which there is no seat never looks as if it were there.
-        let remote = remote(&config, &metrics, &side)?;
-        let sockets =
-            Sockets::bind(config.listeners.iter().map(|listener| listener.address)).map_err(StartError::Socket)?;
-        let status_listener = sockets::listen(config.status.address).map_err(StartError::Socket)?;
-        let status_address = status_listener
-            .local_addr()
-            .map_err(|error| machine("status")(&error))?;
-        let admin_listener = match &config.admin {
-            Some(admin) => Some(sockets::listen(admin.address).map_err(StartError::Socket)?),
+        let remote = remote(&config, &metrics, &side, inherited.state_lock.take())?;
+        let clients: Result<Vec<_>, _> = (config.listeners.iter())
+            .map(|listener| inherited.clients.listen(listener.address))
+            .collect();
+        let clients = clients.map_err(StartError::Socket)?;
+        inherited.clients.close_rest(systemd);
+        let status = (inherited.status.listen(config.status.address)).map_err(StartError::Socket)?;
+        let admin = match &config.admin {
+            Some(admin) => Some((inherited.admin.listen(admin.address)).map_err(StartError::Socket)?),
             None => None,
         };
         let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
@@ -169,26 +196,38 @@ impl Server {
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
         let discovery = Discovery::new(&config.dns, side.handle().clone(), metrics.upstreams().lookups());
         let discovery = Arc::new(discovery.map_err(|error| machine("dns")(&error))?);
+        let estate = Arc::new(Estate {
+            throttle: Arc::clone(&sharing.throttle),
+            key_sets: key_sets.clone(),
+            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
+            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            registry: Arc::clone(&registry),
+            discovery: Arc::clone(&discovery),
+            tally: Tally::default(),
+        });
+        // Before anything is compiled: counters are named by what the process before named them by.
+        if let Some(before) = before {
+            before.warm_up(&estate).map_err(StartError::Machine)?;
+        }
         let compiler = Compiler {
             environment_type: config.gateway.environment_type.unwrap_or_default(),
             labels: config.gateway.labels.clone(),
             key_sets: key_sets.clone(),
-            tokens: Arc::new(TokenCache::new(TOKENS_MAX)),
-            introspectors: Introspectors::new(&config.key_cache).map_err(|error| machine("introspection")(&error))?,
+            tokens: Arc::clone(&estate.tokens),
+            introspectors: estate.introspectors.clone(),
             key_store: remote.as_ref().map(|remote| Arc::clone(remote.key_store())),
             names: Names::LookUp(Arc::clone(&discovery)),
             sharing: sharing::defaults(&config),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
         };
-        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_ref())?;
+        let (revisions, watch) = first_revision(&config, compiler, &metrics, remote.as_deref())?;
 
         Ok(Self {
             config,
-            sockets,
-            status_listener: Some(status_listener),
-            status_address,
-            admin_listener,
+            clients,
+            status,
+            admin,
             listeners,
             side,
             metrics,
@@ -203,23 +242,28 @@ impl Server {
             remote,
             leave: Arc::new(leave),
             drain,
+            program,
+            systemd,
+            ancestors: Ancestors::new(inherited.ancestors),
+            estate,
+            bequest: Bequest::default(),
         })
     }
 
     /// Where clients connect.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.sockets.addresses()
+        self.clients.iter().map(|listening| listening.actual)
     }
 
     /// Where the status is served.
     #[must_use]
     pub fn status_address(&self) -> SocketAddr {
-        self.status_address
+        self.status.actual
     }
 
-    /// Serves until a signal or the control plane ends it, and returns when nothing is in flight and every log line is
-    /// written.
-    pub fn run(mut self) -> Ending {
+    /// Serves until a signal, an operator, the control plane or a next process ends it, and returns when nothing is in
+    /// flight and every log line is written. A process that takes over serves from when the one `before` says so.
+    pub fn run(mut self, before: Option<Successor>) -> Ending {
         let census = Arc::new(Census::new(
             self.config.server.limits.connections,
             self.config.server.limits.connections_per_address,
@@ -228,34 +272,90 @@ impl Server {
         ));
         let mut engine = Engine::new_with_opt_and_conf(None, engine_conf(&self.config));
         engine.bootstrap();
-        let service = self.proxy_service(&engine, &census);
-        engine.add_service(self.sockets.give_to(service));
+        let (acceptor, keeper) = match self.acceptor(&engine, &census) {
+            Ok((acceptor, keeper)) => (acceptor, Arc::new(keeper)),
+            Err(error) => return Ending::NotFollowing(error.to_string()),
+        };
+        engine.add_service(acceptor);
         let signals = {
             let _side = self.side.enter();
             Signals::new(
                 (Arc::clone(&self.leave), self.drain.clone()),
                 Arc::clone(&census),
-                self.config.server.timeouts.drain,
+                self.config.server.timeouts,
+                self.systemd,
+                self.ancestors.alive(),
             )
         };
-        self.start_side_tasks();
-        for address in self.addresses() {
-            log::info!("listening on {address}");
-        }
-        log::info!("status on {}", self.status_address);
-        engine.run(RunArgs {
-            shutdown_signal: Box::new(signals),
+        let mut failed = None;
+        std::thread::scope(|scope| {
+            let (this, failed, census, keeper) = (&mut self, &mut failed, &census, &keeper);
+            // The engine keeps this thread until the end, and what begins has to wait for the engine.
+            scope.spawn(move || {
+                if let Err(why) = this.begin(keeper, census, before) {
+                    *failed = Some(why);
+                    this.leave.begin();
+                }
+            });
+            engine.run(RunArgs {
+                shutdown_signal: Box::new(signals),
+            });
         });
         self.leave.begin();
         wait_until_empty(&census);
+        self.bequest.settle(&self.estate);
         self.sharing.settle(self.side.handle());
         let full = self.remote.and_then(|remote| remote.end(self.side.handle()));
         self.side.shutdown_timeout(Duration::from_secs(1));
         drop(self.log_writer);
-        full.map_or(Ending::Asked, Ending::PoolFull)
+        match (failed, full) {
+            (Some(why), _) => Ending::NotFollowing(why),
+            (None, Some(full)) => Ending::PoolFull(full),
+            (None, None) => Ending::Asked,
+        }
     }
 
-    fn proxy_service(&self, engine: &Engine, census: &Arc<Census>) -> Service<Connections> {
+    /// Begins to serve, as soon as the engine does, and the process before lets this one.
+    fn begin(
+        &mut self,
+        keeper: &Arc<Gatekeeper>,
+        census: &Arc<Census>,
+        before: Option<Successor>,
+    ) -> Result<(), String> {
+        let entrance = keeper.entrance().ok_or("the process ended before it served")?;
+        if let Some(before) = &before {
+            let sockets = self.clients.iter().map(|listening| &listening.socket);
+            before.take_over(sockets, &entrance, &self.estate)?;
+        }
+        keeper.open();
+        self.start_side_tasks().map_err(|error| error.to_string())?;
+        for address in self.addresses() {
+            log::info!("listening on {address}");
+        }
+        log::info!("status on {}", self.status_address());
+        for listening in &self.clients {
+            listening.keep(self.systemd);
+        }
+        self.can_be_followed(keeper, &entrance, census);
+        self.tell_service_manager(&entrance, census);
+        if let Some(before) = before {
+            self.ancestors.add(before.into_channel());
+            let (ancestors, estate) = (Arc::clone(&self.ancestors), Arc::clone(&self.estate));
+            let listening = std::thread::Builder::new().name("ancestors".to_owned());
+            let listening = listening.spawn(move || {
+                ancestors.listen(&|section| {
+                    estate.import(section);
+                });
+            });
+            if let Err(error) = listening {
+                log::error!("nobody listens to the processes before: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts clients, once its gate is opened.
+    fn acceptor(&self, engine: &Engine, census: &Arc<Census>) -> Result<(Acceptor, Gatekeeper), BindError> {
         let gateway = Gateway::new(
             Arc::clone(&self.revisions),
             Arc::clone(&self.sharing.throttle),
@@ -278,47 +378,135 @@ impl Server {
             self.drain.clone(),
             (Arc::clone(&self.metrics), self.access_log.clone()),
         );
-        let mut service = Service::new("gateway".to_owned(), connections);
-        for name in self.sockets.names() {
-            service.add_listener(ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::new(0, WRITE_BUFFER)));
-        }
-        service
+        let sockets: Result<Vec<_>, _> = self.clients.iter().map(Listening::share).collect();
+        Ok(Acceptor::new(
+            Arc::new(connections),
+            sockets?,
+            self.config.server.threads,
+        ))
     }
 
-    /// Every task that runs beside the requests. Key sets start theirs when a revision names an issuer.
-    fn start_side_tasks(&mut self) {
-        if let Some(listener) = self.status_listener.take() {
-            let status = Arc::new(Status {
-                gateway: self.config.gateway.clone(),
-                revisions: Arc::clone(&self.revisions),
-                key_sets: self.key_sets.clone(),
-                throttle: Arc::clone(&self.sharing.throttle),
-                redis: self.sharing.redis().cloned(),
-                standing: self.remote.as_ref().map(Remote::standing),
-                keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
-                metrics: Arc::clone(&self.metrics),
-                drain: self.drain.clone(),
-            });
-            self.side.spawn(async move {
-                if let Err(error) = status::serve(listener, status).await {
-                    log::error!("status listener: {error}");
+    /// Listens to operators who want another process in this one's place.
+    fn can_be_followed(&mut self, keeper: &Arc<Gatekeeper>, entrance: &Entrance, census: &Arc<Census>) {
+        let settings = self.config.server.upgrade.clone();
+        let Some(path) = settings.socket.clone() else {
+            return;
+        };
+        let socket = match predecessor::Socket::bind(&path) {
+            Ok(socket) => socket,
+            // It serves; that it can not be followed is no reason to end it.
+            Err(error) => return log::error!("upgrade socket {}: {error}", path.display()),
+        };
+        let mut sockets = Vec::new();
+        let named = (self.clients.iter().map(|listening| (Role::Clients, listening)))
+            .chain([(Role::Status, &self.status)])
+            .chain(self.admin.iter().map(|listening| (Role::Admin, listening)));
+        for (role, listening) in named {
+            match listening.share() {
+                Ok(socket) => sockets.push((role, Listening { socket, ..*listening })),
+                Err(error) => return log::error!("this process can not be followed: {error}"),
+            }
+        }
+        let predecessor = Predecessor {
+            program: self.program.clone(),
+            settings,
+            sockets,
+            keeper: Arc::clone(keeper),
+            entrance: entrance.clone(),
+            census: Arc::clone(census),
+            leave: Arc::clone(&self.leave),
+            drain: self.drain.clone(),
+            remote: self.remote.clone(),
+            systemd: self.systemd,
+            runtime: self.side.handle().clone(),
+            ancestors: Arc::clone(&self.ancestors),
+            estate: Arc::clone(&self.estate),
+            bequest: self.bequest.clone(),
+        };
+        if let Err(error) = predecessor.listen(socket) {
+            log::error!("this process can not be followed: {error}");
+        }
+        // What is handed over is what was shared: nothing else may keep a socket open.
+        self.clients.clear();
+    }
+
+    /// Says that it serves, and from now on how it goes.
+    fn tell_service_manager(&self, entrance: &Entrance, census: &Arc<Census>) {
+        let systemd = self.systemd;
+        let (revisions, metrics) = (Arc::clone(&self.revisions), Arc::clone(&self.metrics));
+        let census = Arc::clone(census);
+        let line = move || {
+            let digest = revisions.status().digest;
+            let revision = match &digest {
+                Some(digest) => format!("revision {}", digest.get(..12).unwrap_or(digest)),
+                None => "waiting for a revision".to_owned(),
+            };
+            let requests = metrics.requests_in_flight.get();
+            format!(
+                "{revision}, {} connections, {requests} requests in flight",
+                census.open()
+            )
+        };
+        systemd.ready(&line());
+        let drain = self.drain.clone();
+        self.side.spawn(async move {
+            let mut tick = tokio::time::interval(TELL);
+            loop {
+                tick.tick().await;
+                if drain.is_announced() {
+                    return;
+                }
+                systemd.status(&line());
+            }
+        });
+        if let Some(patience) = systemd.watchdog() {
+            let (drain, runtime) = (self.drain.clone(), entrance.runtime().clone());
+            // From the threads that serve: those are what has to be alive.
+            entrance.runtime().spawn(async move {
+                let mut tick = tokio::time::interval(patience / 3);
+                loop {
+                    tick.tick().await;
+                    if drain.is_followed() {
+                        return;
+                    }
+                    let _ = runtime.spawn(async move { systemd.alive() }).await;
                 }
             });
         }
+    }
 
-        if let (Some(listener), Some(settings)) = (self.admin_listener.take(), &self.config.admin) {
-            match listener.local_addr() {
-                Ok(address) => log::info!("admin on {address}"),
-                Err(error) => log::error!("admin listener: {error}"),
+    /// Every task that runs beside the requests. Key sets start theirs when a revision names an issuer.
+    fn start_side_tasks(&mut self) -> Result<(), BindError> {
+        let status = Arc::new(Status {
+            gateway: self.config.gateway.clone(),
+            revisions: Arc::clone(&self.revisions),
+            key_sets: self.key_sets.clone(),
+            throttle: Arc::clone(&self.sharing.throttle),
+            redis: self.sharing.redis().cloned(),
+            standing: self.remote.as_ref().map(|remote| remote.standing()),
+            keys: self.remote.as_ref().map(|remote| Arc::clone(remote.keys())),
+            metrics: Arc::clone(&self.metrics),
+            drain: self.drain.clone(),
+        });
+        let (listener, drain) = (self.status.share()?, self.drain.clone());
+        self.side.spawn(async move {
+            if let Err(error) = status::serve(listener, status, followed(drain)).await {
+                log::error!("status listener: {error}");
             }
+        });
+
+        if let (Some(listening), Some(settings)) = (&self.admin, &self.config.admin) {
+            log::info!("admin on {}", listening.actual);
             let admin = Arc::new(Admin::new(
                 &settings.token,
                 Arc::clone(&self.revisions),
                 Arc::clone(&self.sharing.throttle),
                 Arc::clone(&self.registry),
+                Arc::clone(&self.leave),
             ));
+            let (listener, drain) = (listening.share()?, self.drain.clone());
             self.side.spawn(async move {
-                if let Err(error) = admin::serve(listener, admin).await {
+                if let Err(error) = admin::serve(listener, admin, followed(drain)).await {
                     log::error!("admin listener: {error}");
                 }
             });
@@ -369,16 +557,31 @@ impl Server {
             self.side
                 .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
         }
+        Ok(())
+    }
+}
+
+/// Over when another process has taken over, whose listener it is then.
+async fn followed(mut drain: Drain) {
+    drain.begun().await;
+    if !drain.is_followed() {
+        std::future::pending::<()>().await;
     }
 }
 
 /// The control plane, if there is one.
-fn remote(config: &Config, metrics: &Metrics, side: &tokio::runtime::Runtime) -> Result<Option<Remote>, StartError> {
+fn remote(
+    config: &Config,
+    metrics: &Metrics,
+    side: &tokio::runtime::Runtime,
+    lock: Option<OwnedFd>,
+) -> Result<Option<Arc<Remote>>, StartError> {
     let Some(settings) = &config.revision.control_plane else {
         return Ok(None);
     };
-    match Remote::open(config, settings, metrics, side.handle()) {
-        Ok(remote) => Ok(Some(remote)),
+    let origin = lock.map_or(Origin::Fresh, Origin::Successor);
+    match Remote::open(config, settings, metrics, side.handle(), origin) {
+        Ok(remote) => Ok(Some(Arc::new(remote))),
         Err(OpenError::PoolFull(message)) => Err(StartError::PoolFull(message)),
         Err(OpenError::Machine(message)) => Err(StartError::Machine(format!("control plane: {message}"))),
     }

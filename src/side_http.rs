@@ -38,6 +38,8 @@ pub struct Bounds {
     pub last_answer: Duration,
     /// The longest head in bytes.
     pub head_bytes: usize,
+    /// How long connections are served as ever when nobody is accepted any more: for what was sent on them already.
+    pub linger: Duration,
 }
 
 impl Bounds {
@@ -49,6 +51,7 @@ impl Bounds {
         stall: Duration::from_secs(30),
         last_answer: Duration::from_secs(10),
         head_bytes: 16 * 1024,
+        linger: Duration::from_secs(1),
     };
 }
 
@@ -140,6 +143,8 @@ pub async fn serve_until(
         });
     }
     drop(listener);
+    // Whoever has just been accepted has perhaps asked already, and would be reset.
+    sleep(bounds.linger).await;
     leave.send_replace(true);
     // All seats are free when everybody has gone.
     let _ = timeout(bounds.last_answer + BREATH, seats.acquire_many(bounds.connections)).await;

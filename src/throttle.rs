@@ -11,6 +11,7 @@
 //! - [`rule`]: a limit, compiled
 //! - [`headers`]: what clients are told
 //! - [`explain`]: what operators are told
+//! - [`heritage`]: counters that another process takes over
 //!
 //! Counters that many gateways share:
 //!
@@ -30,6 +31,7 @@ pub mod courier;
 pub mod exchange;
 pub mod explain;
 pub mod headers;
+pub mod heritage;
 pub mod identity;
 pub mod lease;
 pub mod rule;
@@ -126,6 +128,8 @@ pub struct Standing {
 /// The stage: the counters, and who they are shared with.
 pub struct Throttle {
     counters: Counters,
+    /// What was spent of counters that another process has taken over.
+    ledger: heritage::Ledger,
 }
 
 enum Counters {
@@ -159,6 +163,7 @@ impl Throttle {
     pub fn new(max_entries: usize) -> Self {
         Self {
             counters: Counters::Own(Table::new(max_entries)),
+            ledger: heritage::Ledger::default(),
         }
     }
 
@@ -167,6 +172,7 @@ impl Throttle {
     pub fn shared(shared: Arc<Shared>) -> Self {
         Self {
             counters: Counters::Shared(shared),
+            ledger: heritage::Ledger::default(),
         }
     }
 
@@ -351,9 +357,15 @@ impl Throttle {
     fn spend(&self, demand: &Demand<'_>, cost: u32, now: Time, patience: Patience) -> Result<State, Miss> {
         match &self.counters {
             Counters::Own(table) => {
-                let quota = demand.rule.quota();
-                let spend = |counter: &Plain| counter::spend(&counter.word, quota, quota.whole(), cost, now);
-                let (answer, _) = table.with(demand.counter(), now, |_| Plain::new(quota.shape()), spend);
+                let (identity, quota) = (demand.counter(), demand.rule.quota());
+                let spend = |counter: &Plain, cut: bool| {
+                    let answer = counter::spend(&counter.word, quota, quota.whole(), cost, now);
+                    if cut && let Ok(state) = &answer {
+                        self.note(table, demand, i64::from(cost), state.window, now);
+                    }
+                    answer
+                };
+                let (answer, _) = table.with_told(identity, now, |_| Plain::new(quota.shape()), spend);
                 answer.map_err(Miss::Refused)
             }
             Counters::Shared(shared) => shared.spend(demand, cost, now, patience),
@@ -374,6 +386,13 @@ impl Throttle {
         }
     }
 
+    /// Another process counts this too.
+    #[cold]
+    fn note(&self, table: &Table<Plain>, demand: &Demand<'_>, cost: i64, window: u32, now: Time) {
+        let most = heritage::most_noted(table);
+        (self.ledger).note(demand.counter(), demand.rule.quota(), cost, window, now, most);
+    }
+
     #[cold]
     fn give_back(&self, demands: &[Demand<'_>], spent: &[Option<State>], cost: u32, now: Time) {
         for (demand, state) in demands.iter().zip(spent) {
@@ -381,8 +400,11 @@ impl Throttle {
             match &self.counters {
                 // A counter that was evicted meanwhile has forgotten the request anyway.
                 Counters::Own(table) => {
-                    table.find(demand.counter(), |counter| {
+                    table.find_told(demand.counter(), |counter, cut| {
                         counter::give_back(&counter.word, demand.rule.quota(), cost, state.window);
+                        if cut {
+                            self.note(table, demand, -i64::from(cost), state.window, now);
+                        }
                     });
                 }
                 Counters::Shared(shared) => shared.give_back(demand, cost, state.window, now),
@@ -431,7 +453,7 @@ fn is_tighter(state: &State, than: &State) -> bool {
 
 #[cfg(test)]
 #[path = "throttle/tests.rs"]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(all(test, feature = "loom"))]
 mod loom_tests;

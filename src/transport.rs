@@ -4,7 +4,7 @@
 //! socket → [ PROXY header ] → [ TLS handshake → client certificate ] → bytes of HTTP
 //! ```
 //!
-//! The engine's listeners stay plain TCP. TLS is accepted here, because a PROXY header may stand before it, because a
+//! The engine never listens and never accepts. TLS is accepted here, because a PROXY header may stand before it, because a
 //! handshake has a deadline of ours and comes after the census has given a seat, and because the engine's own acceptor
 //! offers no session tickets. [`Transport`] is what is known of a connection when HTTP begins; it is the same for every
 //! request on it.
@@ -14,6 +14,7 @@ pub mod certificate;
 pub mod certificates;
 pub mod client_identity;
 pub mod proxy_header;
+pub mod socket;
 mod stream;
 pub mod tls;
 
@@ -24,11 +25,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use pingora::protocols::Stream;
-use pingora::protocols::l4::socket::SocketAddr;
 
 pub use accept::{Accepted, Listeners, Unaccepted};
 pub use client_identity::ClientIdentity;
+pub use socket::Socket;
 
 /// What is known of a client's connection, whatever HTTP version is spoken on it.
 #[derive(Debug, Default)]
@@ -62,13 +62,4 @@ impl Transport {
     pub fn scheme(&self) -> &'static str {
         if self.is_tls { "https" } else { "http" }
     }
-}
-
-/// The other end of a socket.
-#[must_use]
-pub fn socket_peer(stream: &Stream) -> Option<IpAddr> {
-    let digest = stream.get_socket_digest()?;
-    let address = digest.peer_addr().and_then(SocketAddr::as_inet)?;
-    // An IPv4 client of a listener on [::] is the client that it is on 0.0.0.0.
-    Some(address.ip().to_canonical())
 }

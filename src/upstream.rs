@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod endpoint;
 pub mod hash;
 pub mod health;
+pub mod heritage;
 pub mod kept;
 pub mod latency;
 pub mod line;

@@ -20,10 +20,10 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE.parent))
 
-from machine import Failed, Processes, free_ports, wait_for_port  # noqa: E402
+from machine import Failed, Processes  # noqa: E402
+from programs import Gateway, binaries, start_origin  # noqa: E402
 
 WAYS = ["round_robin", "random", "least_connections", "least_response_time"]
 FAST_MS, SLOW_MS = 5, 60
@@ -36,61 +36,37 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each way (default 3)")
     parser.add_argument("--built", action="store_true", help="measure the binaries that are there")
     options = parser.parse_args()
-    if not options.built:
-        command = ["cargo", "build", "--release", "--locked", "--bin", "tollgate"]
-        subprocess.run([*command, "--example", "fixed_origin", "--example", "pace"], cwd=ROOT, check=True)
+    programs = binaries("balance", "tollgate", "fixed_origin", "pace", build=not options.built)
     with tempfile.TemporaryDirectory(prefix="tollgate-balance-") as directory, Processes(
         pathlib.Path(directory)
     ) as processes:
-        origins = start_origins(processes)
+        delays = [FAST_MS, FAST_MS, FAST_MS, SLOW_MS]
+        origins = [start_origin(processes, programs["fixed_origin"], delay)[1] for delay in delays]
         results = {way: [] for way in WAYS}
         for number in range(options.rounds):
             # Another order each time, so that a drift of the machine falls on all.
             for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
-                results[way].append(measure(options, processes, pathlib.Path(directory), origins, way))
+                results[way].append(measure(options, processes, programs, origins, way))
     report(options, results)
 
 
-def start_origins(processes):
-    origins = []
-    for delay in [FAST_MS, FAST_MS, FAST_MS, SLOW_MS]:
-        (port,) = free_ports(1)
-        process = processes.start([ROOT / "target/release/examples/fixed_origin", f"127.0.0.1:{port}", delay])
-        wait_for_port(port, process)
-        origins.append(port)
-    return origins
-
-
-def measure(options, processes, directory, origins, way):
+def measure(options, processes, programs, origins, way):
     """One way for a while: what `pace` says of it."""
-    port, status = free_ports(2)
     endpoints = [{"address": f"127.0.0.1:{origin}"} for origin in origins]
     revision = {
         "version": 1,
         "upstreams": [{"name": "orders", "balance": way, "endpoints": endpoints}],
         "apis": [{"name": "orders", "base_path": "/", "auth": "none", "upstream": "orders"}],
     }
-    config = {
-        "gateway": {"id": "balance"},
-        "server": {"threads": 1},
-        "listeners": [{"address": f"127.0.0.1:{port}"}],
-        "status": {"address": f"127.0.0.1:{status}"},
-        "revision": {"file": str(directory / "revision.yaml")},
-        "telemetry": {"access_log": {"path": str(directory / "access.log")}},
-    }
-    (directory / "revision.yaml").write_text(json.dumps(revision))
-    (directory / "tollgate.yaml").write_text(json.dumps(config))
-    gateway = processes.start([ROOT / "target/release/tollgate", "run", "--config", directory / "tollgate.yaml"])
-    try:
-        wait_for_port(port, gateway)
-        pace(port, options.rate, 2 * options.rate)
-        return pace(port, options.rate, options.seconds * options.rate)
-    finally:
-        processes.end(gateway)
+    gateway = Gateway(processes, programs["tollgate"], revision)
+    pace(programs["pace"], gateway.port, options.rate, 2 * options.rate)
+    done = pace(programs["pace"], gateway.port, options.rate, options.seconds * options.rate)
+    gateway.end()
+    return done
 
 
-def pace(port, rate, count):
-    command = [ROOT / "target/release/examples/pace", "--target", f"127.0.0.1:{port}", "--rate", rate]
+def pace(binary, port, rate, count):
+    command = [binary, "--target", f"127.0.0.1:{port}", "--rate", rate]
     command += ["--count", int(count), "--connections", 256]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:

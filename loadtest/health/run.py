@@ -12,20 +12,17 @@ Uses loopback only. Needs cargo; ends what it started, whatever happens.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE.parent))
 
-from machine import Failed, Processes, cpu_seconds, free_ports, memory, wait_for_port  # noqa: E402
+from machine import ROOT, Failed, Processes, cpu_seconds  # noqa: E402
+from programs import Gateway, binaries, start_origin  # noqa: E402
 
 # Everybody is asked for the first time within three seconds, and that is not what an interval costs.
 WARM_UP = 5
@@ -41,26 +38,21 @@ def main():
     parser.add_argument("--built", action="store_true", help="measure the binaries that are there")
     parser.add_argument("--profile", default="release", help="directory of the binaries below target (default release)")
     options = parser.parse_args()
-    if not options.built:
-        command = ["cargo", "build", "--release", "--locked", "--bin", "tollgate", "--example", "fixed_origin"]
-        subprocess.run(command, cwd=ROOT, check=True)
+    directory = ROOT / "target" / options.profile if options.built else None
+    programs = binaries("health", "tollgate", "fixed_origin", build=not options.built, directory=directory)
     with tempfile.TemporaryDirectory(prefix="tollgate-health-") as directory, Processes(
         pathlib.Path(directory)
     ) as processes:
-        (port,) = free_ports(1)
-        binaries = ROOT / "target" / options.profile
-        origin = processes.start([binaries / "examples/fixed_origin", f"0.0.0.0:{port}"])
-        wait_for_port(port, origin)
+        _, port = start_origin(processes, programs["fixed_origin"], address="0.0.0.0")
         rounds = {False: [], True: []}
         for _ in range(options.rounds):
             for checked in rounds:
-                rounds[checked].append(measure(options, processes, pathlib.Path(directory), port, checked))
+                rounds[checked].append(measure(options, processes, programs["tollgate"], port, checked))
     report(options, rounds)
 
 
-def measure(options, processes, directory, origin, checked):
+def measure(options, processes, binary, origin, checked):
     """A gateway for a while: its share of a core, how many checks it made, and its memory."""
-    port, status = free_ports(2)
     upstream = {
         "name": "orders",
         "endpoints": [
@@ -76,41 +68,27 @@ def measure(options, processes, directory, origin, checked):
         "upstreams": [upstream],
         "apis": [{"name": "orders", "base_path": "/", "auth": "none", "upstream": "orders"}],
     }
-    config = {
-        "gateway": {"id": "health"},
-        "server": {"threads": 1},
-        "listeners": [{"address": f"127.0.0.1:{port}"}],
-        "status": {"address": f"127.0.0.1:{status}"},
-        "revision": {"file": str(directory / "revision.yaml")},
-        "telemetry": {"access_log": {"path": str(directory / "access.log")}},
-    }
-    (directory / "revision.yaml").write_text(json.dumps(revision))
-    (directory / "tollgate.yaml").write_text(json.dumps(config))
-    binary = ROOT / "target" / options.profile / "tollgate"
-    gateway = processes.start([binary, "run", "--config", directory / "tollgate.yaml"])
-    try:
-        wait_for_port(port, gateway)
-        time.sleep(WARM_UP)
-        checks, used, since = counted(status), cpu_seconds(gateway), time.monotonic()
-        time.sleep(options.seconds)
-        elapsed = time.monotonic() - since
-        share = (cpu_seconds(gateway) - used) / elapsed
-        good, failed = (after - before for after, before in zip(counted(status), checks))
-        if failed:
-            raise Failed(f"{failed:.0f} checks failed\n{gateway.log.read_text(errors='replace')[-2000:]}")
-        return {"share": share, "per_second": good / elapsed, "memory": memory(gateway)}
-    finally:
-        processes.end(gateway)
+    gateway = Gateway(processes, binary, revision)
+    time.sleep(WARM_UP)
+    checks, used, since = counted(gateway), cpu_seconds(gateway.process), time.monotonic()
+    time.sleep(options.seconds)
+    elapsed = time.monotonic() - since
+    share = (cpu_seconds(gateway.process) - used) / elapsed
+    good, failed = (after - before for after, before in zip(counted(gateway), checks))
+    if failed:
+        raise Failed(f"{failed:.0f} checks failed\n{gateway.process.log.read_text(errors='replace')[-2000:]}")
+    found = {"share": share, "per_second": good / elapsed, "memory": gateway.memory()}
+    gateway.end()
+    return found
 
 
-def counted(status):
+def counted(gateway):
     """Good checks and failed ones so far."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{status}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
+    samples = gateway.metrics()
 
     def of(result):
         prefix = f'tollgate_health_checks_total{{result="{result}",'
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(prefix))
+        return sum(value for name, value in samples.items() if name.startswith(prefix))
 
     return of("good"), of("failed")
 

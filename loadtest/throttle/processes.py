@@ -1,9 +1,6 @@
 """Everything that is started for the measurement: Redis, the origin, gateways. Ended one by one, whatever happens."""
 
-import http.client
-import json
 import pathlib
-import re
 import sys
 import time
 
@@ -12,7 +9,20 @@ import store
 # What other measurements use too is one folder up.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from machine import START_WITHIN, Failed, Processes, cpu_seconds, free_ports, machine_seconds, wait_for_port  # noqa: E402
+import programs  # noqa: E402
+from machine import (  # noqa: E402
+    START_WITHIN,
+    Failed,
+    Processes,
+    commit,
+    cpu_seconds,
+    description,
+    free_ports,
+    machine_seconds,
+    wait_for_port,
+)
+from programs import Gateway, need  # noqa: E402
+from programs import binaries as find  # noqa: E402
 
 __all__ = [
     "Failed",
@@ -20,57 +30,27 @@ __all__ = [
     "Gateway",
     "Processes",
     "RedisServer",
+    "commit",
     "cpu_seconds",
+    "description",
+    "find",
     "free_ports",
     "machine_seconds",
+    "need",
     "wait_for_port",
 ]
 
 
-class RedisServer:
-    """A Redis with nothing on disk."""
-
-    def __init__(self, processes):
-        self.processes = processes
-        (self.port,) = free_ports(1)
-        self.start()
+class RedisServer(programs.RedisServer):
+    """A Redis with nothing on disk, and a connection to look at it."""
 
     def start(self):
-        command = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.processes.directory]
-        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
-        self.process = self.processes.start(command)
-        wait_for_port(self.port, self.process)
+        super().start()
         self.store = store.Store(self.port)
 
     def kill(self):
         self.store.close()
-        self.processes.end(self.process)
-
-
-class Gateway:
-    """A gateway of one thread."""
-
-    def __init__(self, process, port, status):
-        self.process, self.port, self.status = process, port, status
-
-    def metrics(self):
-        """Every sample of /metrics: name with labels → value."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.status, timeout=10)
-        try:
-            connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
-        except OSError as error:
-            log = self.process.log.read_text(errors="replace")
-            raise Failed(f"a gateway does not answer on its status port: {error}\n{log}") from error
-        finally:
-            connection.close()
-        lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
-        return {name: float(value) for name, _, value in lines}
-
-    def memory(self):
-        """Bytes of this process in memory."""
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+        super().kill()
 
 
 class Fleet:
@@ -78,9 +58,7 @@ class Fleet:
 
     def __init__(self, processes, binaries, count, apis, throttle, redis_port=None, server=None):
         self.processes, self.count = processes, count
-        origin, *ports = free_ports(1 + 2 * count)
-        self.origin = processes.start([binaries["fixed_origin"], f"127.0.0.1:{origin}"])
-        wait_for_port(origin, self.origin)
+        self.origin, origin = programs.start_origin(processes, binaries["fixed_origin"])
         revision = {
             "version": 1,
             "upstreams": [{"name": "origin", "endpoints": [{"address": f"127.0.0.1:{origin}"}]}],
@@ -89,27 +67,19 @@ class Fleet:
                 for name, limits in [("warm", []), *apis.items()]
             ],
         }
-        path = processes.directory / f"revision-{origin}.yaml"
-        path.write_text(json.dumps(revision))
         self.gateways = []
         for number in range(count):
-            port, status = ports[2 * number], ports[2 * number + 1]
             config = {
                 "gateway": {"id": f"gw-{number}"},
                 "server": {"threads": 1, **(server or {})},
-                "listeners": [{"address": f"127.0.0.1:{port}"}],
-                "status": {"address": f"127.0.0.1:{status}"},
-                "revision": {"file": str(path)},
                 "throttle": {"instances": count, **throttle},
                 "telemetry": {"access_log": {"path": "off"}},
             }
             if redis_port is not None:
                 config["redis"] = {"urls": [f"redis://127.0.0.1:{redis_port}"]}
-            file = processes.directory / f"tollgate-{port}.yaml"
-            file.write_text(json.dumps(config))
-            self.gateways.append(Gateway(processes.start([binaries["tollgate"], "run", "--config", file]), port, status))
+            self.gateways.append(Gateway(processes, binaries["tollgate"], revision, config, wait=False))
         for gateway in self.gateways:
-            wait_for_port(gateway.port, gateway.process)
+            gateway.wait()
         if redis_port is not None:
             self.wait_until(store_is_up, "reach Redis")
 
@@ -130,10 +100,9 @@ class Fleet:
         return total
 
     def end(self):
-        for process in [self.origin, *(gateway.process for gateway in self.gateways)]:
-            if process is not self.origin and process.poll() is not None:
-                raise Failed(f"a gateway has ended by itself\n{process.log.read_text(errors='replace')}")
-            self.processes.end(process)
+        for gateway in self.gateways:
+            gateway.end()
+        self.processes.end(self.origin)
 
 
 def store_is_up(metrics):

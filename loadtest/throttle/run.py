@@ -20,9 +20,7 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +29,19 @@ import time
 import memory
 import outages
 import scenarios
-from processes import Failed, Fleet, Processes, RedisServer, free_ports, machine_seconds, wait_for_port
+from processes import (
+    Failed,
+    Fleet,
+    Processes,
+    RedisServer,
+    commit,
+    description,
+    find,
+    free_ports,
+    machine_seconds,
+    need,
+    wait_for_port,
+)
 from scenarios import ALONE, EVEN, EVERY_REQUEST, FAR, GATEWAYS, SHARED
 from store import round_trips
 from traffic import Stage, Traffic
@@ -52,10 +62,9 @@ OTHERS_MARKED = 0.05
 
 def main():
     options = arguments()
-    for tool in ["redis-server", "cargo"]:
-        if shutil.which(tool) is None:
-            sys.exit(f"throttle: {tool} is missing; on Debian run: sh scripts/install-tools.sh loadtest")
-    binaries = build(options)
+    need("throttle", "redis-server")
+    names = ["tollgate", "fixed_origin", "pace"]
+    binaries = find("throttle", *names, build=not options.no_build, directory=options.binaries)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tollgate-throttle-") as directory:
         with Processes(pathlib.Path(directory)) as processes:
@@ -76,23 +85,6 @@ def arguments():
     if options.only - known:
         parser.error(f"there is no {', '.join(sorted(options.only - known))}; there are {', '.join(sorted(known))}")
     return options
-
-
-def build(options):
-    """Builds all programs; their paths."""
-    if not (options.no_build or options.binaries):
-        command = ["cargo", "build", "--release", "--locked", "--bin", "tollgate"]
-        command += ["--example", "fixed_origin", "--example", "pace"]
-        subprocess.run(command, cwd=ROOT, check=True)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-    directory = options.binaries or target
-    found = {}
-    for name in ["tollgate", "fixed_origin", "pace"]:
-        candidates = [directory / name, directory / "examples" / name]
-        found[name] = next((path for path in candidates if path.is_file()), None)
-        if found[name] is None:
-            sys.exit(f"throttle: {directory}/{name} is missing")
-    return found
 
 
 class Bench:
@@ -355,7 +347,7 @@ def report(options, bench, took):
     raw = {
         "what": "limits shared by eight gateway processes through a Redis, under several patterns of traffic",
         "commit": commit(),
-        "machine": {"processors": os.cpu_count(), "kernel": platform.release(), "model": processor_model()},
+        "machine": description(),
         "redis": redis_version(),
         "options": {"quick": options.quick, "only": sorted(options.only), "gateways": GATEWAYS},
         "seconds": took,
@@ -478,20 +470,10 @@ def mebibytes(count):
     return f"{count / (1 << 20):.0f} MiB"
 
 
-def commit():
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return git.stdout.strip() or None
-
-
 def redis_version():
     output = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"v=(\S+)", output)
     return f"Redis {found.group(1)}" if found else output.strip()
-
-
-def processor_model():
-    found = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    return found.group(1) if found else None
 
 
 if __name__ == "__main__":

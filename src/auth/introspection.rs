@@ -4,6 +4,8 @@
 //! is bounded, so that a key service is never asked to death; what is beyond waits for its turn, and at last for nothing.
 //! A service that is away costs a token nothing that was good a moment ago: its last answer serves on, for a while.
 
+mod heritage;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,6 +22,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
+pub use self::heritage::ANSWERS;
+
+use self::heritage::Inheritance;
 use super::jwt::VerifiedToken;
 use super::jwt::parse::{self, MAX_TOKEN};
 use super::{Denial, Invalid};
@@ -51,6 +56,7 @@ struct Registry {
     settings: KeyCache,
     http: Option<reqwest::Client>,
     services: Mutex<HashMap<[u8; 32], Weak<Service>>>,
+    inherited: Mutex<Inheritance>,
 }
 
 /// An introspection endpoint and what it has said.
@@ -130,6 +136,7 @@ impl Introspectors {
             settings: *settings,
             http,
             services: Mutex::default(),
+            inherited: Mutex::default(),
         }))
     }
 
@@ -143,6 +150,9 @@ impl Introspectors {
         }
         services.retain(|_, service| service.strong_count() > 0);
         let service = Arc::new(Service::new(terms, self.0.settings, self.0.http.clone()));
+        for (digest, entry) in lock(&self.0.inherited).claim(&id) {
+            service.answers.insert(digest, entry);
+        }
         services.insert(id, Arc::downgrade(&service));
         service
     }

@@ -9,6 +9,7 @@
 //! that a fetch did not bring are not asked for again for a minute.
 
 mod document;
+mod heritage;
 mod set;
 mod source;
 
@@ -22,8 +23,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 pub use self::document::{Document, DocumentError, Secrets, Skipped, Unusable, VerifyingKey, parse, read};
+pub use self::heritage::KEY_SETS;
 pub use self::set::KeySet;
 
+use self::heritage::Inheritance;
 use self::source::Http;
 use crate::revision::JwksSource;
 
@@ -34,6 +37,7 @@ pub struct KeySets(Arc<Registry>);
 #[derive(Debug)]
 struct Registry {
     sets: Mutex<HashMap<SourceId, Weak<KeySet>>>,
+    inherited: Mutex<Inheritance>,
     background: Option<Background>,
     pace: Pace,
 }
@@ -76,6 +80,7 @@ impl KeySets {
     fn with_pace(background: Option<Background>, pace: Pace) -> Self {
         Self(Arc::new(Registry {
             sets: Mutex::default(),
+            inherited: Mutex::default(),
             background,
             pace,
         }))
@@ -90,7 +95,11 @@ impl KeySets {
             return known;
         }
         sets.retain(|_, set| set.strong_count() > 0);
-        let set = KeySet::start(source, self.0.background.as_ref(), self.0.pace);
+        let inherited = match source {
+            JwksSource::Url(url) => lock(&self.0.inherited).claim(url),
+            JwksSource::File(_) | JwksSource::Inline(_) => None,
+        };
+        let set = KeySet::start(source, self.0.background.as_ref(), self.0.pace, inherited);
         sets.insert(id, Arc::downgrade(&set));
         set
     }
@@ -123,15 +132,15 @@ impl SourceId {
 /// Keys that belong together. Immutable.
 #[derive(Debug)]
 pub struct Keys {
-    generation: u64,
+    fingerprint: [u8; 16],
     members: Vec<VerifyingKey>,
 }
 
 impl Keys {
-    /// A number that no other keys of this process have or had: what was verified with these keys is filed under it.
+    /// Names the document that they were read from, whoever reads it: what was verified with these keys is filed under it.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
+    pub fn fingerprint(&self) -> [u8; 16] {
+        self.fingerprint
     }
 
     /// The keys.

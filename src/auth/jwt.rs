@@ -5,6 +5,7 @@
 //! all refusals look the same from outside.
 
 mod cache;
+mod heritage;
 pub mod parse;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use sha2::{Digest, Sha256};
 
 pub use self::cache::TokenCache;
+pub use self::heritage::TOKENS;
 
 use self::cache::CacheKey;
 use self::parse::{Claims, Compact};
@@ -121,7 +123,7 @@ impl Verifier {
         let keys = self.keys.current();
         let key = keys
             .as_deref()
-            .map(|keys| CacheKey::new(token.digest, self.identity, keys.generation()));
+            .map(|keys| CacheKey::new(token.digest, self.identity, keys.fingerprint()));
         if let Some(key) = &key {
             if let Some(known) = cache.verified(key) {
                 known.in_time(now_ms)?;

@@ -72,7 +72,7 @@ fn start(args: &Args) -> Result<(), (u8, String)> {
         .map_err(|error| failed("publishing the revision", &error))?;
 
     let config = gateway_config(&directory, &plane, args).map_err(|error| (REFUSED, error))?;
-    let server = Server::prepare(config).map_err(|error| (FAILED, error.to_string()))?;
+    let server = Server::prepare(config, None).map_err(|error| (FAILED, error.to_string()))?;
     let introduction = server.addresses().next().map(|gateway| Introduction {
         gateway,
         status: server.status_address(),
@@ -89,7 +89,7 @@ fn start(args: &Args) -> Result<(), (u8, String)> {
             introduction.print();
         });
     }
-    server.run();
+    server.run(None);
     plane.end();
     Ok(())
 }

@@ -107,6 +107,21 @@ pub(super) struct RawServer {
     /// How long clients may take.
     #[serde(default)]
     pub(super) timeouts: RawTimeouts,
+    /// How this process hands over to the next one.
+    #[serde(default)]
+    pub(super) upgrade: RawUpgrade,
+}
+
+/// How a process hands over to the next one.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpgrade {
+    /// Where `tollgate upgrade` and `tollgate drain` find this process: a path for a Unix socket, in a directory that is
+    /// this user's alone. Default: `upgrade.sock` in `$RUNTIME_DIRECTORY`, which systemd sets; without it there is none.
+    #[schemars(length(min = 1, max = 107))]
+    pub(super) socket: Option<At<String>>,
+    /// How long the next process may take until it is ready to serve; then it is ended, and this one goes on. Default 60s.
+    pub(super) timeout: Option<At<Text<Duration>>>,
 }
 
 /// `auto` or a number.
@@ -149,8 +164,14 @@ pub(super) struct RawTimeouts {
     pub(super) idle: Option<At<Text<Duration>>>,
     /// From the head of a request until the head of its answer, the request's body included: 408 or 504 after it. Default 60s.
     pub(super) request: Option<At<Text<Duration>>>,
-    /// How long requests in flight may go on when the process is asked to end. Default 60s.
+    /// How long requests in flight may go on when the process leaves. Default 60s.
     pub(super) drain: Option<At<Text<Duration>>>,
+    /// How long WebSockets, event streams and gRPC calls may go on when the process leaves. Default: as long as `drain` when
+    /// it stops, 10m when another process has taken over.
+    pub(super) drain_streams: Option<At<Text<Duration>>>,
+    /// How long readiness says 503 before clients are told anything, when the process stops: as long as load balancers
+    /// take to notice. Default 0s.
+    pub(super) announce: Option<At<Text<Duration>>>,
 }
 
 /// Health and metrics of this process.

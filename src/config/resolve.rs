@@ -17,9 +17,12 @@ use sha2::{Digest, Sha256};
 
 use super::raw::{
     RawAccessLog, RawAdmin, RawConfig, RawEnvironmentType, RawGateway, RawLimits, RawLogFormat, RawServer, RawStatus,
-    RawTelemetry, RawThreads, RawTimeouts,
+    RawTelemetry, RawThreads, RawTimeouts, RawUpgrade,
 };
-use super::{AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts};
+use super::{
+    AccessLog, Admin, Config, Gateway, Limits, LogFormat, LogTarget, Server, Status, Telemetry, Timeouts,
+    UPGRADE_SOCKET, Upgrade,
+};
 use crate::document::{At, Dropped, Environment, Name, NotAvailable, Place, Report, Secret, Size, Text};
 use crate::revision::EnvironmentType;
 
@@ -35,6 +38,8 @@ const MOST_THREADS: u64 = 1024;
 const HEADER_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 /// Longer than anybody waits; it also keeps sums of durations far from overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// The kernel takes no longer address of a Unix socket (unix(7)).
+const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Resolves a configuration whose outermost mapping is at `place`. `None` only after an error was reported.
 pub(super) fn resolve(
@@ -208,6 +213,7 @@ impl Resolver<'_> {
             trusted_proxies,
             limits,
             timeouts,
+            upgrade,
         } = raw;
         Server {
             threads: self.threads(threads.as_ref()),
@@ -215,6 +221,27 @@ impl Resolver<'_> {
             trusted_proxies: trusted_proxies.iter().map(|range| *range.get()).collect(),
             limits: self.limits(&limits),
             timeouts: self.timeouts(&timeouts),
+            upgrade: self.upgrade(&upgrade),
+        }
+    }
+
+    fn upgrade(&mut self, raw: &RawUpgrade) -> Upgrade {
+        let RawUpgrade { socket, timeout } = raw;
+        if let Some(socket) = socket
+            && !(1..=LONGEST_SOCKET_PATH).contains(&socket.value.len())
+        {
+            let message = format!("the path of a socket has 1 to {LONGEST_SOCKET_PATH} bytes");
+            self.report.error(socket.place, message);
+        }
+        Upgrade {
+            socket: match socket {
+                Some(socket) => Some(PathBuf::from(&socket.value)),
+                None => self
+                    .environment
+                    .runtime_directory()
+                    .map(|directory| directory.join(UPGRADE_SOCKET)),
+            },
+            timeout: self.timeout(timeout.as_ref(), "timeout", 60),
         }
     }
 
@@ -301,18 +328,28 @@ impl Resolver<'_> {
             idle,
             request,
             drain,
+            drain_streams,
+            announce,
         } = raw;
-        // Draining may be over at once; everything else would be over before it began.
-        if let Some(drain) = drain
-            && *drain.get() > LONGEST_TIMEOUT
-        {
-            self.report.error(drain.place, "\"drain\" is at most 1d");
+        // Leaving may be over at once; everything else would be over before it began.
+        for (name, written) in [
+            ("drain", drain),
+            ("drain_streams", drain_streams),
+            ("announce", announce),
+        ] {
+            if let Some(written) = written
+                && *written.get() > LONGEST_TIMEOUT
+            {
+                self.report.error(written.place, format!("\"{name}\" is at most 1d"));
+            }
         }
         Timeouts {
             header: self.timeout(header.as_ref(), "header", 10),
             idle: self.timeout(idle.as_ref(), "idle", 60),
             request: self.timeout(request.as_ref(), "request", 60),
             drain: drain.as_ref().map_or(Duration::from_secs(60), |drain| *drain.get()),
+            drain_streams: drain_streams.as_ref().map(|written| *written.get()),
+            announce: announce.as_ref().map_or(Duration::ZERO, |written| *written.get()),
         }
     }
 

@@ -51,6 +51,12 @@ impl Default for Settings {
     }
 }
 
+/// For so long after it was stopped a gateway finds its seat again, and nobody else gets it: a restart, which looks like
+/// a stop, takes a second or two. Not for as long as one that fell silent ([`Settings::reclaim`]), and not beside
+/// another that has sat down meanwhile: who says that it goes lets others in soon, and the pool is never over its limit
+/// for it.
+const HELD: Duration = Duration::from_secs(10);
+
 /// Bodies of gateways and operators about seats: a heartbeat with the longest message is a tenth of it.
 const BODY: usize = 64 << 10;
 
@@ -186,6 +192,11 @@ impl Pools {
             .seat_ttl_ms()
             .saturating_add(millis(self.settings.reclaim));
         self.roster.horizon_ms(now_ms, span)
+    }
+
+    /// Instances that gave up their seats before this have lost them.
+    fn held_since_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(millis(HELD).min(self.settings.seat_ttl_ms()))
     }
 
     /// Forgets gateways that are gone for long: instances that never come back would pile up.

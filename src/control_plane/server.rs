@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ use super::{authoring, background, delivery, key_manager, metrics, openapi, pool
 use crate::clock::unix_ms;
 use crate::distribution::SigningKey;
 use crate::document::Secret;
-use crate::server::sockets::{self, BindError};
+use crate::server::sockets::{self, BindError, Inheritance, Listening};
+use crate::server::systemd::Systemd;
 use crate::side_http::{self, Bounds};
 
 /// Connections beside those of polls: operators, heartbeats, those that fetch.
@@ -48,8 +49,9 @@ const OTHER_NODE: Duration = Duration::from_secs(10);
 pub struct ControlPlane {
     runtime: Runtime,
     plane: Arc<Plane>,
-    listener: TcpListener,
+    listening: Listening,
     address: SocketAddr,
+    systemd: Systemd,
     acceptor: Acceptor,
     certificate: Option<Certificate>,
     bounds: Bounds,
@@ -109,10 +111,11 @@ impl ControlPlane {
         sockets::raise_file_limit();
         let certificate = config.listener.tls.as_ref().map(Certificate::read);
         let certificate = certificate.transpose().map_err(StartError::Tls)?;
-        let listener = sockets::listen(config.listener.address).map_err(StartError::Socket)?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| StartError::Machine(format!("{}: {error}", config.listener.address)))?;
+        let systemd = Systemd::of_environment();
+        let mut inheritance = Inheritance::of_service_manager(systemd);
+        let listening = (inheritance.listen(config.listener.address)).map_err(StartError::Socket)?;
+        inheritance.close_rest(systemd);
+        let address = listening.actual;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("control-plane")
             .enable_all()
@@ -122,14 +125,16 @@ impl ControlPlane {
         Ok(Self {
             runtime,
             plane,
-            listener,
+            listening,
             address,
+            systemd,
             acceptor: certificate.as_ref().map_or(Acceptor::Plain, Certificate::acceptor),
             certificate,
             bounds: Bounds {
                 connections: config.distribution.polls.saturating_add(CONNECTIONS),
                 life: None,
                 head_bytes: 64 * 1024,
+                linger: Duration::ZERO,
                 ..Bounds::BESIDE
             },
             first_token,
@@ -166,7 +171,22 @@ impl ControlPlane {
             let _runtime = handle.enter();
             signals()
         };
-        handle.block_on(self.serve(ended));
+        let systemd = self.systemd;
+        self.listening.keep(systemd);
+        systemd.ready(&format!("control plane on {}", self.address));
+        if let Some(patience) = systemd.watchdog() {
+            self.runtime.spawn(async move {
+                let mut tick = tokio::time::interval(patience / 3);
+                loop {
+                    tick.tick().await;
+                    systemd.alive();
+                }
+            });
+        }
+        handle.block_on(self.serve(async move {
+            ended.await;
+            systemd.stopping("stopping");
+        }));
     }
 
     /// Serves until `shutdown`, on threads of its own. Then who waits for news is answered at once, and answers that are
@@ -175,8 +195,9 @@ impl ControlPlane {
         let Self {
             runtime,
             plane,
-            listener,
+            listening,
             address,
+            systemd: _,
             acceptor,
             certificate,
             bounds,
@@ -197,7 +218,7 @@ impl ControlPlane {
                     plane.leave();
                 }
             };
-            let served = side_http::serve_until(listener, acceptor, router(plane), bounds, end).await;
+            let served = side_http::serve_until(listening.socket, acceptor, router(plane), bounds, end).await;
             if timeout(LAST_SIGNS, seats.finish()).await.is_err() {
                 log::warn!("the last signs of life of gateways were not stored in time; they give others");
             }

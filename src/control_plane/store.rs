@@ -228,6 +228,16 @@ pub struct Instance {
     pub seen_ms: u64,
     /// Whether an operator wants it to leave.
     pub drain: bool,
+    /// Unix milliseconds at which it gave up its seat; 0 while it has it.
+    pub left_ms: u64,
+}
+
+impl Instance {
+    /// Whether it is there: seen since this moment (Unix milliseconds), and not stopped since.
+    #[must_use]
+    pub fn is_alive(&self, since_ms: u64) -> bool {
+        self.left_ms == 0 && self.seen_ms >= since_ms
+    }
 }
 
 /// A seat that is asked for.
@@ -247,6 +257,9 @@ pub struct SeatRequest {
     pub alive_since_ms: u64,
     /// Instances seen before this have lost their claim to come back into a full pool.
     pub known_since_ms: u64,
+    /// Instances that gave up their seats before this have lost them; those that did so later find them again, and nobody
+    /// else sits down there.
+    pub held_since_ms: u64,
     /// Whether it has proved that it had a seat which this store has forgotten.
     pub has_proof: bool,
     /// Unix milliseconds.
@@ -422,6 +435,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Says whether an operator wants an instance to leave; false if there is no such instance.
     async fn set_drain(&self, id: &str, drain: bool) -> StoreResult<bool>;
+
+    /// Notes that an instance was stopped, and gives up its seat; false if there is no such instance.
+    async fn give_up_seat(&self, id: &str, now_ms: u64) -> StoreResult<bool>;
 
     /// Frees a seat; false if there is no such instance.
     async fn remove_instance(&self, id: &str) -> StoreResult<bool>;

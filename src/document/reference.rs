@@ -117,6 +117,15 @@ impl Environment {
         matches!(self.variables, Variables::Publishing)
     }
 
+    /// The directory that systemd made for what this service needs while it runs (`RuntimeDirectory=`); the first, if there
+    /// are several.
+    #[must_use]
+    pub fn runtime_directory(&self) -> Option<PathBuf> {
+        let directories = self.variable("RUNTIME_DIRECTORY")?;
+        let first = directories.split(':').next().filter(|first| !first.is_empty())?;
+        Some(PathBuf::from(first))
+    }
+
     fn variable(&self, name: &str) -> Option<String> {
         match &self.variables {
             Variables::Process | Variables::Published => env::var(name).ok(),

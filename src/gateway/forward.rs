@@ -9,8 +9,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
@@ -247,6 +247,19 @@ fn is_lookalike(name: &str, told: &Told<'_>) -> bool {
     NEVER.contains(&plain.as_str())
         || FORWARDING.contains(&plain.as_str())
         || ours.iter().chain(told.credentials).any(|own| own.as_str() == plain)
+}
+
+/// Whether an answer may go on for as long as both sides like: a tunnel, or a stream of events.
+#[must_use]
+pub fn is_long_lived(response: &ResponseHeader) -> bool {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        return true;
+    }
+    let content_type = response.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|value| {
+        let media_type = value.split(|&byte| byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    })
 }
 
 /// Makes sure that a client can read the upstream's answer in one way only, the way it was read here: the engine passes

@@ -12,6 +12,7 @@ use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
 use super::downstream::Downstream;
+use super::drain::LongLived;
 use super::forward::Origin;
 use super::refusal::Refusal;
 use super::request_id::Ids;
@@ -74,6 +75,8 @@ pub struct Journey {
     pub underscores: bool,
     /// Whether it is a gRPC call, whose refusals are told as gRPC.
     pub is_grpc: bool,
+    /// Set while its answer is one that may last: a tunnel, an event stream, a call.
+    pub long_lived: Option<LongLived>,
     /// Whether a limit in shadow mode would have refused it.
     pub would_deny: bool,
     /// How it ended.
@@ -153,6 +156,7 @@ impl Journey {
             target: None,
             underscores: false,
             is_grpc: false,
+            long_lived: None,
             would_deny: false,
             outcome: Outcome::default(),
             now_ms,

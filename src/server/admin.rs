@@ -11,13 +11,14 @@ use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_T
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::document::Secret;
+use crate::gateway::drain::Leave;
 use crate::gateway::explain::counter;
 use crate::side_http;
 use crate::sync::{self, Revisions};
@@ -34,17 +35,25 @@ pub struct Admin {
     revisions: Arc<Revisions>,
     throttle: Arc<Throttle>,
     registry: Arc<Registry>,
+    leave: Arc<Leave>,
 }
 
 impl Admin {
     /// For those who know the token.
     #[must_use]
-    pub fn new(token: &Secret, revisions: Arc<Revisions>, throttle: Arc<Throttle>, registry: Arc<Registry>) -> Self {
+    pub fn new(
+        token: &Secret,
+        revisions: Arc<Revisions>,
+        throttle: Arc<Throttle>,
+        registry: Arc<Registry>,
+        leave: Arc<Leave>,
+    ) -> Self {
         Self {
             token: Sha256::digest(token.expose()).into(),
             revisions,
             throttle,
             registry,
+            leave,
         }
     }
 
@@ -54,12 +63,19 @@ impl Admin {
     }
 }
 
-/// Answers on this listener until the runtime ends.
+/// Answers on this listener until `end`.
 ///
 /// # Errors
 /// When the listener can not be used.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
-    side_http::serve(listener, router(admin)).await
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, end: impl Future<Output = ()>) -> std::io::Result<()> {
+    side_http::serve_until(
+        listener,
+        side_http::Plain,
+        router(admin),
+        side_http::Bounds::BESIDE,
+        end,
+    )
+    .await
 }
 
 fn router(admin: Arc<Admin>) -> Router {
@@ -67,6 +83,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/throttle/{*counter}", get(throttle))
         .route("/admin/revision", get(revision))
         .route("/admin/upstreams", get(upstreams))
+        .route("/admin/drain", post(drain))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
@@ -174,8 +191,15 @@ async fn upstreams(State(admin): State<Arc<Admin>>) -> Json<Upstreams> {
     Json(Upstreams { upstreams })
 }
 
+/// Leaves, as after a SIGTERM. The answer comes at once; how it goes is seen in readiness and in the log.
+async fn drain(State(admin): State<Arc<Admin>>) -> Response {
+    log::info!("asked to leave by an administrator");
+    admin.leave.ask();
+    (StatusCode::ACCEPTED, Json(serde_json::json!({ "leaving": true }))).into_response()
+}
+
 async fn nothing_here() -> Response {
-    let detail = "there are /admin/throttle/{counter}, /admin/revision and /admin/upstreams";
+    let detail = "there are /admin/throttle/{counter}, /admin/revision, /admin/upstreams and /admin/drain";
     problem(StatusCode::NOT_FOUND, "route_not_found", detail)
 }
 

@@ -24,13 +24,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use ipnet::IpNet;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::ALPN;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,7 +46,7 @@ use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::{Core, Home, Wire};
 use crate::gateway::{Gateway, request_id};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::transport::Listeners;
+use crate::transport::{Listeners, Socket};
 
 /// First reservation for a request head; most fit.
 const HEAD_BUFFER: usize = 4096;
@@ -66,9 +65,6 @@ const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What is thrown away is read in pieces of about this size.
 const LINGER_BUFFER: usize = 16 * 1024;
-
-/// How long an idle connection is still listened to when the process leaves.
-const LEAVE_IDLE: Duration = Duration::from_millis(500);
 
 /// A TLS handshake begins with it, and no request does (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
@@ -147,8 +143,9 @@ impl Connections {
         }
     }
 
-    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
-        let Some((mut core, seat, http2)) = self.accept(stream).await else {
+    /// Serves one connection to its end.
+    pub async fn serve(&self, socket: Socket, shutdown: &ShutdownWatch) {
+        let Some((mut core, seat, http2)) = self.accept(socket).await else {
             return;
         };
         if matches!(core.io.selected_alpn_proto(), Some(ALPN::H2)) {
@@ -242,7 +239,7 @@ impl Connections {
                 }
                 () = leaving.begun(), if waiting && !left => {
                     left = true;
-                    deadline.set(Instant::now(), LEAVE_IDLE.min(self.timeouts.idle));
+                    deadline.set(Instant::now(), self.drain.idle().min(self.timeouts.idle));
                 }
             }
         }
@@ -335,14 +332,6 @@ impl Connections {
         let request_id = request_id::new();
         self.bounds.refused(core.transport.peer, refusal, &request_id);
         write_and_linger(core, refusal.answer(&request_id).into_closing_bytes(false)).await;
-    }
-}
-
-#[async_trait]
-impl ServerApp for Connections {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        self.serve(stream, shutdown).await;
-        None
     }
 }
 

@@ -2,18 +2,28 @@
 //! soon as nothing is in flight, at the latest when the drain deadline has passed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::census::Census;
+use super::systemd::Systemd;
+use crate::config::Timeouts;
 use crate::gateway::drain::{Drain, Leave};
 
 /// How often the leaving process looks whether it is alone.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long streams may go on when another process has taken over, if the configuration does not say it. Nobody waits for
+/// them, and most clients of streams connect again sooner.
+const STREAMS_WHEN_FOLLOWED: Duration = Duration::from_secs(10 * 60);
+
+/// How often the service manager is told that more time is needed, and how much.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTENSION: Duration = Duration::from_secs(20);
 
 /// Turns signals into the end of the server, after the drain. The engine's own sequence is not used: it sleeps a fixed
 /// time, and cuts idle connections at once.
@@ -21,7 +31,10 @@ pub struct Signals {
     leave: Arc<Leave>,
     drain: Drain,
     census: Arc<Census>,
-    deadline: Duration,
+    timeouts: Timeouts,
+    systemd: Systemd,
+    /// True while the process before this one is still there, which must not outlive the service.
+    before: watch::Receiver<bool>,
     heard: Mutex<Heard>,
 }
 
@@ -34,16 +47,24 @@ struct Heard {
 }
 
 impl Signals {
-    /// Drains this long at most. Whoever else begins to leave does as much as a signal. Signals are heard from now on, by
-    /// the runtime in whose context this is called: one that comes before the engine asks would otherwise end the process
-    /// in the middle of its start.
+    /// Whoever else wants the process to stop does as much as a signal. Signals are heard from now on, by the runtime in
+    /// whose context this is called: one that comes before the engine asks would otherwise end the process in the middle
+    /// of its start.
     #[must_use]
-    pub fn new((leave, drain): (Arc<Leave>, Drain), census: Arc<Census>, deadline: Duration) -> Self {
+    pub fn new(
+        (leave, drain): (Arc<Leave>, Drain),
+        census: Arc<Census>,
+        timeouts: Timeouts,
+        systemd: Systemd,
+        before: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             leave,
             drain,
             census,
-            deadline,
+            timeouts,
+            systemd,
+            before,
             heard: Mutex::new(Heard {
                 terminate: listen(SignalKind::terminate()),
                 interrupt: listen(SignalKind::interrupt()),
@@ -51,6 +72,48 @@ impl Signals {
                 hangup: listen(SignalKind::hangup()),
             }),
         }
+    }
+
+    /// Waits until nothing is in flight, or for as long as what is may take.
+    async fn alone(&self) {
+        let begun = Instant::now();
+        let (requests, streams) = self.deadlines();
+        let mut told = begun;
+        let mut before = self.before.clone();
+        loop {
+            let elapsed = begun.elapsed();
+            let open = self.census.open();
+            if open == 0 {
+                break log::info!("nothing is in flight: the end");
+            }
+            if elapsed >= requests && (self.drain.streams() == 0 || elapsed >= streams) {
+                return log::warn!("{open} connections are cut at the drain deadline");
+            }
+            if !self.drain.is_followed() && told.elapsed() >= EXTEND_EVERY {
+                told = Instant::now();
+                self.systemd.extend(EXTENSION);
+                self.systemd
+                    .status(&format!("stopping: {open} connections are still open"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        if self.drain.is_followed() {
+            return;
+        }
+        // The service manager ends what is left of a service when its main process ends.
+        let left = requests.max(streams).saturating_sub(begun.elapsed());
+        let _ = tokio::time::timeout(left, before.wait_for(|before| !before)).await;
+    }
+
+    /// How long requests and streams may go on.
+    fn deadlines(&self) -> (Duration, Duration) {
+        let requests = self.timeouts.drain;
+        let streams = match self.timeouts.drain_streams {
+            Some(streams) => streams,
+            None if self.drain.is_followed() => STREAMS_WHEN_FOLLOWED,
+            None => requests,
+        };
+        (requests, streams)
     }
 }
 
@@ -73,25 +136,33 @@ impl ShutdownSignalWatch for Signals {
         let mut drain = self.drain.clone();
         tokio::select! {
             () = ignored => {}
-            () = drain.begun() => log::info!("leaving"),
+            () = drain.begun() => {}
+            () = self.drain.asked() => log::info!("asked to leave"),
             () = next(terminate) => log::info!("SIGTERM: leaving"),
             () = next(interrupt) => log::info!("interrupted: leaving"),
             () = next(quit) => log::info!("SIGQUIT: leaving"),
         }
-        self.leave.begin();
-        let alone = async {
-            while self.census.open() > 0 {
-                tokio::time::sleep(LOOK).await;
+        let leaving = async {
+            if !self.drain.is_followed() {
+                self.leave.announce();
+                self.systemd.stopping("stopping");
+                if !self.timeouts.announce.is_zero() {
+                    log::info!(
+                        "not ready any more; clients are served for another {:?}",
+                        self.timeouts.announce
+                    );
+                    tokio::time::sleep(self.timeouts.announce).await;
+                }
             }
+            self.leave.begin();
+            self.alone().await;
         };
         tokio::select! {
-            () = alone => log::info!("nothing is in flight: the end"),
-            () = tokio::time::sleep(self.deadline) => {
-                log::warn!("{} connections are cut at the drain deadline", self.census.open());
-            }
+            () = leaving => {}
             () = next(terminate) => log::warn!("SIGTERM again: {} connections are cut", self.census.open()),
             () = next(interrupt) => log::warn!("interrupted again: {} connections are cut", self.census.open()),
         }
+        self.leave.begin();
         ShutdownSignal::FastShutdown
     }
 }

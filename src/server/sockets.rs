@@ -1,22 +1,41 @@
-//! Listening sockets: bound before anything else starts, so that a port that is taken is an error at the start and not
-//! a process that lives without listening.
+//! Listening sockets: there before anything else starts, so that a port that is taken is an error at the start and not a
+//! process that lives without listening. They are bound here, or come from the process before, or from the service manager.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::IntoRawFd;
+use std::os::fd::AsFd;
 
-use async_trait::async_trait;
-use pingora::server::{Fds, ListenFds, ShutdownWatch};
-use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::systemd::Systemd;
 
 /// Connections that may wait to be accepted; the kernel takes less when `net.core.somaxconn` says so.
 const BACKLOG: i32 = 65_535;
 
-/// Bound sockets of the proxy's listeners, and the table in which the engine looks for them.
-pub struct Sockets {
-    bound: Vec<(String, SocketAddr)>,
-    fds: ListenFds,
+/// What a socket in the service manager's care is called.
+const NAME: &str = "tollgate";
+
+/// A listening socket.
+pub struct Listening {
+    /// As the configuration says; the port may be 0.
+    pub wanted: SocketAddr,
+    /// Where it is.
+    pub actual: SocketAddr,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// Sockets that were there before this process.
+#[derive(Default)]
+pub struct Inheritance {
+    sockets: Vec<Inherited>,
+}
+
+struct Inherited {
+    wanted: SocketAddr,
+    /// As the service manager calls it; none for those of the process before.
+    name: Option<String>,
+    socket: TcpListener,
 }
 
 /// A socket that could not be bound.
@@ -41,51 +60,87 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-impl Sockets {
-    /// Binds every address. A port of 0 is replaced by one that is free.
+impl Listening {
+    /// The same socket once more, for who accepts on it.
     ///
     /// # Errors
-    /// The first address that can not be bound.
-    pub fn bind(addresses: impl Iterator<Item = SocketAddr>) -> Result<Self, BindError> {
-        let mut fds = Fds::new();
-        let mut bound = Vec::new();
-        for address in addresses {
-            let listener = listen(address)?;
-            let actual = listener.local_addr().map_err(|error| BindError { address, error })?;
-            fds.add(actual.to_string(), listener.into_raw_fd());
-            bound.push((actual.to_string(), actual));
-        }
-        Ok(Self {
-            bound,
-            fds: ListenFds::new(fds.into()),
+    /// When this process is out of files.
+    pub fn share(&self) -> Result<TcpListener, BindError> {
+        self.socket.try_clone().map_err(|error| BindError {
+            address: self.actual,
+            error,
         })
     }
 
-    /// The addresses that are listened on.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.bound.iter().map(|(_, address)| *address)
+    /// Asks the service manager to keep it beyond an unexpected end of this process.
+    pub fn keep(&self, systemd: Systemd) {
+        systemd.keep(NAME, self.socket.as_fd());
     }
+}
 
-    /// The same, as the engine names them.
-    pub fn names(&self) -> impl Iterator<Item = &str> + '_ {
-        self.bound.iter().map(|(name, _)| name.as_str())
-    }
-
-    /// A service that finds its sockets here.
+impl Inheritance {
+    /// What the service manager listens on for this process, and what it kept of one that ended.
     #[must_use]
-    pub fn give_to<S>(&self, service: S) -> WithSockets<S> {
-        WithSockets {
-            service,
-            fds: ListenFds::clone(&self.fds),
+    pub fn of_service_manager(systemd: Systemd) -> Self {
+        let mut sockets: Vec<Inherited> = Vec::new();
+        for kept in systemd.sockets() {
+            let Ok(wanted) = kept.socket.local_addr() else {
+                continue;
+            };
+            // A unit for sockets and the store may both have it: one is enough, and they are the same socket.
+            if sockets.iter().all(|other| other.wanted != wanted) {
+                sockets.push(Inherited {
+                    wanted,
+                    name: Some(kept.name),
+                    socket: kept.socket,
+                });
+            }
+        }
+        Self { sockets }
+    }
+
+    /// Takes in a socket of the process before, which its configuration wanted at this address.
+    pub fn add(&mut self, wanted: SocketAddr, socket: TcpListener) {
+        self.sockets.push(Inherited {
+            wanted,
+            name: None,
+            socket,
+        });
+    }
+
+    /// The socket for this address: inherited, or bound now. A port of 0 is any that is free.
+    ///
+    /// # Errors
+    /// When there is none, and it can not be bound.
+    pub fn listen(&mut self, wanted: SocketAddr) -> Result<Listening, BindError> {
+        let position = self.sockets.iter().position(|inherited| inherited.wanted == wanted);
+        let socket = match position.map(|position| self.sockets.remove(position)) {
+            Some(inherited) => inherited.socket,
+            None => bind(wanted)?,
+        };
+        let used = |error| BindError { address: wanted, error };
+        socket.set_nonblocking(true).map_err(used)?;
+        let actual = socket.local_addr().map_err(used)?;
+        Ok(Listening { wanted, actual, socket })
+    }
+
+    /// Closes what nobody wanted.
+    pub fn close_rest(self, systemd: Systemd) {
+        for rest in self.sockets {
+            log::warn!(
+                "{}: no listener is configured there any more; it is closed",
+                rest.wanted
+            );
+            if let Some(name) = rest.name {
+                // All of this name; those that are used are given back when the process serves.
+                systemd.forget(&name);
+            }
         }
     }
 }
 
 /// Binds one socket and listens.
-///
-/// # Errors
-/// When it can not be bound.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -97,45 +152,44 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
     bound().map_err(|error| BindError { address, error })
 }
 
-/// A listening service that takes its sockets from our table instead of the engine's, so that they can come from
-/// anywhere: bound here, or inherited.
-pub struct WithSockets<S> {
-    service: S,
-    fds: ListenFds,
-}
-
-#[async_trait]
-impl<S: ServiceWithDependents> ServiceWithDependents for WithSockets<S> {
-    async fn start_service(
-        &mut self,
-        _engine_fds: Option<ListenFds>,
-        shutdown: ShutdownWatch,
-        listeners_per_fd: usize,
-        ready: ServiceReadyNotifier,
-    ) {
-        self.service
-            .start_service(Some(ListenFds::clone(&self.fds)), shutdown, listeners_per_fd, ready)
-            .await;
-    }
-
-    fn name(&self) -> &str {
-        self.service.name()
-    }
-
-    fn threads(&self) -> Option<usize> {
-        self.service.threads()
-    }
-
-    fn listen_addresses(&self) -> Option<Vec<String>> {
-        self.service.listen_addresses()
-    }
-}
-
 /// Raises the number of files this process may open to what the kernel lets it: every client and every upstream
 /// connection is one.
 pub fn raise_file_limit() {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => log::debug!("{limit} files may be open"),
         Err(error) => log::warn!("the limit of open files could not be raised: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any_port() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn what_is_inherited_is_used_and_only_the_rest_is_bound() {
+        let mut inheritance = Inheritance::default();
+        let (first, second) = (bind(any_port()).unwrap(), bind(any_port()).unwrap());
+        let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
+        // The process before had two listeners at any port; this one has three.
+        inheritance.add(any_port(), first);
+        inheritance.add(any_port(), second);
+        let listening: Vec<_> = (0..3).map(|_| inheritance.listen(any_port()).unwrap().actual).collect();
+        assert_eq!(listening[..2], addresses);
+        assert!(!addresses.contains(&listening[2]));
+    }
+
+    #[test]
+    fn a_socket_that_nobody_wants_is_closed() {
+        let socket = bind(any_port()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut inheritance = Inheritance::default();
+        inheritance.add(address, socket);
+        assert!(bind(address).is_err(), "it is still there");
+        inheritance.close_rest(Systemd::of_environment());
+        bind(address).unwrap();
     }
 }

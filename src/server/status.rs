@@ -100,12 +100,19 @@ struct KeySet {
     last_error: Option<String>,
 }
 
-/// Answers on this listener until the runtime ends.
+/// Answers on this listener until `end`.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, status: Arc<Status>) -> std::io::Result<()> {
-    side_http::serve(listener, router(status)).await
+pub async fn serve(listener: TcpListener, status: Arc<Status>, end: impl Future<Output = ()>) -> std::io::Result<()> {
+    side_http::serve_until(
+        listener,
+        side_http::Plain,
+        router(status),
+        side_http::Bounds::BESIDE,
+        end,
+    )
+    .await
 }
 
 fn router(status: Arc<Status>) -> Router {
@@ -130,7 +137,8 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
     let standing = status.standing.as_ref().map(|standing| *standing.borrow());
     let keys = status.keys.as_ref().map(|keys| keys.status());
     let answers = status.metrics.control_plane().up.get() == 1;
-    let why_not = if status.drain.is_begun() {
+    // A process that was followed is not who is asked for: the service goes on.
+    let why_not = if status.drain.is_announced() && !status.drain.is_followed() {
         Some("draining")
     } else if let Some(why_not) = standing.and_then(Standing::why_not) {
         Some(why_not)

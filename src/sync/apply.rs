@@ -52,6 +52,15 @@ impl Pull {
         applied.is_ok()
     }
 
+    /// The process before this one has stopped writing: if it took up another revision since this one has read, that is
+    /// taken up here as well. Blocks.
+    pub fn take_over(&self) {
+        let running = self.revisions.published();
+        if running.is_some_and(|running| !self.last_good.is_current(&running.manifest)) {
+            self.boot();
+        }
+    }
+
     /// Applies what was read from disk; true if it runs. After a restart nothing is known of any name, and one that is gone
     /// just now must not take down what served before.
     fn start_from(&self, revision: &Remembered) -> bool {

@@ -80,26 +80,30 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Reads what the process before has left, and starts. What can not be read is no reason not to start.
+    /// Reads what the process before has left, and starts. One that still runs has not ended, cleanly or not. What can
+    /// not be read is no reason not to start.
     #[must_use]
     pub fn open(state: Arc<StateDir>) -> Self {
-        let guard = match state.read(FILE) {
-            Ok(Some(text)) => serde_json::from_str(&text).unwrap_or_else(|error| {
-                log::warn!("{}: {error}; starting over", state.path().join(FILE).display());
-                CrashGuard::default()
-            }),
-            Ok(None) => CrashGuard::default(),
-            Err(error) => {
-                log::warn!("{}: {error}; starting over", state.path().join(FILE).display());
-                CrashGuard::default()
-            }
-        };
         let guard = Self {
+            guard: Mutex::new(read(&state)),
             state,
-            guard: Mutex::new(guard),
         };
-        guard.change(CrashGuard::start);
+        if guard.state.is_written() {
+            guard.change(CrashGuard::start);
+        }
         guard
+    }
+
+    /// The process before has stopped writing, and this one goes on with what it wrote last. What was swapped in here
+    /// meanwhile is what will have been running if this process ends.
+    pub fn take_over(&self) {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = guard.suspect.filter(|_| guard.running);
+        *guard = read(&self.state);
+        if let Some(root) = runs {
+            guard.swap(root);
+        }
+        self.write(&guard);
     }
 
     /// Whether this root is not taken.
@@ -116,12 +120,28 @@ impl Guard {
         if *guard == before {
             return;
         }
-        let written = serde_json::to_string(&*guard)
+        self.write(&guard);
+    }
+
+    fn write(&self, guard: &CrashGuard) {
+        let written = serde_json::to_string(guard)
             .map_err(std::io::Error::other)
             .and_then(|text| self.state.write(FILE, &text));
         if let Err(error) = written {
             log::error!("{}: {error}", self.state.path().join(FILE).display());
         }
+    }
+}
+
+fn read(state: &StateDir) -> CrashGuard {
+    let over = |error: &dyn std::fmt::Display| {
+        log::warn!("{}: {error}; starting over", state.path().join(FILE).display());
+        CrashGuard::default()
+    };
+    match state.read(FILE) {
+        Ok(Some(text)) => serde_json::from_str(&text).unwrap_or_else(|error| over(&error)),
+        Ok(None) => CrashGuard::default(),
+        Err(error) => over(&error),
     }
 }
 
@@ -165,6 +185,34 @@ mod tests {
         crash(&mut guard, Y);
         crash(&mut guard, X);
         assert!(!guard.refuses(X) && !guard.refuses(Y));
+    }
+
+    #[test]
+    fn an_upgrade_is_no_end_and_what_the_new_process_runs_is_what_counts_from_then_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = Arc::new(StateDir::open(directory.path(), Duration::ZERO).unwrap());
+        let old = Guard::open(Arc::clone(&before));
+        old.change(|guard| guard.swap(X));
+        let lock = || before.try_clone_lock().unwrap();
+        for _ in 0..3 {
+            // Handoffs that fail: each of these processes ends, and none of them has written anything.
+            let state = Arc::new(StateDir::inherit(directory.path(), lock()).unwrap());
+            let new = Guard::open(state);
+            new.change(|guard| guard.swap(X));
+            assert!(!new.refuses(X));
+        }
+        let state = Arc::new(StateDir::inherit(directory.path(), lock()).unwrap());
+        let new = Guard::open(Arc::clone(&state));
+        new.change(|guard| guard.swap(X));
+        // Published while the new process was getting ready.
+        old.change(|guard| guard.swap(Y));
+        assert!(before.give_up(Duration::from_secs(30)));
+        state.take();
+        new.take_over();
+        old.change(CrashGuard::clear);
+        assert!(!Guard::open(Arc::clone(&state)).refuses(X), "one unclean end");
+        new.change(|guard| guard.swap(X));
+        assert!(!Guard::open(Arc::clone(&state)).refuses(Y), "which was of X");
     }
 
     #[test]

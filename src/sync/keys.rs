@@ -10,7 +10,6 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +22,7 @@ use tokio::task::JoinHandle;
 use self::disk::Disk;
 use self::head::wanted;
 use super::client::{Answer, Client, ClientError, segment};
+use super::state_dir::StateDir;
 use super::trust::Trust;
 use crate::auth::KeyStore;
 use crate::auth::key_store::{Foundation, PageError};
@@ -169,12 +169,12 @@ enum Round {
 }
 
 impl KeyFollower {
-    /// Takes up what is on disk in `directory`: then keys are known before anybody is asked. Blocks.
+    /// Takes up what is on disk: then keys are known before anybody is asked. Blocks.
     ///
     /// # Errors
-    /// When the directory can not be made.
-    pub fn open(parts: Parts, directory: &Path) -> Result<Self, String> {
-        let disk = Disk::open(directory)?;
+    /// When the directory for them can not be made.
+    pub fn open(parts: Parts, state: Arc<StateDir>) -> Result<Self, String> {
+        let disk = Disk::open(state)?;
         disk.load(&parts.store, &parts.environment);
         Ok(Self {
             told: watch::Sender::new(parts.store.seq()),
@@ -203,8 +203,15 @@ impl KeyFollower {
         }
     }
 
-    /// Writes what is not written yet. At the end of the process; blocks.
-    pub fn end(&self) {
+    /// The process before this one has stopped writing: takes up what it has written since [`Self::open`]. Before
+    /// [`Self::run`]; blocks.
+    pub fn take_over(&self) {
+        self.disk.load_again(&self.parts.store, &self.parts.environment);
+        self.progressed();
+    }
+
+    /// Writes what is not written yet: at the end of the process, and for the one that is to come. Blocks.
+    pub fn save(&self) {
         self.disk.save(&self.parts.store, &self.parts.environment);
     }
 

@@ -31,25 +31,32 @@ pub struct LastGood {
 }
 
 impl LastGood {
-    /// Makes the directory and removes what a process before has left unfinished.
+    /// Makes the directory and removes what a process before has left unfinished, unless it is that one that writes.
     ///
     /// # Errors
     /// When it can not be made.
     pub fn open(state: Arc<StateDir>) -> Result<Self, String> {
         let root = state.path().join(DIRECTORY);
+        let Some(writing) = state.writing() else {
+            return Ok(Self { state, root });
+        };
         std::fs::create_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))?;
         for name in names(&root).filter(|name| name.ends_with(".new")) {
             let _ = std::fs::remove_dir_all(root.join(name));
         }
+        drop(writing);
         Ok(Self { state, root })
     }
 
     /// Keeps a revision, makes it the current one, and removes the oldest. What is there already is written anew if it
-    /// is damaged, or signed by a key from before.
+    /// is damaged, or signed by a key from before. Nothing, if another process writes here.
     ///
     /// # Errors
     /// When the disk does not take it; then what was kept before still is.
     pub fn keep(&self, revision: &Remembered) -> io::Result<()> {
+        let Some(_writing) = self.state.writing() else {
+            return Ok(());
+        };
         let name = directory(revision.manifest());
         let place = self.root.join(&name);
         let signed = serde_json::to_vec(&revision.signed)?;
@@ -70,11 +77,15 @@ impl LastGood {
         self.choose(revision.manifest())
     }
 
-    /// Makes a revision that was read from here the current one, and removes the oldest.
+    /// Makes a revision that was read from here the current one, and removes the oldest. Nothing, if another process
+    /// writes here.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub fn choose(&self, manifest: &Manifest) -> io::Result<()> {
+        let Some(_writing) = self.state.writing() else {
+            return Ok(());
+        };
         let name = directory(manifest);
         self.state.write(CURRENT, &name)?;
         self.forget_all_but(&name);
@@ -98,6 +109,13 @@ impl LastGood {
                 .inspect_err(|why| log::error!("{}: {why}; it is not used", self.root.join(&name).display()))
                 .ok()
         })
+    }
+
+    /// Whether this is the one that served last.
+    #[must_use]
+    pub fn is_current(&self, manifest: &Manifest) -> bool {
+        let current = self.state.read(CURRENT).ok().flatten();
+        current.is_some_and(|current| current == directory(manifest))
     }
 
     /// The content with this root, if it is kept: a rollback needs no network.

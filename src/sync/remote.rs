@@ -1,8 +1,10 @@
 //! Everything of this gateway that has to do with a control plane, put together.
 
+mod succession;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -30,6 +32,8 @@ use crate::gateway::drain::{Drain, Leave};
 use crate::redis::Redis;
 use crate::telemetry::Metrics;
 use crate::throttle::Throttle;
+pub use succession::Origin;
+use succession::Predecessor;
 
 /// How long a start waits for an answer about a seat; less with one on disk, which is as good.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
@@ -52,9 +56,30 @@ pub struct Remote {
     keys: Arc<KeyFollower>,
     expected: Expected,
     pull: OnceLock<Arc<Pull>>,
-    beats: OnceLock<JoinHandle<()>>,
+    company: OnceLock<Company>,
+    loops: Mutex<Option<Loops>>,
+    /// Of the process before this one, from which it takes over when it starts.
+    before: Mutex<Option<Predecessor>>,
+    /// Whether another process speaks for this gateway now.
+    handed_over: AtomicBool,
     full: Arc<OnceLock<String>>,
     drained: Arc<AtomicBool>,
+}
+
+/// What the loops work with.
+struct Company {
+    runtime: Handle,
+    leave: Arc<Leave>,
+    drain: Drain,
+    throttle: Arc<Throttle>,
+    redis: Option<Redis>,
+    metrics: Arc<Metrics>,
+}
+
+/// What speaks for this gateway, and is stopped when another process does. Who follows keys is not among them.
+struct Loops {
+    pull: Vec<JoinHandle<()>>,
+    beats: JoinHandle<()>,
 }
 
 /// Why a gateway does not start with its control plane.
@@ -67,7 +92,8 @@ pub enum OpenError {
 }
 
 impl Remote {
-    /// Takes the state directory, and asks for a seat once. Blocks, a few seconds at most.
+    /// Takes the state directory, and asks for a seat once. Blocks, a few seconds at most. A successor asks for nothing
+    /// and writes nothing: it has the seat of the process before it, and waits for nobody.
     ///
     /// # Errors
     /// When something on disk can not be used, or there is no seat.
@@ -76,9 +102,15 @@ impl Remote {
         settings: &ControlPlane,
         metrics: &Metrics,
         runtime: &Handle,
+        origin: Origin,
     ) -> Result<Self, OpenError> {
         let client = Client::new(settings).map_err(OpenError::Machine)?;
-        let state = Arc::new(StateDir::open(&settings.state_dir, TAKE_OVER).map_err(OpenError::Machine)?);
+        let succeeds = matches!(origin, Origin::Successor(_));
+        let state = match origin {
+            Origin::Fresh => StateDir::open(&settings.state_dir, TAKE_OVER),
+            Origin::Successor(lock) => StateDir::inherit(&settings.state_dir, lock),
+        };
+        let state = Arc::new(state.map_err(OpenError::Machine)?);
         let trust = Trust::open(&settings.public_keys, Arc::clone(&state)).map_err(OpenError::Machine)?;
         let last_good = LastGood::open(Arc::clone(&state)).map_err(OpenError::Machine)?;
         let gateway = &config.gateway;
@@ -100,22 +132,13 @@ impl Remote {
             settings,
             (metrics.control_plane(), unix_ms()),
         );
-        let standing = *seats.standing().borrow();
-        let patience = if standing.may_serve() {
-            FIRST_ANSWER_SEATED
+        let mut before = None;
+        if succeeds {
+            let lent = Predecessor::of(&state, gateway).map_err(OpenError::Machine)?;
+            seats.succeed(lent.standing);
+            before = Some(lent);
         } else {
-            FIRST_ANSWER
-        };
-        if standing != Standing::NotNeeded {
-            match runtime.block_on(seats.ask(unix_ms(), patience)) {
-                Verdict::Full(message, _) if seats.ends_when_full() => {
-                    return Err(OpenError::PoolFull(Seats::last_words(&message)));
-                }
-                Verdict::Full(message, _) => log::error!("{message}"),
-                Verdict::Refused(message) => log::error!("pool \"{}\": {message}", gateway.pool),
-                Verdict::Away(message) => log::warn!("control plane: {message}"),
-                Verdict::Seated | Verdict::NotNeeded => {}
-            }
+            first_answer(&seats, &gateway.pool, runtime)?;
         }
         let (trust, manifests, key_store) = (Arc::new(trust), watch::Sender::default(), Arc::new(KeyStore::new()));
         let keys = Parts {
@@ -129,7 +152,7 @@ impl Remote {
             newest_seen: last_good.highest().ok().flatten().map_or(0, |newest| newest.seq),
             metrics: metrics.keys(),
         };
-        let keys = KeyFollower::open(keys, &state.path().join("keys")).map_err(OpenError::Machine)?;
+        let keys = KeyFollower::open(keys, Arc::clone(&state)).map_err(OpenError::Machine)?;
         Ok(Self {
             expected: Expected {
                 environment: gateway.environment.clone(),
@@ -148,7 +171,10 @@ impl Remote {
             key_store,
             keys: Arc::new(keys),
             pull: OnceLock::new(),
-            beats: OnceLock::new(),
+            company: OnceLock::new(),
+            loops: Mutex::default(),
+            before: Mutex::new(before),
+            handed_over: AtomicBool::default(),
             full: Arc::default(),
             drained: Arc::default(),
         })
@@ -175,7 +201,8 @@ impl Remote {
         }
     }
 
-    /// Starts everything that goes on in the background. After [`Self::boot`].
+    /// Starts everything that goes on in the background. After [`Self::boot`]. In a successor: after the process before
+    /// it has handed over, and not earlier; from then on this process writes the state directory.
     pub fn start(
         &self,
         runtime: &Handle,
@@ -183,37 +210,75 @@ impl Remote {
         (throttle, redis): (&Arc<Throttle>, Option<&Redis>),
         metrics: &Arc<Metrics>,
     ) {
-        if let Some(pull) = self.pull.get() {
-            runtime.spawn(Arc::clone(pull).run(self.seats.standing(), drain.watch()));
-            runtime.spawn(Arc::clone(pull).prove());
+        let company = self.company.get_or_init(|| Company {
+            runtime: runtime.clone(),
+            leave: Arc::clone(leave),
+            drain: drain.clone(),
+            throttle: Arc::clone(throttle),
+            redis: redis.cloned(),
+            metrics: Arc::clone(metrics),
+        });
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let succeeds = before.is_some();
+        if let Some(before) = before {
+            self.take_over(&before, throttle);
         }
-        runtime.spawn(Arc::clone(&self.keys).run());
+        let keys = Arc::clone(&self.keys);
+        runtime.spawn(async move {
+            if succeeds {
+                let keys = Arc::clone(&keys);
+                let _ = tokio::task::spawn_blocking(move || keys.take_over()).await;
+            }
+            keys.run().await;
+        });
+        self.start_loops(company, succeeds);
+    }
+
+    /// Starts what speaks for this gateway.
+    fn start_loops(&self, company: &Company, succeeds: bool) {
+        let mut pulling = Vec::new();
+        if let Some(pull) = self.pull.get() {
+            let (follows, standing, leaving) = (Arc::clone(pull), self.seats.standing(), company.drain.watch());
+            pulling.push(company.runtime.spawn(async move {
+                if succeeds {
+                    let pull = Arc::clone(&follows);
+                    let _ = tokio::task::spawn_blocking(move || pull.take_over()).await;
+                }
+                follows.run(standing, leaving).await;
+            }));
+            pulling.push(company.runtime.spawn(Arc::clone(pull).prove()));
+        }
         let beats = Beats {
             client: self.client.clone(),
             seats: Arc::clone(&self.seats),
             progress: Arc::clone(&self.progress),
             key_seq: self.keys.told(),
             keys: Arc::clone(&self.keys),
-            metrics: Arc::clone(metrics),
-            throttle: Arc::clone(throttle),
-            redis: redis.cloned(),
+            metrics: Arc::clone(&company.metrics),
+            throttle: Arc::clone(&company.throttle),
+            redis: company.redis.clone(),
         };
-        let (full, ends, leaves) = (Arc::clone(&self.full), self.seats.ends_when_full(), Arc::clone(leave));
+        let (full, ends, leaves) = (
+            Arc::clone(&self.full),
+            self.seats.ends_when_full(),
+            Arc::clone(&company.leave),
+        );
         let on_full = move |message: &str| {
             if ends {
                 let _ = full.set(Seats::last_words(message));
                 leaves.begin();
             }
         };
-        let (drained, leaves) = (Arc::clone(&self.drained), Arc::clone(leave));
+        let (drained, leaves) = (Arc::clone(&self.drained), Arc::clone(&company.leave));
         let on_drain = move || {
             log::info!("the control plane wants this gateway to leave");
             drained.store(true, Ordering::Relaxed);
             leaves.begin();
         };
-        let _ = self
-            .beats
-            .set(runtime.spawn(beats.run(drain.watch(), on_full, on_drain)));
+        let beats = company
+            .runtime
+            .spawn(beats.run(company.drain.watch(), on_full, on_drain));
+        *self.loops.lock().unwrap_or_else(PoisonError::into_inner) = Some(Loops { pull: pulling, beats });
     }
 
     /// Asks the control plane, wherever it is.
@@ -261,20 +326,49 @@ impl Remote {
     /// The end of the process, when it leaves and nothing is served any more. Blocks for a few seconds at most. Why it
     /// ends, if that is a full pool.
     ///
-    /// A seat is freed only if the control plane wanted this gateway to go. After a signal it may be started again at
-    /// once, and a restart must find its seat; if it is not, the seat ends by itself.
-    pub fn end(self, runtime: &Handle) -> Option<String> {
-        self.guard.change(CrashGuard::clear);
-        if let Some(beats) = self.beats.into_inner() {
-            // It has been told that the process leaves, and tells the control plane.
-            let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, beats).await });
+    /// The seat is freed at once if the control plane wanted this gateway to go. After a stop it is given up, so that
+    /// another gateway has it soon, and a restart finds it all the same. After an upgrade it is the other process's.
+    pub fn end(&self, runtime: &Handle) -> Option<String> {
+        if self.handed_over.load(Ordering::Acquire) {
+            return None;
         }
-        self.keys.end();
+        self.guard.change(CrashGuard::clear);
+        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(loops) = loops {
+            // It has been told that the process leaves, and tells the control plane.
+            let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, loops.beats).await });
+        }
+        self.keys.save();
         if self.drained.load(Ordering::Relaxed) {
             runtime.block_on(self.seats.free(FREED));
+        } else if *self.seats.standing().borrow() == Standing::Seated {
+            runtime.block_on(self.seats.give_up(FREED));
         }
         self.full.get().cloned()
     }
+}
+
+/// Asks for a seat, before anything else is there.
+fn first_answer(seats: &Seats, pool: &str, runtime: &Handle) -> Result<(), OpenError> {
+    let standing = *seats.standing().borrow();
+    if standing == Standing::NotNeeded {
+        return Ok(());
+    }
+    let patience = if standing.may_serve() {
+        FIRST_ANSWER_SEATED
+    } else {
+        FIRST_ANSWER
+    };
+    match runtime.block_on(seats.ask(unix_ms(), patience)) {
+        Verdict::Full(message, _) if seats.ends_when_full() => {
+            return Err(OpenError::PoolFull(Seats::last_words(&message)));
+        }
+        Verdict::Full(message, _) => log::error!("{message}"),
+        Verdict::Refused(message) => log::error!("pool \"{pool}\": {message}"),
+        Verdict::Away(message) => log::warn!("control plane: {message}"),
+        Verdict::Seated | Verdict::NotNeeded => {}
+    }
+    Ok(())
 }
 
 impl fmt::Display for OpenError {

@@ -37,7 +37,8 @@ const FULL_MOST: Duration = Duration::from_secs(5);
 const TOUCH_MS: u64 = 60_000;
 
 /// Whether this gateway may serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// The control plane has not answered, and nothing on disk vouches for this gateway.
     Unknown,
@@ -192,6 +193,23 @@ impl Seats {
         }
     }
 
+    /// Takes up the standing of the process before this one, which still serves: the gateway has its seat, and an upgrade
+    /// needs no other one. That it is another process now, maybe of another version, is told by registering again.
+    pub fn succeed(&self, before: Standing) {
+        self.standing.send_replace(match before {
+            _ if self.client.is_directory() => Standing::NotNeeded,
+            Standing::Seated => Standing::Remembered,
+            other => other,
+        });
+    }
+
+    /// Reads the seat again: the process before this one may have got another token meanwhile. Blocks.
+    pub fn read_again(&self) {
+        if let Some(kept) = Paper::read(Arc::clone(&self.paper.state)).kept().take() {
+            *self.paper.kept() = Some(kept);
+        }
+    }
+
     /// Whether this gateway may serve, and when that changes.
     #[must_use]
     pub fn standing(&self) -> watch::Receiver<Standing> {
@@ -214,6 +232,12 @@ impl Seats {
     #[must_use]
     pub fn instance_id(&self) -> &str {
         &self.register.instance_id
+    }
+
+    /// Where its seat is.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        &self.pool
     }
 
     /// The token of the seat; empty without one.
@@ -293,25 +317,40 @@ impl Seats {
         }
     }
 
-    /// Frees the seat for another gateway.
+    /// Frees the seat for another gateway, at once and for good.
     pub async fn free(&self, patience: Duration) {
-        let path = format!("/v1/instances/{}", segment(self.instance_id()));
-        match self.client.delete(&path, (PROOF, &self.token()), patience).await {
-            Ok(answer) if matches!(answer.status, 200 | 202 | 204 | 404) => {
-                log::info!("pool \"{}\": the seat is free", self.pool);
-                *self.paper.kept() = None;
-                self.paper.write().await;
-            }
-            Ok(answer) => log::warn!(
-                "pool \"{}\": the seat could not be freed ({}); it ends by itself",
-                self.pool,
-                answer.status
-            ),
-            Err(error) => log::warn!(
-                "pool \"{}\": the seat could not be freed ({error}); it ends by itself",
-                self.pool
-            ),
+        if self.leave("", patience).await {
+            log::info!("pool \"{}\": the seat is free", self.pool);
+            *self.paper.kept() = None;
+            self.paper.write().await;
         }
+    }
+
+    /// Gives up the seat at a stop, which may be the first half of a restart: the control plane holds it for this gateway
+    /// for a few seconds. It stays on disk. While the control plane is away it lets this gateway start again, as it would
+    /// have done after any other end: a host that is restarted must come back without anybody's help.
+    pub async fn give_up(&self, patience: Duration) {
+        // A control plane that does not know this question frees the seat at once.
+        if self.leave("?may_return=true", patience).await {
+            log::info!(
+                "pool \"{}\": the seat is given up; it is held for a restart for a few seconds",
+                self.pool
+            );
+        }
+    }
+
+    async fn leave(&self, how: &str, patience: Duration) -> bool {
+        let path = format!("/v1/instances/{}{how}", segment(self.instance_id()));
+        let why = match self.client.delete(&path, (PROOF, &self.token()), patience).await {
+            Ok(answer) if matches!(answer.status, 200 | 202 | 204 | 404) => return true,
+            Ok(answer) => answer.status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        log::warn!(
+            "pool \"{}\": the seat could not be freed ({why}); it ends by itself",
+            self.pool
+        );
+        false
     }
 
     async fn read(&self, answer: &Answer, now_ms: u64) -> Verdict {

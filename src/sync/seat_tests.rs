@@ -144,7 +144,7 @@ fn a_control_plane_that_has_forgotten_a_seat_is_shown_it() {
 }
 
 #[test]
-fn a_gateway_says_good_bye_and_keeps_its_seat_for_its_next_start() {
+fn a_gateway_that_is_stopped_says_good_bye_and_gives_up_its_seat_which_its_next_start_finds() {
     let (plane, state) = (Plane::start(), directory());
     plane.knows().seats = Some(1);
     plane.publish(1, &document(&["a"]));
@@ -153,5 +153,16 @@ fn a_gateway_says_good_bye_and_keeps_its_seat_for_its_next_start() {
     assert_eq!(gateway.stop(), None);
     let knows = plane.knows();
     assert!(knows.heartbeats.last().unwrap().draining);
-    assert_eq!(knows.seated.len(), 1);
+    assert_eq!((knows.seated.len(), knows.held.len()), (1, 1));
+    drop(knows);
+    let gateway = Gateway::start(state.path(), &[plane.url()]);
+    assert_eq!((gateway.seq(), standing(&gateway)), (Some(1), Standing::Seated));
+    assert!(plane.knows().held.is_empty());
+    gateway.stop();
+
+    // A seat that was given up lets it start all the same while nobody can be asked.
+    let url = plane.url();
+    drop(plane);
+    let gateway = Gateway::start(state.path(), &[url]);
+    assert_eq!((gateway.seq(), standing(&gateway)), (Some(1), Standing::Remembered));
 }

@@ -2,7 +2,7 @@
 
 mod gateway;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -152,6 +152,8 @@ pub struct Knows {
     pub forgetful: bool,
     /// Who sits.
     pub seated: BTreeMap<String, Register>,
+    /// Whose seats are given up, and held for them alone.
+    pub held: BTreeSet<String>,
     /// What gateways have told.
     pub heartbeats: Vec<Heartbeat>,
     /// What they are told.
@@ -380,6 +382,7 @@ async fn register(
         return answer;
     }
     knows.seated.insert(id.clone(), register);
+    knows.held.remove(&id);
     let live = u32::try_from(knows.seated.len()).unwrap();
     knows.reply.live = live;
     let seat = Seat {
@@ -399,20 +402,30 @@ async fn heartbeat(
     Json(beat): Json<Heartbeat>,
 ) -> Response {
     let mut knows = shared.knows.lock().unwrap();
-    if knows.forgetful || !knows.seated.contains_key(&id) {
+    if knows.forgetful || !knows.seated.contains_key(&id) || knows.held.contains(&id) {
         return problem(StatusCode::NOT_FOUND, "seat_unknown");
     }
     knows.heartbeats.push(beat);
     Json(knows.reply.clone()).into_response()
 }
 
-async fn leave(State(shared): State<Arc<Shared>>, Segments(id): Segments<String>, headers: HeaderMap) -> StatusCode {
+async fn leave(
+    State(shared): State<Arc<Shared>>,
+    Segments(id): Segments<String>,
+    Query(how): Query<HashMap<String, bool>>,
+    headers: HeaderMap,
+) -> StatusCode {
     if headers
         .get("x-tollgate-seat")
         .is_none_or(|seat| seat != format!("seat of {id}").as_str())
     {
         return StatusCode::FORBIDDEN;
     }
-    shared.knows.lock().unwrap().seated.remove(&id);
+    let mut knows = shared.knows.lock().unwrap();
+    if how.get("may_return") == Some(&true) {
+        knows.held.insert(id);
+    } else {
+        knows.seated.remove(&id);
+    }
     StatusCode::NO_CONTENT
 }

@@ -25,6 +25,10 @@
 //! windows, so the error is strict, never lax), and the table's sweep drops finished counters hundreds of times in
 //! the nine hours that 2¹⁵ one-second windows take.
 
+mod heritage;
+
+pub use heritage::{Spent, add};
+
 use super::atomic::{AtomicU64, Ordering};
 use super::window::{Calendar, Time, Window, lateness, nominal_length};
 use super::zone::Zone;

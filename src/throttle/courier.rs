@@ -262,6 +262,7 @@ impl Trade {
         let mut closed = false;
         loop {
             self.take_up_again();
+            self.exchange.set_thrifty(self.shared.is_thrifty());
             let room = under_way.is_empty() || (under_way.len() < 2 && self.exchange.backlog() >= BATCH);
             let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
             let up = self.node.health() != Health::Down && !quiet;

@@ -39,6 +39,9 @@ pub const BATCH: usize = 512;
 /// After how long without a request tickets go back, in nanoseconds.
 const IDLE: u64 = SECOND;
 
+/// After how long tickets go back that a request wanted and did not take, where as little as possible is held.
+const THRIFTY_IDLE: u64 = 50 * MILLISECOND;
+
 /// Something to ask of the store.
 #[derive(Clone)]
 pub struct Order {
@@ -129,6 +132,7 @@ pub struct Exchange {
     /// How often this node was found to have lost a counter: makes all others suspect.
     losses: u32,
     closing: bool,
+    thrifty: bool,
 }
 
 impl Exchange {
@@ -143,6 +147,7 @@ impl Exchange {
             overshoot: Box::new(overshoot),
             losses: 0,
             closing: false,
+            thrifty: false,
         }
     }
 
@@ -154,6 +159,11 @@ impl Exchange {
     /// From now on every lease that is listed gives back what it holds.
     pub fn close(&mut self) {
         self.closing = true;
+    }
+
+    /// Whether leases buy what requests wait for and no more, and hand back the rest at once.
+    pub fn set_thrifty(&mut self, thrifty: bool) {
+        self.thrifty = thrifty;
     }
 
     /// How many leases are on the list.
@@ -306,6 +316,7 @@ impl Exchange {
             waiting: lease.waiting.load(Ordering::SeqCst),
             timer,
             leaving,
+            thrifty: self.thrifty,
         };
         let ordered = match &lease.hand {
             Hand::Tickets(tickets) => window::visit(&mut books, tickets, &terms, &visit),
@@ -356,6 +367,8 @@ struct Visit<'a> {
     timer: bool,
     /// Whether the lease gives back all it has.
     leaving: bool,
+    /// Whether it holds no more than requests wait for.
+    thrifty: bool,
 }
 
 /// When to look at a lease.

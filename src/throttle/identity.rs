@@ -1,21 +1,25 @@
 //! Which counter: 128 bits from the identity of a limit and of its subject; and the names of both for the store.
 //!
-//! Both halves are hashes keyed with a secret that this process draws at its start, so that a client cannot choose
-//! an address, key or subject whose counter is another client's. SipHash-1-3 is a keyed pseudo-random function;
+//! Both halves are hashes keyed with a secret that this process draws at its start, or takes over from the one it
+//! succeeds together with its counters, so that a client cannot choose an address, key or subject whose counter is another client's. SipHash-1-3 is a keyed pseudo-random function;
 //! faster hashes (foldhash, `FxHash`) do not claim to be one. Two 64-bit hashes of the same text under different
 //! prefixes make the 128 bits: at a million counters the chance that any two collide is below 10⁻²⁶.
 //!
 //! The secret is this process's own, because its table is. Gateways that share counters name subjects and limits to the
 //! store by SHA-256, which needs no secret: nobody can find a second text for a name.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::Hasher;
 use std::net::IpAddr;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
+use siphasher::sip::SipHasher13;
+
+/// What identities are hashed with; drawn when the first is made.
+static SECRET: OnceLock<[u8; 16]> = OnceLock::new();
 
 /// Which counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     high: u64,
     low: u64,
@@ -25,9 +29,9 @@ impl Identity {
     /// The identity of a text in parts. Where one part ends matters: `("ab", "c")` is not `("a", "bc")`.
     #[must_use]
     pub fn of_parts(parts: &[&[u8]]) -> Self {
-        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let secret = secret();
         let half = |prefix: u64| {
-            let mut hasher = SECRET.build_hasher();
+            let mut hasher = SipHasher13::new_with_key(secret);
             hasher.write_u64(prefix);
             for part in parts {
                 hasher.write_usize(part.len());
@@ -38,6 +42,22 @@ impl Identity {
         Self {
             high: half(1),
             low: half(2),
+        }
+    }
+
+    /// As bytes, for the process that comes next.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        (self.high as u128 | (self.low as u128) << 64).to_le_bytes()
+    }
+
+    /// From [`to_bytes`](Self::to_bytes) of a process with the same secret.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        Self {
+            high: both as u64,
+            low: (both >> 64) as u64,
         }
     }
 
@@ -143,6 +163,19 @@ impl Subject {
     }
 }
 
+/// What identities are hashed with.
+#[must_use]
+pub fn secret() -> &'static [u8; 16] {
+    SECRET.get_or_init(rand::random)
+}
+
+/// Hashes identities as another process does, from the first one on. False if one was made already and the secret is
+/// another: then that process's counters can not be told apart here.
+#[must_use]
+pub fn adopt(secret: [u8; 16]) -> bool {
+    *SECRET.get_or_init(|| secret) == secret
+}
+
 /// A name that every gateway computes alike, and that nobody can choose to be another's: SHA-256 of the parts and their
 /// lengths, cut off.
 #[must_use]
@@ -171,6 +204,15 @@ mod tests {
         assert_ne!(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1"));
         assert_eq!(ip("192.0.2.7"), ip("::ffff:192.0.2.7"));
         assert_ne!(ip("192.0.2.7"), ip("192.0.2.8"));
+    }
+
+    #[test]
+    fn a_secret_is_taken_over_before_the_first_identity_or_not_at_all() {
+        let identity = Identity::of_parts(&[b"minute"]);
+        assert!(adopt(*secret()), "one's own");
+        assert!(!adopt(secret().map(|byte| !byte)), "there are identities");
+        assert_eq!(Identity::of_parts(&[b"minute"]), identity);
+        assert_eq!(Identity::from_bytes(identity.to_bytes()), identity);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod tickets;
 pub mod tokens;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::books::Books;
 use super::counter::{Quota, Refusal, State};
 use super::identity::Subject;
-use super::table::Counter;
+use super::table::{CHANGED, Counter};
 use super::terms::Terms;
 use super::window::{Time, Window};
 use crate::redis::{Health, Slot};
@@ -46,7 +46,7 @@ pub struct Lease {
     pub(super) listed: AtomicBool,
     /// What the requests that wait for it cost together.
     pub(super) waiting: AtomicU32,
-    used: AtomicBool,
+    marks: AtomicU8,
     /// Whether the table has let go of it: the exchange gives back what it holds, and is done with it.
     pub(super) retired: AtomicBool,
     /// Woken with every answer of the store.
@@ -116,7 +116,7 @@ impl Lease {
             },
             listed: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
-            used: AtomicBool::new(false),
+            marks: AtomicU8::new(CHANGED),
             retired: AtomicBool::new(false),
             answered: Notify::new(),
             books: Mutex::new(Books::new(Arc::clone(terms))),
@@ -220,8 +220,8 @@ impl Counter for Arc<Lease> {
     }
 
     #[inline]
-    fn used(&self) -> &AtomicBool {
-        &self.used
+    fn marks(&self) -> &AtomicU8 {
+        &self.marks
     }
 }
 

@@ -672,3 +672,56 @@ fn who_waited_and_was_outrun_takes_no_share_of_a_small_limit() {
         assert_bound(&world, u64::from(count));
     });
 }
+
+#[test]
+fn a_process_that_was_followed_gives_back_what_it_holds_and_answers_on() {
+    for_each_seed(100, |seed| {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let count = pick(rng, &[10, 50, 300, 2_000]);
+        let overrun = pick(rng, &[0, 5]);
+        let limit = match pick(rng, &[0, 1]) {
+            0 => fixed(count, 'm', overrun, WithoutStore::Deny),
+            _ => shared(&format!("{count}/m"), WindowKind::Sliding, overrun, WithoutStore::Deny),
+        };
+        let mut setup = Setup::new(seed, 2, limit);
+        setup.network = Network::lossy(0.0, 0.0);
+        let mut world = World::new(setup);
+        // The old process has all the traffic; then the new one has it, but for the last requests.
+        let rate = f64::from(count) / 10.0;
+        world.arrivals(0.0, 4.0, rate, &[1.0, 0.0], 1, 1);
+        world.fault(4 * SECOND, Fault::MakeWay(0));
+        world.run_until(4 * SECOND + 500 * MILLISECOND);
+        assert_eq!(world.held(0), 0, "seed {seed}: within half a second");
+        world.arrivals(5.0, 40.0, rate, &[0.1, 1.0], 1, 1);
+        world.run_until(45 * SECOND);
+        let bound = u64::from(count) + 2 * world.credit();
+        assert_bound(&world, bound);
+        let window = world.window_now();
+        let account = world.accounts[&(0, window)];
+        assert!(
+            account.admitted >= u64::from(count).min(account.offered) * 9 / 10,
+            "seed {seed}: {account:?} of {count}: what the old one held is not lost"
+        );
+        world.close();
+        assert!(!world.has_negative(), "seed {seed}");
+    });
+}
+
+#[test]
+fn buckets_of_a_process_that_was_followed_go_back_too() {
+    for_each_seed(50, |seed| {
+        let window = WindowKind::TokenBucket { burst: 100 };
+        let mut setup = Setup::new(seed, 2, shared("10/s", window, 5, WithoutStore::Deny));
+        setup.network = Network::lossy(0.0, 0.0);
+        let mut world = World::new(setup);
+        // A bucket gains.
+        world.checks_told = false;
+        world.arrivals(0.0, 4.0, 20.0, &[1.0, 0.0], 1, 1);
+        world.fault(4 * SECOND, Fault::MakeWay(0));
+        world.arrivals(4.0, 20.0, 20.0, &[0.2, 1.0], 1, 1);
+        world.run_until(25 * SECOND);
+        let account = world.accounts[&(0, 0)];
+        assert!(account.admitted >= 250, "seed {seed}: {account:?}");
+        world.close();
+    });
+}

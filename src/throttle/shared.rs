@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -78,6 +78,8 @@ pub struct Shared {
     meters: SharingMetrics,
     /// Which data each node has, by its name, as those know it who trade with it.
     data: Mutex<HashMap<String, u32>>,
+    /// Whether as little as possible is held, because another process has this one's place.
+    thrifty: AtomicBool,
 }
 
 /// Why a request was not counted.
@@ -152,6 +154,7 @@ impl Shared {
             clock: Clock::default(),
             meters,
             data: Mutex::default(),
+            thrifty: AtomicBool::new(false),
         }
     }
 
@@ -236,6 +239,24 @@ impl Shared {
                 self.inbox.put(Arc::clone(lease));
             }
         });
+    }
+
+    /// Another process has this one's place: what is held goes back at once, and from now on a lease buys what requests
+    /// wait for and no more, and charges at once what it gave on credit. Until it ends there is one gateway more than
+    /// there are instances, as after a crash.
+    pub fn make_way(&self) {
+        self.thrifty.store(true, Ordering::Release);
+        self.table.for_each(|lease| {
+            if lease.list() {
+                self.inbox.put(Arc::clone(lease));
+            }
+        });
+    }
+
+    /// Whether as little as possible is held.
+    #[must_use]
+    pub fn is_thrifty(&self) -> bool {
+        self.thrifty.load(Ordering::Acquire)
     }
 
     /// How many leases hold or owe something that the store does not know of. For after the end of the exchange.

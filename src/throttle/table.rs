@@ -14,7 +14,7 @@
 //! Evicting a live counter is counted, and a request is never refused for it. A counter of this process alone forgets
 //! what it spent; of a shared one nothing is lost: who evicted it is handed it, and settles it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::RwLock;
@@ -28,27 +28,46 @@ pub trait Counter {
     /// Whether it is no different from a new one any more.
     fn finished(&self, now: Time) -> bool;
 
-    /// Set with every use; the table takes it back.
-    fn used(&self) -> &AtomicBool;
+    /// What the table notes of it: set with every use, taken back by who looks for it. [`CHANGED`] to begin with.
+    fn marks(&self) -> &AtomicU8;
 }
+
+/// The mark of a counter that was used since the hand came by last.
+const USED: u8 = 1;
+
+/// The mark of a counter that was used since it was last handed on. Beside the other in one byte, so that a use has as
+/// much to look at as it had without.
+pub const CHANGED: u8 = 2;
 
 /// A counter of this process alone: one word. With its mark, and the identity beside it, 32 bytes.
 pub struct Plain {
     /// What `counter` changes.
     pub word: super::atomic::AtomicU64,
     shape: Shape,
-    used: AtomicBool,
+    marks: AtomicU8,
 }
 
 impl Plain {
     /// An empty counter.
     #[must_use]
     pub fn new(shape: Shape) -> Self {
+        Self::with_word(shape, 0)
+    }
+
+    /// A counter as it was in another process.
+    #[must_use]
+    pub fn with_word(shape: Shape, word: u64) -> Self {
         Self {
-            word: super::atomic::AtomicU64::new(0),
+            word: super::atomic::AtomicU64::new(word),
             shape,
-            used: AtomicBool::new(false),
+            marks: AtomicU8::new(CHANGED),
         }
+    }
+
+    /// How its word is to be read.
+    #[must_use]
+    pub const fn shape(&self) -> Shape {
+        self.shape
     }
 }
 
@@ -58,8 +77,8 @@ impl Counter for Plain {
     }
 
     #[inline]
-    fn used(&self) -> &AtomicBool {
-        &self.used
+    fn marks(&self) -> &AtomicU8 {
+        &self.marks
     }
 }
 
@@ -73,7 +92,7 @@ const SHARD_LEAST: usize = 256;
 /// How many slots an eviction looks at, twice at most: what it does under the lock is bounded.
 const LOOK_AHEAD: usize = 64;
 
-/// How many slots are swept under one lock.
+/// How many slots are swept under one lock, and handed on.
 const SWEEP_STEP: usize = 256;
 
 /// The counters of this process.
@@ -96,6 +115,8 @@ struct Slots<C> {
     index: HashTable<u32>,
     slots: Vec<Slot<C>>,
     hand: usize,
+    /// Whether another process has the counters of this shard, so that what is spent here is to be reported.
+    cut: bool,
 }
 
 struct Slot<C> {
@@ -132,7 +153,20 @@ impl<C: Counter> Table<C> {
         birth: impl FnOnce(bool) -> C,
         operation: impl Fn(&C) -> T,
     ) -> (T, Option<C>) {
-        match self.find(identity, &operation) {
+        self.with_told(identity, now, birth, |counter, _| operation(counter))
+    }
+
+    /// Like [`with`](Self::with). The operation is told whether the counter was [cut](Self::cut), which does not change
+    /// while it runs.
+    #[inline]
+    pub fn with_told<T>(
+        &self,
+        identity: Identity,
+        now: Time,
+        birth: impl FnOnce(bool) -> C,
+        operation: impl Fn(&C, bool) -> T,
+    ) -> (T, Option<C>) {
+        match self.find_told(identity, &operation) {
             Some(answer) => (answer, None),
             None => self.with_new(identity, now, birth, &operation),
         }
@@ -141,14 +175,21 @@ impl<C: Counter> Table<C> {
     /// Applies `operation` to the counter with this identity, if there is one.
     #[inline]
     pub fn find<T>(&self, identity: Identity, operation: impl Fn(&C) -> T) -> Option<T> {
+        self.find_told(identity, |counter, _| operation(counter))
+    }
+
+    /// Like [`find`](Self::find). The operation is told whether the counter was [cut](Self::cut), which does not change
+    /// while it runs.
+    #[inline]
+    pub fn find_told<T>(&self, identity: Identity, operation: impl Fn(&C, bool) -> T) -> Option<T> {
         let shard = self.shard(identity).0.read();
         let slot = shard.find(identity)?;
-        let used = slot.counter.used();
+        let marks = slot.counter.marks();
         // Looked at before it is written: a counter in heavy use would be dirtied twice by every request.
-        if !used.load(Ordering::Relaxed) {
-            used.store(true, Ordering::Relaxed);
+        if marks.load(Ordering::Relaxed) != USED | CHANGED {
+            marks.store(USED | CHANGED, Ordering::Relaxed);
         }
-        Some(operation(&slot.counter))
+        Some(operation(&slot.counter, shard.cut))
     }
 
     /// Shows the counter with this identity, if there is one. It does not count as used by that.
@@ -170,6 +211,60 @@ impl<C: Counter> Table<C> {
         for shard in &self.shards {
             for slot in &shard.0.read().slots {
                 operation(&slot.counter);
+            }
+        }
+    }
+
+    /// How many parts the table has, for who goes through it part by part.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Shows counters of a part, from `from` on to the front, and takes their mark back: what is used later is shown by
+    /// [`cut`](Self::cut). Answers where to go on, or None at the end. To begin with, `from` is `usize::MAX`.
+    ///
+    /// The lock is held for a few microseconds; no use runs meanwhile, so none falls between the look and the mark.
+    pub fn show(&self, part: usize, from: usize, mut show: impl FnMut(Identity, &C)) -> Option<usize> {
+        let slots = self.shards.get(part)?.0.write();
+        // From the end to the front, like a sweep: what fills a gap was shown already.
+        let end = from.min(slots.slots.len());
+        let begin = end.saturating_sub(SWEEP_STEP);
+        for slot in slots.slots.get(begin..end).unwrap_or_default() {
+            slot.counter.marks().fetch_and(!CHANGED, Ordering::Relaxed);
+            show(slot.identity, &slot.counter);
+        }
+        (begin > 0).then_some(begin)
+    }
+
+    /// Shows those counters of a part that were used since they were shown, all under one lock, and cuts the part off:
+    /// every operation before it is in what was shown, and every one after it is told.
+    pub fn cut(&self, part: usize, mut show: impl FnMut(Identity, &C)) {
+        let Some(shard) = self.shards.get(part) else { return };
+        let mut slots = shard.0.write();
+        slots.cut = true;
+        for slot in &slots.slots {
+            if slot.counter.marks().load(Ordering::Relaxed) & CHANGED != 0 {
+                show(slot.identity, &slot.counter);
+            }
+        }
+    }
+
+    /// Takes [`cut`](Self::cut) back.
+    pub fn mend(&self) {
+        for shard in &self.shards {
+            shard.0.write().cut = false;
+        }
+    }
+
+    /// Puts a counter in, in the place of the one that has its identity.
+    pub fn put(&self, identity: Identity, now: Time, counter: C) {
+        let mut shard = self.shard(identity).0.write();
+        match shard.position(identity).and_then(|at| shard.slots.get_mut(at)) {
+            Some(slot) => slot.counter = counter,
+            None => {
+                self.make_room(&mut shard, now);
+                shard.insert(Slot { identity, counter });
             }
         }
     }
@@ -204,6 +299,12 @@ impl<C: Counter> Table<C> {
         self.shards.iter().map(|shard| shard.0.read().slots.len()).sum()
     }
 
+    /// How many counters there may be.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.shard_capacity.saturating_mul(self.shards.len())
+    }
+
     /// Whether there is no counter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -223,26 +324,32 @@ impl<C: Counter> Table<C> {
         identity: Identity,
         now: Time,
         birth: impl FnOnce(bool) -> C,
-        operation: &impl Fn(&C) -> T,
+        operation: &impl Fn(&C, bool) -> T,
     ) -> (T, Option<C>) {
         let mut shard = self.shard(identity).0.write();
         // Another thread may have been faster.
         if let Some(slot) = shard.find(identity) {
-            return (operation(&slot.counter), None);
+            slot.counter.marks().fetch_or(CHANGED, Ordering::Relaxed);
+            return (operation(&slot.counter, shard.cut), None);
         }
-        let mut evicted = None;
-        if shard.slots.len() >= self.shard_capacity {
-            let (counter, live) = shard.evict(now);
-            self.evictions.fetch_add(u64::from(live), Ordering::Relaxed);
-            self.forgetful.fetch_or(live, Ordering::Relaxed);
-            evicted = counter;
-        }
+        let evicted = self.make_room(&mut shard, now);
         // The operation runs before the slot is in its place: so there is no place to look up again. Not marked as used
         // yet: so a flood of subjects that come once evicts itself, not those who come often.
         let counter = birth(self.forgetful.load(Ordering::Relaxed));
-        let answer = operation(&counter);
+        let answer = operation(&counter, shard.cut);
         shard.insert(Slot { identity, counter });
         (answer, evicted)
+    }
+
+    /// Room for one more; with the counter that had to go for it.
+    fn make_room(&self, shard: &mut Slots<C>, now: Time) -> Option<C> {
+        if shard.slots.len() < self.shard_capacity {
+            return None;
+        }
+        let (counter, live) = shard.evict(now);
+        self.evictions.fetch_add(u64::from(live), Ordering::Relaxed);
+        self.forgetful.fetch_or(live, Ordering::Relaxed);
+        counter
     }
 
     #[inline]
@@ -258,6 +365,7 @@ impl<C: Counter> Slots<C> {
             index: HashTable::new(),
             slots: Vec::new(),
             hand: 0,
+            cut: false,
         }
     }
 
@@ -302,7 +410,7 @@ impl<C: Counter> Slots<C> {
             (0..look).map(ahead).find(|&position| {
                 self.slots
                     .get(position)
-                    .is_some_and(|slot| !slot.counter.used().swap(false, Ordering::Relaxed))
+                    .is_some_and(|slot| slot.counter.marks().fetch_and(!USED, Ordering::Relaxed) & USED == 0)
             })
         });
         // All used of late: the one at the hand has waited longest.

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::proxy_header::{self, Fault};
 use super::stream::{Begun, Encrypted};
 use super::tls::Tls;
-use super::{ClientIdentity, Transport, socket_peer};
+use super::{ClientIdentity, Socket, Transport};
 
 /// First reservation for what a client sends.
 const BUFFER: usize = 4096;
@@ -80,12 +80,11 @@ impl Listeners {
 
     /// The one at which a connection came in. `None` when the connection is gone already.
     #[must_use]
-    pub fn of(&self, stream: &Stream) -> Option<&Arc<Listener>> {
+    pub fn of(&self, socket: &Socket) -> Option<&Arc<Listener>> {
         if let [(_, only)] = self.0.as_slice() {
             return Some(only);
         }
-        let digest = stream.get_socket_digest()?;
-        self.at(*digest.local_addr()?.as_inet()?)
+        self.at(socket.local_addr().ok()?)
     }
 
     /// The one that takes connections to an address: bound to just that one, or to all of the machine.
@@ -118,8 +117,8 @@ impl Listener {
     ///
     /// # Errors
     /// When there has to be one, and there is none.
-    pub async fn greet(&self, mut stream: Stream, trusted: &[IpNet]) -> Result<Greeted, Unaccepted> {
-        let peer = socket_peer(&stream);
+    pub async fn greet(&self, mut stream: Socket, trusted: &[IpNet]) -> Result<Greeted, Unaccepted> {
+        let peer = Some(stream.peer());
         if !self.proxy_protocol {
             return Ok(Greeted::at_once(stream, peer));
         }
@@ -131,7 +130,7 @@ impl Listener {
             .await
             .map_err(Unaccepted::ProxyHeader)?;
         Ok(Greeted {
-            stream,
+            stream: Box::new(stream),
             received,
             peer: header.source.peer(peer),
         })
@@ -141,9 +140,9 @@ impl Listener {
 impl Greeted {
     /// Somebody who needs no PROXY header.
     #[must_use]
-    pub fn at_once(stream: Stream, peer: Option<IpAddr>) -> Self {
+    pub fn at_once(stream: Socket, peer: Option<IpAddr>) -> Self {
         Self {
-            stream,
+            stream: Box::new(stream),
             received: BytesMut::new(),
             peer,
         }

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Moment;
+use super::heritage::{read_moment, write_moment};
+use crate::heritage::{Damaged, Reader, Record};
 use crate::revision;
 
 /// Nothing is kept open for longer.
@@ -208,6 +210,52 @@ impl Breaker {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+}
+
+impl Breaker {
+    /// Describes it to another process. The counts of its window do not go over, because windows are cut by each process's own
+    /// clock; nor does who is in the gate.
+    pub(super) fn write(&self, record: &mut Record<'_>, now: Moment) {
+        record.byte(self.state() as u8);
+        record.word(self.failures.load(Ordering::Relaxed));
+        write_moment(record, self.at.load(Ordering::Relaxed), now);
+        record.word(self.openings.load(Ordering::Relaxed));
+        write_moment(record, self.closed_at.load(Ordering::Relaxed), now);
+        record.word(self.passed.load(Ordering::Relaxed));
+        record.byte(u8::from(self.is_held()));
+    }
+
+    /// Reads what [`write`](Self::write) wrote.
+    pub(super) fn read(reader: &mut Reader<'_>, now: Moment) -> Result<Self, Damaged> {
+        Ok(Self {
+            state: match reader.byte()? {
+                state @ 0..=2 => state.into(),
+                _ => return Err(Damaged),
+            },
+            failures: reader.word()?.into(),
+            window: Window::default(),
+            at: read_moment(reader, now)?.into(),
+            openings: reader.word()?.into(),
+            closed_at: read_moment(reader, now)?.into(),
+            gate: AtomicU64::default(),
+            passed: reader.word()?.into(),
+            held: reader.flag()?.into(),
+        })
+    }
+
+    /// Takes over what another process knew.
+    pub(super) fn inherit(&self, other: &Self) {
+        let take = |mine: &AtomicU32, other: &AtomicU32| mine.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
+        take(&self.failures, &other.failures);
+        take(&self.openings, &other.openings);
+        take(&self.passed, &other.passed);
+        self.at.store(other.at.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.closed_at
+            .store(other.closed_at.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.held.store(other.is_held(), Ordering::Relaxed);
+        // Last, as everywhere: who sees it open finds until when.
+        self.state.store(other.state() as u8, Ordering::Release);
     }
 }
 

@@ -5,6 +5,7 @@
 //! are answered, and checks and breakers find out whether they are any good.
 
 mod dns;
+mod heritage;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+
+pub use self::heritage::NAMES;
 
 use self::dns::{Answer, Dns, PLACES_MAX};
 use super::resolve::Found;

@@ -15,7 +15,9 @@ use super::Moment;
 use super::breaker::{Breaker, State};
 use super::connect::Sockets;
 use super::health::Health;
+use super::heritage::{Inherited, write_moment};
 use super::latency::Latency;
+use crate::heritage::Record;
 use crate::names::UpstreamName;
 use crate::revision::Pool;
 
@@ -150,6 +152,22 @@ impl Endpoint {
             0 => None,
             at => Some(Moment::from_micros(at)),
         }
+    }
+
+    /// Describes what is known of it to another process.
+    pub(super) fn write(&self, record: &mut Record<'_>, now: Moment) {
+        self.latency.write(record, now);
+        self.health.write(record);
+        self.breaker.write(record, now);
+        write_moment(record, self.joined.load(Ordering::Relaxed), now);
+    }
+
+    /// Takes over what another process knew of it.
+    pub(super) fn inherit(&self, known: &Inherited) {
+        self.latency.inherit(&known.latency);
+        self.health.inherit(&known.health);
+        self.breaker.inherit(&known.breaker);
+        self.joined.store(known.joined, Ordering::Relaxed);
     }
 
     /// Whether something may be said in the log that can be said with every request: once a minute.

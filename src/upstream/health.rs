@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
+use crate::heritage::{Damaged, Reader, Record};
 use crate::revision::HealthCheck;
 
 const UNKNOWN: u8 = 0;
@@ -72,6 +73,32 @@ impl Health {
     #[must_use]
     pub fn good_in_a_row(&self) -> u32 {
         u32::try_from(self.streak.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+impl Health {
+    /// Describes it to another process.
+    pub(super) fn write(&self, record: &mut Record<'_>) {
+        record.byte(self.state.load(Ordering::Relaxed));
+        record.word(self.streak.load(Ordering::Relaxed).cast_unsigned());
+    }
+
+    /// Reads what [`write`](Self::write) wrote.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Self {
+            state: match reader.byte()? {
+                state @ (UNKNOWN | UP | DOWN) => state.into(),
+                _ => return Err(Damaged),
+            },
+            streak: reader.word()?.cast_signed().into(),
+        })
+    }
+
+    /// Takes over what another process knew.
+    pub(super) fn inherit(&self, other: &Self) {
+        self.state.store(other.state.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.streak
+            .store(other.streak.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Moment;
+use crate::heritage::{Damaged, Reader, Record};
 
 /// How fast the average forgets: after this time an old value counts a third.
 const FORGETS: Duration = Duration::from_secs(10);
@@ -55,6 +56,29 @@ impl Latency {
         } else {
             average * kept(silent)
         })
+    }
+}
+
+impl Latency {
+    /// Describes it to another process.
+    pub(super) fn write(&self, record: &mut Record<'_>, now: Moment) {
+        record.long(self.average.load(Ordering::Relaxed));
+        super::heritage::write_moment(record, self.at.load(Ordering::Relaxed), now);
+    }
+
+    /// Reads what [`write`](Self::write) wrote.
+    pub(super) fn read(reader: &mut Reader<'_>, now: Moment) -> Result<Self, Damaged> {
+        Ok(Self {
+            average: reader.long()?.into(),
+            at: super::heritage::read_moment(reader, now)?.into(),
+        })
+    }
+
+    /// Takes over what another process knew.
+    pub(super) fn inherit(&self, other: &Self) {
+        self.average
+            .store(other.average.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.at.store(other.at.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::balance::{self, View};
+use super::heritage::{Inheritance, Inherited};
 use super::peer::Manner;
 use super::resolve::Found;
 use super::retry::Budget;
@@ -46,6 +47,8 @@ pub struct Registry {
 
 #[derive(Default)]
 struct Known {
+    /// What another process knew of endpoints that are not here yet.
+    inherited: Inheritance,
     endpoints: HashMap<(UpstreamName, SocketAddr), Weak<Endpoint>>,
     standings: HashMap<UpstreamName, Weak<Standing>>,
     /// Of all snapshots that are alive, in the order in which they were compiled.
@@ -180,8 +183,10 @@ impl Registry {
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let endpoint = Arc::new(Endpoint::new(id, upstream.clone(), address));
-        if let Some(now) = joining {
-            endpoint.join(now);
+        match (known.inherited.claim(&key), joining) {
+            (Some(inherited), _) => endpoint.inherit(&inherited),
+            (None, Some(now)) => endpoint.join(now),
+            (None, None) => {}
         }
         known.endpoints.insert(key, Arc::downgrade(&endpoint));
         endpoint
@@ -221,16 +226,34 @@ impl Registry {
         }
     }
 
+    /// Every endpoint that is in use.
+    pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.known().endpoints.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What another process knew of an endpoint: for the one that is here, or for one that comes soon.
+    pub(super) fn bequeath(&self, upstream: UpstreamName, address: SocketAddr, inherited: Inherited) {
+        let mut known = self.known();
+        let key = (upstream, address);
+        match known.endpoints.get(&key).and_then(Weak::upgrade) {
+            Some(endpoint) => endpoint.inherit(&inherited),
+            None => known.inherited.add(key, inherited),
+        }
+    }
+
     /// Forgets endpoints that are in no revision, and closes connections that nobody should take any more.
     fn sweep(&self, now: std::time::Instant) {
         let mut endpoints = Vec::new();
-        self.known().endpoints.retain(|_, endpoint| match endpoint.upgrade() {
+        let mut known = self.known();
+        known.inherited.forget_old();
+        known.endpoints.retain(|_, endpoint| match endpoint.upgrade() {
             Some(endpoint) => {
                 endpoints.push(endpoint);
                 true
             }
             None => false,
         });
+        drop(known);
         // Without the lock: sockets are closed.
         for endpoint in endpoints {
             endpoint.sockets().sweep(now);

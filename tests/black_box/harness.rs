@@ -24,6 +24,7 @@ mod secure_origin;
 mod tampering_proxy;
 mod tls;
 mod token;
+mod upgrade;
 mod websocket;
 
 use std::fmt::Write;
@@ -53,6 +54,7 @@ pub use secure_origin::SecureOrigin;
 pub use tampering_proxy::TamperingProxy;
 pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
+pub use upgrade::Program;
 pub use websocket::{EchoSocket, Sockets, WebSocket};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with

@@ -79,6 +79,10 @@ impl KeyService {
 }
 
 fn authenticator(url: &str, settings: &KeyCache) -> Authenticator {
+    authenticator_of(url, &Introspectors::new(settings).unwrap())
+}
+
+fn authenticator_of(url: &str, introspectors: &Introspectors) -> Authenticator {
     let revision = Revision {
         introspectors: vec![Introspector {
             name: "corp".into(),
@@ -97,7 +101,7 @@ fn authenticator(url: &str, settings: &KeyCache) -> Authenticator {
     };
     let tokens = Arc::new(TokenCache::new(10));
     Authenticator::compile(&revision, EnvironmentType::Production, &KeySets::offline(), tokens)
-        .with_introspectors(&revision, &Introspectors::new(settings).unwrap())
+        .with_introspectors(&revision, introspectors)
 }
 
 async fn identify(authenticator: &Authenticator, token: &str, scopes: &[String]) -> Result<Caller, Denial> {
@@ -236,4 +240,36 @@ async fn explanations_ask_nobody() {
 fn nothing_that_is_logged_shows_a_secret() {
     let authenticator = authenticator("http://127.0.0.1:1/introspect", &KeyCache::default());
     assert!(!format!("{authenticator:?}").contains("se:cret"));
+}
+
+#[tokio::test]
+async fn the_next_process_knows_what_was_said_and_asks_nobody_again() {
+    let service = KeyService::default();
+    let url = service.start().await;
+    let mut introspectors = Introspectors::new(&KeyCache::default()).unwrap();
+    let mut authenticator = authenticator_of(&url, &introspectors);
+    identify(&authenticator, "good+/token==", &[]).await.unwrap();
+    identify(&authenticator, "unknown", &[]).await.unwrap_err();
+    for _ in 0..5 {
+        let next = Introspectors::new(&KeyCache::default()).unwrap();
+        let handed_on = introspectors.hand_on(unix_ms(), &mut |section| {
+            assert!(
+                !section.bytes.windows(5).any(|bytes| bytes == b"token"),
+                "its hash alone"
+            );
+            assert_eq!(next.inherit(&section.bytes), Ok(2));
+            assert!(next.inherit(&section.bytes[1..]).is_err());
+            Ok(())
+        });
+        assert_eq!(handed_on.unwrap(), 2);
+        authenticator = authenticator_of(&url, &next);
+        introspectors = next;
+        let caller = identify(&authenticator, "good+/token==", &["a".to_owned()])
+            .await
+            .unwrap();
+        assert_eq!((caller.application(), caller.subject()), (Some(0), Some("alice")));
+        let denial = identify(&authenticator, "unknown", &[]).await.unwrap_err();
+        assert_eq!(denial.reason(), "inactive");
+    }
+    assert_eq!(service.asked(), 2);
 }

@@ -3,7 +3,6 @@
 //! A *flight* is one reading of the source, from take-off to landing. There is never more than one in the air: the
 //! task flies, requests only ask it to and wait for the landing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::document::{self, Document, Secrets, Skipped};
+use super::heritage::Inherited;
 use super::source::{self, Loaded, Source, SourceError};
 use super::{Background, KeySetStatus, Keys, Pace, lock};
 use crate::revision::JwksSource;
@@ -23,7 +23,7 @@ use crate::revision::JwksSource;
 pub struct KeySet {
     label: String,
     current: ArcSwapOption<Keys>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// How many flights have landed.
     landed: watch::Sender<u64>,
     /// Wakes the refreshing task; when the set is dropped, this ends it. `None`: nothing to refresh.
@@ -32,30 +32,36 @@ pub struct KeySet {
     unknown: Cache<Box<str>, Unknown>,
     pub(super) waiting: Semaphore,
     pace: Pace,
+    /// Whether the document is kept: it is not at hand as a file or in the revision.
+    remote: bool,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// A flight is asked for or under way.
-    pending: bool,
+    pub(super) pending: bool,
     /// The refreshing task has ended.
-    over: bool,
-    landed: u64,
-    last_triggered_ms: Option<u64>,
-    fingerprint: Option<[u8; 32]>,
-    read_at: Option<Instant>,
-    skipped: usize,
-    last_error: Option<String>,
-    failures_in_a_row: u32,
-    fetches: u64,
-    failures: u64,
-    triggered: u64,
+    pub(super) over: bool,
+    pub(super) landed: u64,
+    pub(super) last_triggered_ms: Option<u64>,
+    pub(super) fingerprint: Option<[u8; 32]>,
+    /// The document itself, if it was fetched: for the process that comes next.
+    pub(super) text: Option<Arc<[u8]>>,
+    /// When it is fetched again if nobody asks for it.
+    pub(super) due: Option<Instant>,
+    pub(super) read_at: Option<Instant>,
+    pub(super) skipped: usize,
+    pub(super) last_error: Option<String>,
+    pub(super) failures_in_a_row: u32,
+    pub(super) fetches: u64,
+    pub(super) failures: u64,
+    pub(super) triggered: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Unknown {
     at_ms: u64,
-    generation: u64,
+    fingerprint: [u8; 16],
 }
 
 /// What a request that needs a fresher set may do.
@@ -132,7 +138,12 @@ impl KeySet {
         }
     }
 
-    pub(super) fn start(source: &JwksSource, background: Option<&Background>, pace: Pace) -> Arc<Self> {
+    pub(super) fn start(
+        source: &JwksSource,
+        background: Option<&Background>,
+        pace: Pace,
+        inherited: Option<Inherited>,
+    ) -> Arc<Self> {
         let label = match source {
             JwksSource::Url(url) => source::label(url),
             JwksSource::File(path) => path.display().to_string(),
@@ -163,9 +174,11 @@ impl KeySet {
             unknown: Cache::new(MAX_UNKNOWN),
             waiting: Semaphore::new(MAX_WAITING),
             pace,
+            remote: matches!(source, JwksSource::Url(_)),
         });
+        let mut rest = None;
         match source {
-            JwksSource::Url(_) => {}
+            JwksSource::Url(_) => rest = inherited.and_then(|inherited| set.inherit(inherited)),
             JwksSource::File(path) => {
                 set.settle(source::read_now(path), true);
             }
@@ -187,11 +200,11 @@ impl KeySet {
         }
         if let Some(((background, source), nudged)) = task {
             // Requests that come before the first flight has taken off wait for it.
-            lock(&set.state).pending = true;
+            lock(&set.state).pending = rest.is_none();
             background
                 .runtime
                 .clone()
-                .spawn(keep_fresh(Arc::downgrade(&set), source, background, nudged));
+                .spawn(keep_fresh(Arc::downgrade(&set), source, background, nudged, rest));
         }
         set
     }
@@ -203,21 +216,21 @@ impl KeySet {
     }
 
     fn is_known_as_unknown(&self, kid: &str, now_ms: u64) -> bool {
-        let generation = self.current.load().as_ref().map(|keys| keys.generation);
+        let fingerprint = self.current.load().as_ref().map(|keys| keys.fingerprint);
         self.unknown.get(kid).is_some_and(|entry| {
-            Some(entry.generation) == generation && now_ms.abs_diff(entry.at_ms) < millis(self.pace.unknown_for)
+            Some(entry.fingerprint) == fingerprint && now_ms.abs_diff(entry.at_ms) < millis(self.pace.unknown_for)
         })
     }
 
     /// After a flight that failed nothing is known about the name, and nothing is remembered.
     fn remember_unknown(&self, kid: Option<&str>, now_ms: u64) {
-        let generation = self.current.load().as_ref().map(|keys| keys.generation);
-        if let (Some(kid), Some(generation), false) = (kid, generation, self.is_doubtful()) {
+        let fingerprint = self.current.load().as_ref().map(|keys| keys.fingerprint);
+        if let (Some(kid), Some(fingerprint), false) = (kid, fingerprint, self.is_doubtful()) {
             self.unknown.insert(
                 kid.into(),
                 Unknown {
                     at_ms: now_ms,
-                    generation,
+                    fingerprint,
                 },
             );
         }
@@ -247,7 +260,7 @@ impl KeySet {
     }
 
     /// Takes in what a flight brought and says how long to rest. `first`: nobody waits for it.
-    fn settle(&self, outcome: Result<Loaded, SourceError>, first: bool) -> Duration {
+    pub(super) fn settle(&self, outcome: Result<Loaded, SourceError>, first: bool) -> Duration {
         let mut state = lock(&self.state);
         let rest = match outcome {
             Ok(loaded) => self.settle_good(&mut state, loaded),
@@ -274,6 +287,7 @@ impl KeySet {
             let fingerprint: [u8; 32] = Sha256::digest(&text).into();
             if state.fingerprint != Some(fingerprint) {
                 self.replace(state, document, fingerprint);
+                state.text = self.remote.then(|| text.into());
             }
         }
         state.read_at = Some(Instant::now());
@@ -299,9 +313,8 @@ impl KeySet {
         }
         state.fingerprint = Some(fingerprint);
         state.skipped = skipped.count;
-        let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
         self.current.store(Some(Arc::new(Keys {
-            generation,
+            fingerprint: fingerprint.first_chunk().copied().unwrap_or_default(),
             members: keys,
         })));
     }
@@ -345,9 +358,29 @@ impl KeySet {
 }
 
 /// Refreshes a key set until nobody uses it or the process ends.
-async fn keep_fresh(set: Weak<KeySet>, mut source: Source, background: Background, mut nudged: mpsc::Receiver<()>) {
+///
+/// `rest`: there are keys already, and this is how long they are taken to be fresh.
+async fn keep_fresh(
+    set: Weak<KeySet>,
+    mut source: Source,
+    background: Background,
+    mut nudged: mpsc::Receiver<()>,
+    rest: Option<Duration>,
+) {
     let Background { mut shutdown, http, .. } = background;
     let poll = source.is_file();
+    if let Some(rest) = rest {
+        tokio::select! {
+            () = sleep(rest) => {}
+            nudge = nudged.recv() => if nudge.is_none() { return },
+            () = ended(&mut shutdown) => {
+                if let Some(set) = set.upgrade() {
+                    set.end();
+                }
+                return;
+            }
+        }
+    }
     loop {
         let Some(starting) = set.upgrade() else { return };
         starting.take_off();
@@ -365,6 +398,7 @@ async fn keep_fresh(set: Weak<KeySet>, mut source: Source, background: Backgroun
         if poll && !failed {
             rest = landing.pace.poll;
         }
+        lock(&landing.state).due = Some(Instant::now() + rest);
         drop(landing);
         tokio::select! {
             () = sleep(rest) => {}
@@ -393,6 +427,3 @@ fn millis(duration: Duration) -> u64 {
 
 const MAX_UNKNOWN: usize = 1_000;
 pub(super) const MAX_WAITING: usize = 1_000;
-
-/// Unique in the process, not in a key set: a set that is dropped and made again starts no old number anew.
-static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);

@@ -113,9 +113,9 @@ async fn a_set_that_did_not_change_keeps_its_verdicts() {
         },
     );
     assert_eq!(gate.ask(&good_token(&signer, "one")).await, Ok(()));
-    let before = gate.set.current().as_ref().unwrap().generation();
+    let before = gate.set.current().as_ref().unwrap().fingerprint();
     origin.reach_hits(5).await;
-    assert_eq!(gate.set.current().as_ref().unwrap().generation(), before);
+    assert_eq!(gate.set.current().as_ref().unwrap().fingerprint(), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -581,6 +581,55 @@ async fn endless() -> String {
 
 // === The gate ===
 
+// === From one process to the next ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_process_has_the_keys_at_once_and_asks_nobody() {
+    let signer = Signer::ed();
+    let origin = Origin::serving(&[signer.jwk("one")]).await;
+    let old = Gate::new(&origin);
+    assert_eq!(old.ask(&good_token(&signer, "one")).await, Ok(()));
+    let fingerprint = old.set.current().as_ref().unwrap().fingerprint();
+    let mut gate = old;
+    for _ in 0..20 {
+        gate = gate.succeeded_by(&origin);
+        assert_eq!(gate.ask(&good_token(&signer, "one")).await, Ok(()));
+    }
+    assert_eq!(origin.hits(), 1, "twenty upgrades");
+    assert_eq!(gate.set.current().as_ref().unwrap().fingerprint(), fingerprint);
+    assert!(gate.set.status().age.is_some());
+
+    // And goes on from there: a key that is not known makes it ask.
+    let other = Signer::ed();
+    origin.serve(&[signer.jwk("one"), other.jwk("two")]);
+    assert_eq!(gate.ask(&good_token(&other, "two")).await, Ok(()));
+    assert_eq!(origin.hits(), 2);
+    // Whoever comes next does not ask out of turn again so soon.
+    let next = gate.succeeded_by(&origin);
+    let stranger = Signer::ed();
+    assert!(next.ask(&good_token(&stranger, "three")).await.is_err());
+    assert_eq!(origin.hits(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_is_away_is_not_missed_by_the_next_process() {
+    let signer = Signer::ed();
+    let origin = Origin::serving(&[signer.jwk("one")]).await;
+    let old = Gate::new(&origin);
+    assert_eq!(old.ask(&good_token(&signer, "one")).await, Ok(()));
+    origin.task.abort();
+    let new = old.succeeded_by(&origin);
+    assert_eq!(new.ask(&good_token(&signer, "one")).await, Ok(()));
+}
+
+#[tokio::test]
+async fn what_is_no_key_set_is_not_taken_over() {
+    let (sets, _shutdown) = sets(FAST);
+    for bytes in [&[9, 0, 0][..], &[255; 40]] {
+        assert_eq!(sets.inherit(bytes), Err(crate::heritage::Damaged));
+    }
+}
+
 /// An authenticator that trusts one origin.
 #[derive(Clone)]
 struct Gate {
@@ -597,6 +646,10 @@ impl Gate {
 
     fn with(origin: &Origin, pace: Pace) -> Self {
         let (sets, shutdown) = sets(pace);
+        Self::of(origin, sets, shutdown)
+    }
+
+    fn of(origin: &Origin, sets: KeySets, shutdown: watch::Sender<bool>) -> Self {
         let source = JwksSource::Url(origin.url());
         let revision = token_revision(source.clone());
         let authenticator = Authenticator::compile(
@@ -612,6 +665,17 @@ impl Gate {
             set,
             shutdown,
         }
+    }
+
+    /// The same in another process, which has taken over what this one knew.
+    fn succeeded_by(&self, origin: &Origin) -> Self {
+        let (sets, shutdown) = sets(FAST);
+        let handed_on = self.sets.hand_on(&mut |section| {
+            assert_eq!(sets.inherit(&section.bytes), Ok(1));
+            Ok(())
+        });
+        assert_eq!(handed_on.unwrap(), 1);
+        Self::of(origin, sets, shutdown)
     }
 
     async fn ask(&self, token: &str) -> Result<(), Denial> {

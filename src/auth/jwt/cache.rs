@@ -1,6 +1,6 @@
 //! Verdicts on tokens, remembered: checking a signature costs a hundred times what hashing the token costs.
 //!
-//! A verdict is filed under the token, the issuer's rules and the generation of its key set. When any of them changes,
+//! A verdict is filed under the token, the issuer's rules and the fingerprint of its keys. When any of them changes,
 //! old verdicts cannot be found any more and fall out in time; there is nothing to invalidate and nothing to forget.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::VerifiedToken;
 
 /// Verdicts on tokens, for all revisions of the process. Bounded in number and bytes.
 pub struct TokenCache {
-    verified: Cache<CacheKey, Arc<VerifiedToken>, Weigh>,
+    pub(super) verified: Cache<CacheKey, Arc<VerifiedToken>, Weigh>,
     /// Signatures known to be wrong, so that a repeated forgery costs no arithmetic. It is small: whoever varies the
     /// forgery gets past it, and pushes out no good token.
     forged: Cache<CacheKey, ()>,
@@ -21,17 +21,17 @@ pub struct TokenCache {
 /// Token, rules and keys of a verdict.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey {
-    token: [u8; 32],
-    verifier: [u8; 16],
-    generation: u64,
+    pub(super) token: [u8; 32],
+    pub(super) verifier: [u8; 16],
+    pub(super) fingerprint: [u8; 16],
 }
 
 impl CacheKey {
-    pub(super) fn new(token: [u8; 32], verifier: [u8; 16], generation: u64) -> Self {
+    pub(super) fn new(token: [u8; 32], verifier: [u8; 16], fingerprint: [u8; 16]) -> Self {
         Self {
             token,
             verifier,
-            generation,
+            fingerprint,
         }
     }
 }
@@ -90,7 +90,7 @@ impl std::fmt::Debug for TokenCache {
 }
 
 #[derive(Clone)]
-struct Weigh;
+pub(super) struct Weigh;
 
 impl Weighter<CacheKey, Arc<VerifiedToken>> for Weigh {
     fn weight(&self, _: &CacheKey, token: &Arc<VerifiedToken>) -> u64 {

@@ -72,7 +72,7 @@ pub(super) struct Gateway {
 pub(super) enum Presence {
     /// It is.
     Alive,
-    /// It gave no sign of life for longer than a seat lasts.
+    /// It was stopped, or gave no sign of life for longer than a seat lasts.
     Gone,
     /// It is leaving, or was told to.
     Draining,
@@ -272,7 +272,7 @@ async fn find(plane: &Plane, id: &str, now_ms: u64) -> Result<Member, Problem> {
     named.retain(|member| member.about.name == id);
     if named.len() > 1 {
         // Those that are gone do not make a living one ambiguous.
-        let alive = |member: &Member| member.instance.seen_ms >= alive_since_ms;
+        let alive = |member: &Member| member.instance.is_alive(alive_since_ms);
         if named.iter().any(alive) {
             named.retain(alive);
         }
@@ -307,7 +307,7 @@ async fn view(plane: &Plane, member: &Member, heads: &mut Heads, now_ms: u64) ->
             .map_err(|error| unreadable(&format!("the heartbeat of the gateway {}", instance.id), &error))?,
     };
     let latest_seq = heads.latest_seq(plane, &about.environment).await?;
-    let state = if instance.seen_ms < plane.pools.alive_since_ms(now_ms) {
+    let state = if !instance.is_alive(plane.pools.alive_since_ms(now_ms)) {
         Presence::Gone
     } else if instance.drain || beat.draining {
         Presence::Draining

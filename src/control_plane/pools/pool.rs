@@ -112,8 +112,7 @@ pub(super) async fn list(
     let alive_since_ms = plane.pools.alive_since_ms(now_ms);
     for member in plane.pools.roster.members() {
         let instance = &member.instance;
-        if instance.seen_ms >= alive_since_ms && instance.pool.as_str() > after && !limits.contains_key(&instance.pool)
-        {
+        if instance.is_alive(alive_since_ms) && instance.pool.as_str() > after && !limits.contains_key(&instance.pool) {
             limits.insert(instance.pool.clone(), None);
         }
     }

@@ -208,6 +208,23 @@ impl Roster {
         .await
     }
 
+    /// Notes that a gateway was stopped, and gives up its seat; false if there is no such gateway.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) async fn give_up(&self, store: &dyn Store, id: &str, now_ms: u64) -> StoreResult<bool> {
+        self.change(async {
+            let is_known = store.give_up_seat(id, now_ms).await?;
+            let mut state = self.state.lock();
+            state.counted.clear();
+            if let Some(member) = state.members.get_mut(id) {
+                Arc::make_mut(&mut member.instance).left_ms = now_ms;
+            }
+            Ok(is_known)
+        })
+        .await
+    }
+
     /// Takes up a seat that the store has, within [`Self::change`].
     pub(super) fn seat(&self, instance: Instance) {
         let id = instance.id.clone();
@@ -307,7 +324,7 @@ impl Roster {
         {
             return *live;
         }
-        let of_pool = |member: &&Member| member.instance.pool == pool && member.instance.seen_ms >= alive_since_ms;
+        let of_pool = |member: &&Member| member.instance.pool == pool && member.instance.is_alive(alive_since_ms);
         let live = u32::try_from(state.members.values().filter(of_pool).count()).unwrap_or(u32::MAX);
         if state.counted.len() >= PAGE {
             state.counted.clear();

@@ -13,7 +13,7 @@ use super::super::access::{Caller, Scope};
 use super::super::plane::Plane;
 use super::super::problem::{Problem, ProblemDocument};
 use super::super::store::{Instance, SeatAnswer, SeatRequest, StoreError};
-use super::request::{self, Body};
+use super::request::{self, Asked, Body};
 use super::seat_token::SeatClaim;
 use super::{MOST_GATEWAYS, millis, pool};
 use crate::distribution::protocol::{Command, Heartbeat, HeartbeatReply, Register, Seat};
@@ -41,6 +41,16 @@ const SEAT: &str = "x-tollgate-seat";
 pub(super) struct Leaving {
     /// Its seat token.
     seat: String,
+}
+
+/// How a gateway leaves.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Leave {
+    /// Whether it was stopped, and may be started again at once.
+    #[serde(default)]
+    may_return: bool,
 }
 
 /// Gives a seat to a gateway. One that has it already, or had it lately, or has proof that it had it, gets it whatever
@@ -101,6 +111,7 @@ pub(super) async fn register(
         max,
         alive_since_ms: pools.alive_since_ms(now_ms),
         known_since_ms: pools.known_since_ms(now_ms),
+        held_since_ms: pools.held_since_ms(now_ms),
         has_proof: claim.is_some_and(|claim| pools.is_proof(&claim, &pool, now_ms)),
         now_ms,
     };
@@ -124,6 +135,7 @@ pub(super) async fn register(
                     since_ms: now_ms,
                     seen_ms: now_ms,
                     drain: false,
+                    left_ms: 0,
                 });
             }
             Ok(answer)
@@ -179,7 +191,9 @@ pub(super) async fn heartbeat(
     let member = pools.roster.member_or_read(plane.store.as_ref(), &id).await?;
     let member = member.ok_or(Problem::SeatUnknown)?;
     caller.need_in(Scope::Gateway, &member.about.environment)?;
-    if member.instance.pool != claim.pool || !pools.roster.sign(&id, noted(beat)?, now_ms) {
+    // One that was given up is asked for again, should its gateway be there after all.
+    let is_its = member.instance.pool == claim.pool && member.instance.left_ms == 0;
+    if !is_its || !pools.roster.sign(&id, noted(beat)?, now_ms) {
         return Err(Problem::SeatUnknown);
     }
     let drain = member.instance.drain;
@@ -197,16 +211,18 @@ pub(super) async fn heartbeat(
     }))
 }
 
-/// Frees a seat at once: for a gateway that leaves and shows its seat token, or for an operator.
+/// Frees a seat: for a gateway that leaves and shows its seat token, or for an operator. At once, or, if the gateway may
+/// return, when it has not done so within seconds: a restart finds its seat in a full pool.
 #[utoipa::path(
     delete, path = "/v1/instances/{id}", tag = "gateways", request_body = Option<Leaving>,
-    params(("x-tollgate-seat" = Option<String>, Header, description = "The seat token; or {\"seat\": …} as body")),
+    params(Leave, ("x-tollgate-seat" = Option<String>, Header, description = "The seat token; or {\"seat\": …} as body")),
     responses((status = 204), (status = 403, body = ProblemDocument), (status = 404, body = ProblemDocument))
 )]
 pub(super) async fn leave(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
+    Asked(leave): Asked<Leave>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
@@ -221,7 +237,12 @@ pub(super) async fn leave(
             )));
         }
     }
-    if !plane.pools.roster.remove(plane.store.as_ref(), &id).await? && caller.may(Scope::Gateways) {
+    let (roster, store) = (&plane.pools.roster, plane.store.as_ref());
+    let was_there = match leave.may_return {
+        true => roster.give_up(store, &id, plane.now_ms()).await?,
+        false => roster.remove(store, &id).await?,
+    };
+    if !was_there && caller.may(Scope::Gateways) {
         return Err(Problem::NotFound(format!("there is no gateway \"{id}\"")));
     }
     Ok(StatusCode::NO_CONTENT)

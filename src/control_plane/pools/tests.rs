@@ -674,3 +674,43 @@ async fn a_gateway_that_says_any_number_is_shown_all_the_same() {
     assert_eq!(shown.status, StatusCode::OK, "{}", shown.text);
     assert_eq!(shown.json()["drift"], "drift");
 }
+
+#[tokio::test]
+async fn a_gateway_that_is_stopped_finds_its_seat_for_ten_seconds_and_then_it_is_anybodys() {
+    let house = House::new().await;
+    house.limit(Some(1)).await;
+    // The node has started long ago, and listens.
+    house.wait(TTL);
+    let stop = async |seat: &str| {
+        let (path, fields) = ("/v1/instances/a?may_return=true", [("x-tollgate-seat", seat)]);
+        let left = house
+            .ask_with(Method::DELETE, path, &house.gateway, &fields, None)
+            .await;
+        assert_eq!(left.status, StatusCode::NO_CONTENT, "{}", left.text);
+    };
+    let first = house.register("a").await.seat();
+    stop(&first).await;
+    assert_eq!(house.get("/v1/gateways/a").await.json()["state"], "gone");
+    assert_eq!(house.get("/v1/pools/default").await.json()["live"], 0);
+    assert_eq!(house.beat("a", &first).await.problem().1, "seat_unknown");
+    house.wait(10_000);
+    assert_eq!(house.register("b").await.status, StatusCode::CONFLICT, "held");
+    let second = house.register("a").await.seat();
+    assert_eq!(house.get("/v1/gateways/a").await.json()["state"], "alive");
+    assert_eq!(house.beat("a", &second).await.status, StatusCode::OK);
+
+    stop(&second).await;
+    house.wait(10_001);
+    house.register("b").await.seat();
+    let late = house.register_with("a", json!({ "seat": second })).await;
+    assert_eq!(late.problem(), (409, "pool_full".to_owned()), "{}", late.text);
+    assert_eq!(house.get("/v1/pools/default").await.json()["over_by"], 0);
+
+    // Another node knows it from the store.
+    let other = house.restarted(TTL).await;
+    assert_eq!(other.get("/v1/gateways/a").await.json()["state"], "gone");
+    let mistaken = house
+        .ask(Method::DELETE, "/v1/instances/a?my_return=true", &house.gateway, None)
+        .await;
+    assert_eq!(mistaken.problem().0, 400);
+}

@@ -364,6 +364,14 @@ impl Store for SqlStore {
         .await
     }
 
+    async fn give_up_seat(&self, id: &str, now_ms: u64) -> StoreResult<bool> {
+        self.within(async {
+            let mut writer = self.writer.acquire().await?;
+            instances::give_up(&mut writer, id, now_ms).await
+        })
+        .await
+    }
+
     async fn remove_instance(&self, id: &str) -> StoreResult<bool> {
         self.within(async {
             let mut writer = self.writer.acquire().await?;

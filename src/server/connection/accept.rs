@@ -1,6 +1,5 @@
 //! From a socket to a connection with a seat: PROXY header and TLS, inside one deadline.
 
-use pingora::protocols::Stream;
 use rustls::HandshakeKind;
 use tokio::time::{Instant, timeout_at};
 
@@ -10,25 +9,25 @@ use crate::gateway::refusal::Refusal;
 use crate::gateway::wire::Core;
 use crate::transport::accept::Greeted;
 use crate::transport::proxy_header::Fault;
-use crate::transport::{Accepted, Unaccepted, socket_peer};
+use crate::transport::{Accepted, Socket, Unaccepted};
 
 impl Connections {
     /// Makes a connection of a socket on which HTTP can begin, with a seat for it, and whether HTTP/2 may be
     /// spoken there. `None` when it was closed.
-    pub(super) async fn accept(&self, stream: Stream) -> Option<(Box<Core>, Seat, bool)> {
-        let listener = self.listeners.of(&stream)?;
+    pub(super) async fn accept(&self, socket: Socket) -> Option<(Box<Core>, Seat, bool)> {
+        let listener = self.listeners.of(&socket)?;
         let until = Instant::now() + self.timeouts.header;
         let metrics = self.metrics.transport();
         // Whose connection it is may still have to be told by a PROXY header. Until then it counts in all, not for an
         // address: those that bring such headers are trusted.
-        let known = (!listener.proxy_protocol).then(|| socket_peer(&stream)).flatten();
+        let known = (!listener.proxy_protocol).then(|| socket.peer());
         let seat = self.census.seat(known);
         let (greeted, seat) = if listener.proxy_protocol {
             let Ok(mut seat) = seat else {
                 self.metrics.connections_refused.inc();
                 return None;
             };
-            let greeting = Box::pin(listener.greet(stream, &self.trusted_proxies));
+            let greeting = Box::pin(listener.greet(socket, &self.trusted_proxies));
             let greeted = match timeout_at(until, greeting).await {
                 Ok(Ok(greeted)) => greeted,
                 Ok(Err(unaccepted)) => return self.unaccepted(unaccepted).await,
@@ -41,7 +40,7 @@ impl Connections {
             let seated = seat.is_for(greeted.peer);
             (greeted, seated.map(|()| seat))
         } else {
-            (Greeted::at_once(stream, known), seat)
+            (Greeted::at_once(socket, known), seat)
         };
         let seat = match seat {
             Ok(seat) => seat,

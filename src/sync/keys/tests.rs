@@ -1,7 +1,9 @@
 //! The loop against a real server that keeps a log, signs pages, and fails when it is told to.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use axum::body::Bytes;
 use axum::extract::{Path as Segments, Query, State as Shared};
@@ -313,6 +315,23 @@ impl House {
     }
 
     fn gateway_of(&self, url: String, mode: KeysMode) -> Gateway {
+        let open = |path: &Path| StateDir::open(path, Duration::from_secs(10));
+        self.gateway_with(url, mode, open)
+    }
+
+    /// The process that comes after this one.
+    fn successor(&self, before: &Gateway) -> Gateway {
+        let lock = before.state.try_clone_lock().unwrap();
+        let url = format!("http://{}", self.address);
+        self.gateway_with(url, KeysMode::Auto, |path| StateDir::inherit(path, lock))
+    }
+
+    fn gateway_with(
+        &self,
+        url: String,
+        mode: KeysMode,
+        open: impl FnOnce(&Path) -> Result<StateDir, String>,
+    ) -> Gateway {
         let settings = ControlPlane {
             urls: vec![url],
             token: None,
@@ -326,7 +345,7 @@ impl House {
             max_routes: 1000,
             keys: mode,
         };
-        let state = Arc::new(StateDir::open(&settings.state_dir, Duration::from_secs(10)).unwrap());
+        let state = Arc::new(open(&settings.state_dir).unwrap());
         let manifests = watch::Sender::new(None);
         let metrics = Metrics::new().unwrap();
         let parts = Parts {
@@ -340,10 +359,11 @@ impl House {
             metrics: metrics.keys(),
         };
         let store = Arc::clone(&parts.store);
-        let follower = Arc::new(KeyFollower::open(parts, &state.path().join("keys")).unwrap());
+        let follower = Arc::new(KeyFollower::open(parts, Arc::clone(&state)).unwrap());
         Gateway {
             store,
             follower,
+            state,
             manifests,
             metrics,
             task: None,
@@ -364,6 +384,7 @@ impl House {
 struct Gateway {
     store: Arc<KeyStore>,
     follower: Arc<KeyFollower>,
+    state: Arc<StateDir>,
     manifests: watch::Sender<Option<Manifest>>,
     metrics: Metrics,
     task: Option<JoinHandle<()>>,
@@ -389,7 +410,7 @@ impl Gateway {
             task.abort();
             let _ = house.runtime.block_on(task);
         }
-        self.follower.end();
+        self.follower.save();
     }
 }
 
@@ -766,4 +787,65 @@ fn a_minute_without_an_answer_is_told_once_and_shown_until_there_is_one() {
     house.change(|plane| plane.is_away = false);
     until("it is over", || !gateway.follower.status().stale);
     assert!(!gateway.follower.contact().told);
+}
+
+#[test]
+fn the_process_that_comes_after_knows_the_keys_before_it_asks_and_what_was_revoked_until_it_takes_over() {
+    let house = House::new();
+    house.put("a");
+    house.put("b");
+    let old = house.running(KeysMode::Auto);
+    old.follower.save();
+    let log = house.directory.path().join("keys/log");
+    let before = std::fs::read(&log).unwrap();
+
+    // It only reads, whatever it is told.
+    let new = house.successor(&old);
+    assert!(new.lets_in("a") && new.lets_in("b"));
+    new.follower.save();
+    assert_eq!(std::fs::read(&log).unwrap(), before);
+
+    house.revoke("a");
+    until("the old one knows", || old.find("a") == Found::Revoked);
+    old.follower.save();
+    assert!(old.state.give_up(Duration::from_secs(30)));
+    new.state.take();
+    assert!(new.lets_in("a"), "as it was when it was read");
+    new.follower.take_over();
+    assert_eq!(new.find("a"), Found::Revoked);
+    assert!(new.lets_in("b"));
+
+    // The old one follows on for who is still with it, and leaves the disk alone.
+    house.revoke("b");
+    until("the old one knows", || old.find("b") == Found::Revoked);
+    let written = std::fs::read(&log).unwrap();
+    old.follower.save();
+    assert_eq!(std::fs::read(&log).unwrap(), written);
+    let mut new = new;
+    new.start(&house);
+    until("the new one goes on where it was", || new.find("b") == Found::Revoked);
+    new.follower.save();
+    assert_ne!(std::fs::read(&log).unwrap(), written);
+}
+
+#[test]
+fn who_reads_never_finds_a_base_without_the_log_that_goes_with_it() {
+    let house = House::new();
+    house.put("a");
+    let old = house.running(KeysMode::Auto);
+    old.follower.save();
+    let lock = File::open(house.directory.path().join("keys/lock")).unwrap();
+    // As if it was writing: one file is replaced, and the other one not yet.
+    lock.lock().unwrap();
+    let log = house.directory.path().join("keys/log");
+    let text = std::fs::read(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| house.successor(&old).lets_in("a"));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!reading.is_finished(), "it waits");
+        std::fs::write(&log, &text).unwrap();
+        lock.unlock().unwrap();
+        assert!(reading.join().unwrap());
+    });
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use super::super::Revisions;
-use super::super::remote::{OpenError, Remote};
+use super::super::remote::{OpenError, Origin, Remote};
 use super::until;
 use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::config::{self, Config};
@@ -32,6 +32,7 @@ pub struct Gateway {
     /// Whether it leaves.
     pub drain: Drain,
     leave: Arc<Leave>,
+    throttle: Arc<Throttle>,
     runtime: Option<Runtime>,
 }
 
@@ -55,6 +56,33 @@ impl Gateway {
 
     /// Starts one.
     pub fn with(config: &Config) -> Result<Self, OpenError> {
+        Self::prepared(config, Origin::Fresh).inspect(Self::go)
+    }
+
+    /// The process that is to come after this one, as far as it gets before this one has handed over.
+    pub fn successor(&self, config: &Config) -> Result<Self, OpenError> {
+        let lock = self.remote.as_ref().unwrap().lend().map_err(OpenError::Machine)?;
+        Self::prepared(config, Origin::Successor(lock))
+    }
+
+    /// Hands over to that process.
+    pub fn hand_over(&self) -> Result<(), String> {
+        let runtime = self.runtime.as_ref().unwrap();
+        runtime.block_on(self.remote.as_ref().unwrap().hand_over())
+    }
+
+    /// Begins with what goes on in the background.
+    pub fn go(&self) {
+        let remote = self.remote.as_ref().unwrap();
+        remote.start(
+            self.runtime.as_ref().unwrap().handle(),
+            (&self.leave, &self.drain),
+            (&self.throttle, None),
+            &self.metrics,
+        );
+    }
+
+    fn prepared(config: &Config, origin: Origin) -> Result<Self, OpenError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -62,7 +90,7 @@ impl Gateway {
             .unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let settings = config.revision.control_plane.as_ref().unwrap();
-        let remote = Remote::open(config, settings, &metrics, runtime.handle())?;
+        let remote = Remote::open(config, settings, &metrics, runtime.handle(), origin)?;
         let compiler = Compiler {
             environment_type: EnvironmentType::Hybrid,
             labels: config.gateway.labels.clone(),
@@ -82,15 +110,13 @@ impl Gateway {
         }
         remote.boot(&revisions, &metrics);
         let (leave, drain) = drain::pair();
-        let leave = Arc::new(leave);
-        let throttle = Arc::new(Throttle::new(64));
-        remote.start(runtime.handle(), (&leave, &drain), (&throttle, None), &metrics);
         Ok(Self {
             revisions,
             remote: Some(remote),
             metrics,
             drain,
-            leave,
+            leave: Arc::new(leave),
+            throttle: Arc::new(Throttle::new(64)),
             runtime: Some(runtime),
         })
     }

@@ -21,6 +21,7 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
         market,
         waiting,
         leaving,
+        thrifty,
         timer: _,
     } = visit;
     let market = Market {
@@ -50,6 +51,18 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
             Alarm::OFF
         };
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
+    }
+    if thrifty {
+        // What is in the hand dies within 200 ms, and goes back then.
+        books.flush_at = Alarm::OFF;
+        books.reopen_at = Alarm::OFF;
+        return (waiting > 0 || owed > 0).then_some((
+            0,
+            What::Fill {
+                charge: owed,
+                want: waiting,
+            },
+        ));
     }
     let reopened = books.reopen_at.rings(now);
     if reopened {

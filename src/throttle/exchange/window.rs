@@ -1,6 +1,8 @@
 //! The trade in tickets of calendar windows.
 
-use super::{Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, Visit, What};
+use super::{
+    Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, THRIFTY_IDLE, Visit, What,
+};
 use crate::throttle::counter::still_counts;
 use crate::throttle::lease::tickets::{News, Standing, Tickets};
 use crate::throttle::terms::Terms;
@@ -39,6 +41,9 @@ pub(super) fn visit(books: &mut Books, tickets: &Tickets, terms: &Terms, visit: 
             .find_map(|index| hand_back(books, tickets, index, market));
     }
 
+    if visit.thrifty {
+        return spare(books, tickets, terms, (&window, &standing), visit);
+    }
     if let Some(order) = buy(books, tickets, terms, (&window, &standing), visit) {
         return Some((window.index, order));
     }
@@ -159,7 +164,8 @@ pub(super) fn settle(
     }
     if in_hand > 0 {
         books.idle_spent = standing.spent;
-        books.idle_at.set(now.plus(IDLE));
+        let idle = if exchange.thrifty { THRIFTY_IDLE } else { IDLE };
+        books.idle_at.set(now.plus(idle));
     }
     // Not for a window that ends in a month: a timer keeps the lease.
     if books.pace > 1.0 && now < window.end && window.end.since(now) <= AHEAD {
@@ -236,6 +242,38 @@ fn buy(
     }
     books.flush_at.set(now.plus(terms.flush_after()));
     None
+}
+
+/// What requests wait for, and what is owed; everything else goes back.
+fn spare(
+    books: &mut Books,
+    tickets: &Tickets,
+    terms: &Terms,
+    (window, standing): (&Window, &Standing),
+    visit: &Visit<'_>,
+) -> Option<(u32, What)> {
+    let (now, market) = (visit.now, visit.market);
+    books.flush_at = Alarm::OFF;
+    books.prefetch_at = Alarm::OFF;
+    let debt = standing.debt();
+    let missing = visit.waiting.saturating_sub(standing.held());
+    let may_have = standing.open || now >= tickets.probe_at() || tickets.limit_heard() != terms.limit();
+    let want = if may_have { missing } else { 0 };
+    if want > 0 || debt > 0 {
+        return charge(books, window.index, debt, want, market).map(|order| (window.index, order));
+    }
+    if visit.waiting == 0 && standing.held() > 0 {
+        // Who waited for them until now may be about to take them. An alarm that is further away is an older one.
+        let soon = books.idle_at.get().is_some_and(|at| at <= now.plus(THRIFTY_IDLE));
+        if soon && !books.idle_at.rings(now) {
+            return None;
+        }
+    }
+    books.idle_at = Alarm::OFF;
+    let held = (visit.waiting == 0).then_some(window.index);
+    (held.into_iter())
+        .chain([window.index.saturating_add(1)])
+        .find_map(|index| hand_back(books, tickets, index, market))
 }
 
 /// The order for a window; one to heal the counter first, if it was traded with other data before. None if there is

@@ -119,6 +119,8 @@ pub enum Fault {
     Up,
     /// Round trips take so many times longer.
     Slower(u64),
+    /// Another process has the gateway's place: it goes on with what it has, and gives back what it can.
+    MakeWay(usize),
     /// A revision with another count arrives at the gateways, within a second.
     Limit(Box<Limit>),
 }
@@ -922,6 +924,11 @@ impl World {
                         },
                     );
                 }
+            }
+            Fault::MakeWay(number) => {
+                self.gateways[number].shared.make_way();
+                self.gateways[number].exchange.set_thrifty(true);
+                self.collect(number);
             }
             Fault::Limit(limit) => {
                 let rule = Arc::new(super::super::tests::rule(&limit));

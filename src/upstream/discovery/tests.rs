@@ -207,3 +207,26 @@ fn while_nobody_answers_a_new_name_is_nowhere_an_address_is_where_it_is_and_what
     let expected = [Vec::new(), vec![Found::at(([10, 1, 2, 3], 81).into())], at(1)];
     assert_eq!(found, expected.map(Ok));
 }
+
+#[test]
+fn the_next_process_knows_where_names_are_and_asks_when_their_time_is_over() {
+    let (old, new) = (Stage::new(), Stage::new());
+    old.learn(0, found(1, 30));
+    let mut sections = Vec::new();
+    let handed_on = old.discovery.hand_on(&mut |section| {
+        sections.push(section);
+        Ok(())
+    });
+    assert_eq!(handed_on.unwrap(), 1);
+    assert_eq!(new.discovery.inherit(&sections[0].bytes), Ok(1));
+    let found_at_once = new.discovery.find_all(&[&orders()]);
+    assert_eq!(found_at_once, [Ok(at(1))], "nobody is asked: there is nobody to ask");
+    assert!(roughly(new.pause(0), 30));
+    // What it has learnt itself is newer.
+    new.learn(0, found(2, 30));
+    assert_eq!(new.discovery.inherit(&sections[0].bytes), Ok(0));
+    assert_eq!(new.places(), at(2));
+    for cut in 1..sections[0].bytes.len() {
+        assert!(new.discovery.inherit(&sections[0].bytes[..cut]).is_err(), "{cut}");
+    }
+}

@@ -1,8 +1,10 @@
 //! Pools: so many gateways and no more, and none is thrown out that is in.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::harness::{ControlPlane, Gateway, Origin, Revision, Setup, answer, eventually, until};
+use crate::harness::{ControlPlane, Gateway, Origin, PATIENCE, Revision, Setup, answer, eventually, until};
 
 fn control_plane(origin: &Origin) -> ControlPlane {
     let control_plane = ControlPlane::start();
@@ -100,4 +102,41 @@ fn gateways_are_listed_with_what_they_run() {
     for word in ["gw-1", "edge", "in_sync"] {
         assert!(table.stdout.contains(word), "{table:?}");
     }
+}
+
+#[test]
+fn a_gateway_that_is_stopped_gives_up_its_seat_long_before_it_would_have_ended_and_one_that_waits_gets_it() {
+    let origin = Origin::start(answer(200, ""));
+    let control_plane = ControlPlane::setup().section("pools: { seat_ttl: 10m }").start();
+    control_plane.publish(
+        "Default",
+        Revision::of(&origin).api("{ name: open, base_path: /, auth: none, upstream: origin }"),
+    );
+    let created = control_plane.verb(["pool", "create", "edge", "--max", "1"]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    let first = member(&control_plane, "gw-1", "").start();
+    until("it serves", || serves(&first));
+
+    // Stopped and started, with nobody else there.
+    let directory = first.leave();
+    until("it is gone", || control_plane.gateway_state("gw-1")["state"] == "gone");
+    let first = member(&control_plane, "gw-1", "").in_directory(directory).start();
+    until("it serves again", || serves(&first));
+
+    let waiting = member(&control_plane, "gw-2", "on_pool_full: wait").start();
+    eventually("the second one says what it waits for", || {
+        let ready = waiting.ready();
+        (ready["ready"] == false && ready.to_string().contains("full")).then_some(())
+    });
+    first.terminate();
+    first.wait();
+    first.logs("pool \"edge\": the seat is given up");
+    // It is held for a restart for ten seconds, and who waits asks every five.
+    let stopped = Instant::now();
+    while waiting.ready()["ready"] != true {
+        assert!(stopped.elapsed() < 3 * PATIENCE, "{}", waiting.ready());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    until("the second one serves", || serves(&waiting));
+    assert_eq!(control_plane.get("/v1/pools/edge")["live"], 1);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::upgrade::{Successors, UPGRADE_SOCKET};
 use super::{Client, Connection, Http2, eventually, sha256_hex};
 
 /// How long a gateway may take to leave at the end of a test, before it is killed.
@@ -30,10 +31,14 @@ pub struct Setup {
     access_log: String,
     environment: Vec<(String, String)>,
     open_files: Option<u32>,
+    /// How long the next process may take, if there may be one.
+    upgradable: Option<String>,
 }
 
 /// A running gateway. Ends when dropped, and then tells its log if the test has failed.
 pub struct Gateway {
+    /// Dropped first: what took over writes where the first process did.
+    pub(super) successors: Successors,
     directory: TempDir,
     addresses: Vec<SocketAddr>,
     status_address: SocketAddr,
@@ -182,6 +187,17 @@ impl Setup {
         self
     }
 
+    /// Can be asked to hand over to a next process; see [`Gateway::upgrade`].
+    pub fn upgradable(self) -> Self {
+        self.upgradable_within("20s")
+    }
+
+    /// The same; the next process may take so long.
+    pub fn upgradable_within(mut self, timeout: &str) -> Self {
+        self.upgradable = Some(timeout.to_owned());
+        self
+    }
+
     /// Lets it have at most so many files and sockets open.
     pub fn open_files(mut self, most: u32) -> Self {
         self.open_files = Some(most);
@@ -215,6 +231,7 @@ impl Setup {
             .filter_map(|line| line.split_once("] listening on ")?.1.parse().ok())
             .collect();
         Gateway {
+            successors: Successors::default(),
             directory,
             addresses,
             status_address,
@@ -240,8 +257,15 @@ impl Setup {
         let more_listeners: String = (self.more_listeners.iter())
             .map(|lines| format!(", {{ address: \"127.0.0.1:0\", {lines} }}"))
             .collect();
+        let upgrade = match &self.upgradable {
+            None => String::new(),
+            Some(timeout) => format!(
+                "upgrade: {{ socket: \"{}\", timeout: {timeout} }}, ",
+                directory.join(UPGRADE_SOCKET).display()
+            ),
+        };
         let config = format!(
-            "gateway: {{ id: {}, {} }}\nserver: {{ threads: 2, {} }}\nlisteners: [{{ address: \"{}\", {} }}{more_listeners}]\n\
+            "gateway: {{ id: {}, {} }}\nserver: {{ threads: 2, {upgrade}{} }}\nlisteners: [{{ address: \"{}\", {} }}{more_listeners}]\n\
              status: {{ address: \"127.0.0.1:0\" }}\nrevision: {{ {revision} }}\ntelemetry: {{ access_log: {access_log} }}\n{}",
             self.id, self.gateway, self.server, self.listener, self.listening, self.sections,
         );
@@ -275,6 +299,7 @@ impl Gateway {
             access_log: String::new(),
             environment: Vec::new(),
             open_files: None,
+            upgradable: None,
         }
     }
 
@@ -344,10 +369,20 @@ impl Gateway {
             .unwrap_or_default()
     }
 
+    /// Which process serves: the first, or the last that took over.
+    pub fn pid(&self) -> u32 {
+        self.successors.newest().unwrap_or(self.process.pid)
+    }
+
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
     /// How many bytes of memory it holds.
     #[track_caller]
     pub fn memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.process.pid);
+        let path = format!("/proc/{}/status", self.pid());
         let status = std::fs::read_to_string(path).expect("the state of a running process");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
@@ -470,6 +505,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        self.successors.end();
         if self.process.is_running() {
             self.terminate();
             let started = Instant::now();

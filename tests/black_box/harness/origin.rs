@@ -246,16 +246,22 @@ impl Exchange {
 
     /// Closes the connection as if nothing was wrong.
     pub fn close(&mut self) {
+        self.forget();
         let _ = self.stream.shutdown(Shutdown::Both);
         self.ended = true;
+    }
+
+    /// Lets the copy of the socket go, so that a long test does not hold a descriptor for every connection it ever had.
+    fn forget(&self) {
+        let peer = self.stream.peer_addr().ok();
+        lock(&self.shared.streams).retain(|stream| stream.peer_addr().ok() != peer);
     }
 
     /// Closes the connection with a TCP reset.
     pub fn reset(&mut self) {
         // With nothing to linger for, closing sends a reset; the copies are closed first, because the last close counts.
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-        let peer = self.stream.peer_addr().ok();
-        lock(&self.shared.streams).retain(|stream| stream.peer_addr().ok() != peer);
+        self.forget();
         self.ended = true;
     }
 

@@ -125,6 +125,7 @@ async fn an_environment_goes_unless_gateways_serve_it_and_its_numbers_are_never_
         max: None,
         alive_since_ms: 0,
         known_since_ms: 0,
+        held_since_ms: 0,
         has_proof: false,
         now_ms,
     };

@@ -7,7 +7,7 @@ use super::Dialect;
 use super::row::{Columns, int, placeholders};
 use crate::control_plane::store::{Instance, SeatAnswer, SeatRequest, SignOfLife, StoreError, StoreResult};
 
-const COLUMNS: &str = "id, pool, registration, heartbeat, since_ms, seen_ms, drain";
+const COLUMNS: &str = "id, pool, registration, heartbeat, since_ms, seen_ms, drain, left_ms";
 
 /// Signs of life that are written with one statement.
 const AT_ONCE: usize = 250;
@@ -42,17 +42,21 @@ pub(super) async fn take_seat(
     })
 }
 
-/// Whether an instance is alive in this pool, or was there lately enough to come back.
+/// Whether an instance is alive in this pool, or was there lately enough to come back. One that was stopped has said that
+/// it goes, and for that it is waited much shorter than for one that fell silent.
 fn has_claim(request: &SeatRequest, instance: Option<&Instance>) -> bool {
     let since = request.known_since_ms.min(request.alive_since_ms);
-    instance.is_some_and(|instance| instance.pool == request.pool && instance.seen_ms >= since)
+    instance.is_some_and(|instance| {
+        let is_held = instance.left_ms == 0 || instance.left_ms >= request.held_since_ms;
+        instance.pool == request.pool && instance.seen_ms >= since && is_held
+    })
 }
 
 async fn has_claim_of(connection: &mut AnyConnection, request: &SeatRequest, id: &str) -> StoreResult<bool> {
     Ok(has_claim(request, one(connection, id).await?.as_ref()))
 }
 
-/// Those in the pool who are alive, but for who asks and for whose seat is taken over.
+/// Those in the pool who are alive or whose seats are held for them, but for who asks and for whose seat is taken over.
 struct Others {
     alive: u32,
     oldest_seen_ms: u64,
@@ -60,12 +64,13 @@ struct Others {
 
 async fn others(connection: &mut AnyConnection, request: &SeatRequest) -> StoreResult<Others> {
     let query = "SELECT count(*) AS alive, min(seen_ms) AS oldest FROM instances \
-                 WHERE pool = $1 AND seen_ms >= $2 AND id <> $3 AND id <> $4";
+                 WHERE pool = $1 AND seen_ms >= $2 AND id <> $3 AND id <> $4 AND (left_ms = 0 OR left_ms >= $5)";
     let query = sqlx::query(query)
         .bind(&request.pool)
         .bind(int(request.alive_since_ms)?)
         .bind(&request.id)
-        .bind(request.replaces.as_ref().unwrap_or(&request.id));
+        .bind(request.replaces.as_ref().unwrap_or(&request.id))
+        .bind(int(request.held_since_ms)?);
     let row = query.fetch_one(connection).await?;
     Ok(Others {
         alive: u32::try_from(row.number("alive")?)
@@ -81,8 +86,8 @@ async fn sit_down(connection: &mut AnyConnection, request: &SeatRequest, known: 
     let query = format!(
         "INSERT INTO instances ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET pool = excluded.pool, \
          registration = excluded.registration, heartbeat = excluded.heartbeat, since_ms = excluded.since_ms, \
-         seen_ms = excluded.seen_ms, drain = excluded.drain",
-        placeholders(1, 7)
+         seen_ms = excluded.seen_ms, drain = excluded.drain, left_ms = excluded.left_ms",
+        placeholders(1, 8)
     );
     sqlx::query(&query)
         .bind(&request.id)
@@ -92,6 +97,7 @@ async fn sit_down(connection: &mut AnyConnection, request: &SeatRequest, known: 
         .bind(int(request.now_ms)?)
         .bind(int(request.now_ms)?)
         .bind(i64::from(drain))
+        .bind(0_i64)
         .execute(&mut *connection)
         .await?;
     if let Some(replaced) = request.replaces.as_ref().filter(|replaced| **replaced != request.id) {
@@ -171,6 +177,13 @@ pub(super) async fn set_drain(connection: &mut AnyConnection, id: &str, drain: b
     Ok(done.rows_affected() > 0)
 }
 
+/// Notes that an instance was stopped, and gives up its seat.
+pub(super) async fn give_up(connection: &mut AnyConnection, id: &str, now_ms: u64) -> StoreResult<bool> {
+    let query = sqlx::query("UPDATE instances SET left_ms = $2 WHERE id = $1");
+    let done = query.bind(id).bind(int(now_ms)?).execute(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
 /// Frees a seat.
 pub(super) async fn remove(connection: &mut AnyConnection, id: &str) -> StoreResult<bool> {
     let query = sqlx::query("DELETE FROM instances WHERE id = $1").bind(id);
@@ -186,5 +199,6 @@ fn instance(row: &AnyRow) -> StoreResult<Instance> {
         since_ms: row.number("since_ms")?,
         seen_ms: row.number("seen_ms")?,
         drain: row.number("drain")? != 0,
+        left_ms: row.number("left_ms")?,
     })
 }

@@ -7,6 +7,7 @@ told_of_both_stores!(
     a_full_pool_refuses_a_new_one_and_says_when_to_come_back,
     lowering_the_limit_stops_nobody,
     who_was_known_comes_back_into_a_full_pool,
+    a_seat_that_was_given_up_is_held_for_its_instance_for_a_while_and_then_free,
     proof_of_a_seat_is_as_good_as_the_store_s_memory,
     a_replacement_takes_the_seat_over,
     fifty_who_want_ten_seats_get_exactly_ten,
@@ -25,6 +26,7 @@ fn request(id: &str, max: Option<u32>, now_s: u64) -> SeatRequest {
         max,
         alive_since_ms: now_s.saturating_sub(30) * 1_000,
         known_since_ms: now_s.saturating_sub(1_000) * 1_000,
+        held_since_ms: now_s.saturating_sub(10) * 1_000,
         has_proof: false,
         now_ms: now_s * 1_000,
     }
@@ -62,6 +64,7 @@ async fn an_instance_is_read_as_it_registered_and_lives(place: Place) {
         since_ms: 5_000_000,
         seen_ms: 5_000_000,
         drain: false,
+        left_ms: 0,
     };
     assert_eq!(store.instance("a").await.unwrap(), Some(expected.clone()));
     store
@@ -185,6 +188,32 @@ async fn who_was_known_comes_back_into_a_full_pool(place: Place) {
         store.take_seat(&elsewhere).await.unwrap(),
         SeatAnswer::Full { .. }
     ));
+}
+
+async fn a_seat_that_was_given_up_is_held_for_its_instance_for_a_while_and_then_free(place: Place) {
+    let store = &place.store;
+    let full = SeatAnswer::Full {
+        live: 1,
+        oldest_seen_ms: 5_000_000,
+    };
+    store.take_seat(&request("a", Some(1), 5_000)).await.unwrap();
+    assert!(store.give_up_seat("a", 5_005_000).await.unwrap());
+    assert!(!store.give_up_seat("nobody", 5_005_000).await.unwrap());
+    assert_eq!(store.instance("a").await.unwrap().unwrap().left_ms, 5_005_000);
+    assert_eq!(store.take_seat(&request("b", Some(1), 5_015)).await.unwrap(), full);
+    let alone = SeatAnswer::Seated { live: 1 };
+    assert_eq!(store.take_seat(&request("a", Some(1), 5_015)).await.unwrap(), alone);
+    assert_eq!(store.instance("a").await.unwrap().unwrap().left_ms, 0, "it is back");
+
+    // A sign of life that was on its way does not bring back who has gone.
+    assert!(store.give_up_seat("a", 5_016_000).await.unwrap());
+    store.signs_of_life(&[sign("a", 5_017)]).await.unwrap();
+    assert_eq!(store.take_seat(&request("b", Some(1), 5_027)).await.unwrap(), alone);
+    let taken = SeatAnswer::Full {
+        live: 1,
+        oldest_seen_ms: 5_027_000,
+    };
+    assert_eq!(store.take_seat(&request("a", Some(1), 5_028)).await.unwrap(), taken);
 }
 
 async fn proof_of_a_seat_is_as_good_as_the_store_s_memory(place: Place) {

@@ -1,0 +1,2 @@
+-- Unix milliseconds at which a gateway gave up its seat when it was stopped; 0 while it has not.
+ALTER TABLE instances ADD COLUMN left_ms BIGINT NOT NULL DEFAULT 0;
