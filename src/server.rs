@@ -16,7 +16,7 @@ pub mod systemd;
 pub mod upgrade;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -100,6 +100,12 @@ pub struct Server {
     /// What the next process takes over beside the sockets, and what it is told from then on.
     estate: Arc<Estate>,
     bequest: Bequest,
+}
+
+/// Sockets of the listeners beside those for clients.
+struct Beside {
+    status: TcpListener,
+    admin: Option<TcpListener>,
 }
 
 /// Why a gateway did not start.
@@ -245,7 +251,7 @@ impl Server {
             drain,
             program,
             systemd,
-            ancestors: Ancestors::new(inherited.ancestors),
+            ancestors: Ancestors::new(Vec::new()),
             estate,
             bequest: Bequest::default(),
         })
@@ -295,7 +301,8 @@ impl Server {
             scope.spawn(move || {
                 if let Err(why) = this.begin(keeper, census, before) {
                     *failed = Some(why);
-                    this.leave.begin();
+                    // Another process is the service, if there is one: there is nothing to announce, and nobody to wait for.
+                    this.leave.hand_over();
                 }
             });
             engine.run(RunArgs {
@@ -324,22 +331,33 @@ impl Server {
         before: Option<Successor>,
     ) -> Result<(), String> {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
+        // Everything that can fail comes before the process before is out of its place.
+        let beside = self.share_beside().map_err(|error| error.to_string())?;
+        let followable = self.followable()?;
         if let Some(before) = &before {
             let sockets = self.clients.iter().map(|listening| &listening.socket);
-            if let Err(why) = before.take_over(sockets, &entrance, &self.estate) {
-                before.give_up(&why);
-                return Err(why);
+            match before.take_over(sockets, &entrance, &self.estate) {
+                Ok(ancestors) => ancestors.into_iter().for_each(|channel| self.ancestors.add(channel)),
+                Err(why) => {
+                    before.give_up(&why);
+                    return Err(why);
+                }
             }
         }
         keeper.open();
-        self.start_side_tasks(&entrance).map_err(|error| error.to_string())?;
+        self.start_side_tasks(&entrance, beside);
         for address in self.addresses() {
             log::info!("listening on {address}");
         }
         log::info!("status on {}", self.status_address());
         sockets::keep(&self.clients, self.systemd);
-        self.can_be_followed(keeper, &entrance, census);
         self.tell_service_manager(&entrance, census);
+        if let Some((socket, sockets)) = followable
+            && self.can_be_followed((socket, sockets), keeper, &entrance, census)
+            && let Some(before) = &before
+        {
+            before.is_found();
+        }
         if let Some(before) = before {
             self.ancestors.add(before.into_channel());
             let (ancestors, estate) = (Arc::clone(&self.ancestors), Arc::clone(&self.estate));
@@ -354,6 +372,32 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The listeners beside those for clients, for who accepts there.
+    fn share_beside(&self) -> Result<Beside, BindError> {
+        Ok(Beside {
+            status: self.status.share()?,
+            admin: self.admin.as_ref().map(Listening::share).transpose()?,
+        })
+    }
+
+    /// What a next process is handed, and the socket at which it is asked for, which nobody finds yet. `None` if this
+    /// process can not be followed, as configured.
+    fn followable(&self) -> Result<Option<(predecessor::Socket, Vec<(Role, Listening)>)>, String> {
+        let Some(path) = &self.config.server.upgrade.socket else {
+            return Ok(None);
+        };
+        let socket = predecessor::Socket::bind(path);
+        let socket = socket.map_err(|error| format!("server.upgrade.socket {}: {error}", path.display()))?;
+        let named = (self.clients.iter().map(|listening| (Role::Clients, listening)))
+            .chain([(Role::Status, &self.status)])
+            .chain(self.admin.iter().map(|listening| (Role::Admin, listening)));
+        let shared = named.map(|(role, listening)| {
+            let socket = listening.share().map_err(|error| error.to_string())?;
+            Ok((role, Listening { socket, ..*listening }))
+        });
+        Ok(Some((socket, shared.collect::<Result<_, String>>()?)))
     }
 
     /// Accepts clients, once its gate is opened.
@@ -388,30 +432,21 @@ impl Server {
         ))
     }
 
-    /// Listens to operators who want another process in this one's place.
-    fn can_be_followed(&mut self, keeper: &Arc<Gatekeeper>, entrance: &Entrance, census: &Arc<Census>) {
-        let settings = self.config.server.upgrade.clone();
-        let Some(path) = settings.socket.clone() else {
-            return;
-        };
-        let socket = match predecessor::Socket::bind(&path) {
-            Ok(socket) => socket,
-            // It serves; that it can not be followed is no reason to end it.
-            Err(error) => return log::error!("upgrade socket {}: {error}", path.display()),
-        };
-        let mut sockets = Vec::new();
-        let named = (self.clients.iter().map(|listening| (Role::Clients, listening)))
-            .chain([(Role::Status, &self.status)])
-            .chain(self.admin.iter().map(|listening| (Role::Admin, listening)));
-        for (role, listening) in named {
-            match listening.share() {
-                Ok(socket) => sockets.push((role, Listening { socket, ..*listening })),
-                Err(error) => return log::error!("this process can not be followed: {error}"),
-            }
+    /// Listens to operators who want another process in this one's place; true when they find it. It serves either way.
+    fn can_be_followed(
+        &mut self,
+        (socket, sockets): (predecessor::Socket, Vec<(Role, Listening)>),
+        keeper: &Arc<Gatekeeper>,
+        entrance: &Entrance,
+        census: &Arc<Census>,
+    ) -> bool {
+        if let Err(error) = socket.publish() {
+            log::error!("this process can not be followed: {error}");
+            return false;
         }
         let predecessor = Predecessor {
             program: self.program.clone(),
-            settings,
+            settings: self.config.server.upgrade.clone(),
             sockets,
             keeper: Arc::clone(keeper),
             entrance: entrance.clone(),
@@ -425,11 +460,15 @@ impl Server {
             estate: Arc::clone(&self.estate),
             bequest: self.bequest.clone(),
         };
-        if let Err(error) = predecessor.listen(socket) {
-            log::error!("this process can not be followed: {error}");
-        }
         // What is handed over is what was shared: nothing else may keep a socket open.
         self.clients.clear();
+        match predecessor.listen(socket) {
+            Ok(()) => true,
+            Err(error) => {
+                log::error!("this process can not be followed: {error}");
+                false
+            }
+        }
     }
 
     /// Says that it serves, and from now on how it goes.
@@ -478,7 +517,7 @@ impl Server {
     }
 
     /// Every task that runs beside the requests. Key sets start theirs when a revision names an issuer.
-    fn start_side_tasks(&mut self, entrance: &Entrance) -> Result<(), BindError> {
+    fn start_side_tasks(&mut self, entrance: &Entrance, beside: Beside) {
         let status = Arc::new(Status {
             gateway: self.config.gateway.clone(),
             revisions: Arc::clone(&self.revisions),
@@ -490,21 +529,21 @@ impl Server {
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
         });
-        let (listener, drain) = (self.status.share()?, self.drain.clone());
+        let (listener, drain) = (beside.status, self.drain.clone());
         self.side.spawn(async move {
             if let Err(error) = status::serve(listener, status, followed(drain)).await {
                 log::error!("status listener: {error}");
             }
         });
 
-        if let (Some(listening), Some(settings)) = (&self.admin, &self.config.admin) {
+        if let (Some(listening), Some(listener), Some(settings)) = (&self.admin, beside.admin, &self.config.admin) {
             log::info!("admin on {}", listening.actual);
             let admin = Arc::new(Admin::new(
                 &settings.token,
                 Arc::clone(&self.leave),
                 self.performance(entrance),
             ));
-            let (listener, drain) = (listening.share()?, self.drain.clone());
+            let drain = self.drain.clone();
             self.side.spawn(async move {
                 if let Err(error) = admin::serve(listener, admin, followed(drain)).await {
                     log::error!("admin listener: {error}");
@@ -557,7 +596,6 @@ impl Server {
             self.side
                 .spawn_blocking(move || watch.run(&revisions, &|| drain.is_begun()));
         }
-        Ok(())
     }
 }
 

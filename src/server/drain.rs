@@ -78,7 +78,6 @@ impl Signals {
     async fn alone(&self) {
         let begun = Instant::now();
         let (requests, streams) = self.deadlines();
-        let mut told = begun;
         let mut before = self.before.clone();
         loop {
             let elapsed = begun.elapsed();
@@ -89,12 +88,6 @@ impl Signals {
             if elapsed >= requests && (self.drain.streams() == 0 || elapsed >= streams) {
                 return log::warn!("{open} connections are cut at the drain deadline");
             }
-            if !self.drain.is_followed() && told.elapsed() >= EXTEND_EVERY {
-                told = Instant::now();
-                self.systemd.extend(EXTENSION);
-                self.systemd
-                    .status(&format!("stopping: {open} connections are still open"));
-            }
             tokio::time::sleep(LOOK).await;
         }
         if self.drain.is_followed() {
@@ -103,6 +96,19 @@ impl Signals {
         // The service manager ends what is left of a service when its main process ends.
         let left = requests.max(streams).saturating_sub(begun.elapsed());
         let _ = tokio::time::timeout(left, before.wait_for(|before| !before)).await;
+    }
+
+    /// Asks the service manager for time, for as long as this process, which is the service, takes to leave.
+    async fn ask_for_time(&self) {
+        loop {
+            tokio::time::sleep(EXTEND_EVERY).await;
+            if !self.drain.is_followed() {
+                self.systemd.extend(EXTENSION);
+                let open = self.census.open();
+                self.systemd
+                    .status(&format!("stopping: {open} connections are still open"));
+            }
+        }
     }
 
     /// How long requests and streams may go on.
@@ -159,6 +165,7 @@ impl ShutdownSignalWatch for Signals {
         };
         tokio::select! {
             () = leaving => {}
+            () = self.ask_for_time() => {}
             () = next(terminate) => log::warn!("SIGTERM again: {} connections are cut", self.census.open()),
             () = next(interrupt) => log::warn!("interrupted again: {} connections are cut", self.census.open()),
         }

@@ -54,7 +54,7 @@ pub use secure_origin::SecureOrigin;
 pub use tampering_proxy::TamperingProxy;
 pub use tls::{Authority, Issued};
 pub use token::{AUDIENCE, ISSUER, RSA, Signer, Token, key_set, now};
-pub use upgrade::Program;
+pub use upgrade::{Program, is_running as is_alive};
 pub use websocket::{EchoSocket, Sockets, WebSocket};
 
 /// How long anything may take before a test gives up: far longer than it takes even on a machine that is busy with

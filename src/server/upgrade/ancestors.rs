@@ -20,7 +20,8 @@ const MOST: usize = 64;
 
 /// The processes before this one that have not ended yet.
 pub struct Ancestors {
-    channels: Mutex<Vec<Channel>>,
+    /// None while they are lent to a process that is going to take over, which listens to them if it does.
+    channels: Mutex<Option<Vec<Channel>>>,
     alive: watch::Sender<bool>,
 }
 
@@ -30,7 +31,7 @@ impl Ancestors {
     pub fn new(channels: Vec<Channel>) -> Arc<Self> {
         Arc::new(Self {
             alive: watch::Sender::new(!channels.is_empty()),
-            channels: Mutex::new(channels),
+            channels: Mutex::new(Some(channels)),
         })
     }
 
@@ -42,41 +43,40 @@ impl Ancestors {
 
     /// One more.
     pub fn add(&self, channel: Channel) {
-        let mut channels = self.channels();
+        let mut known = self.channels();
+        let channels = known.get_or_insert_default();
         channels.push(channel);
         if channels.len() > MOST {
             channels.remove(0);
         }
-        drop(channels);
+        drop(known);
         self.alive.send_replace(true);
     }
 
-    /// Takes all of them away, to hand them on: from now on nobody here listens to them.
+    /// Lends all of them: from now on nobody here listens to them.
     #[must_use]
-    pub fn take(&self) -> Vec<Channel> {
-        std::mem::take(&mut *self.channels())
+    pub fn lend(&self) -> Vec<Channel> {
+        self.channels().take().unwrap_or_default()
     }
 
-    /// Takes back what was not handed on after all.
-    pub fn put_back(&self, channels: Vec<Channel>) {
+    /// Takes back what was lent: they go on as if nothing had been.
+    pub fn take_back(&self, channels: Vec<Channel>) {
         let mut known = self.channels();
-        known.splice(0..0, channels);
-        let any = !known.is_empty();
-        drop(known);
-        if any {
-            self.alive.send_replace(true);
+        if known.is_none() {
+            *known = Some(channels);
         }
     }
 
-    /// Listens to them until the last has ended. Parts of the state that they send go to `take_in`.
+    /// Listens to them for as long as this process lives. Parts of the state that they send go to `take_in`.
     pub fn listen(&self, take_in: &dyn Fn(&Section)) {
         loop {
-            let mut channels = self.channels();
-            channels.retain(|channel| Self::is_alive(channel, take_in));
-            let over = channels.is_empty();
-            drop(channels);
-            if over && self.alive.send_replace(false) {
-                log::info!("the processes before have ended");
+            if let Some(channels) = &mut *self.channels() {
+                channels.retain(|channel| Self::is_alive(channel, take_in));
+                let over = channels.is_empty();
+                let ended = |alive: &mut bool| std::mem::replace(alive, !over) && over;
+                if self.alive.send_if_modified(ended) {
+                    log::info!("the processes before have ended");
+                }
             }
             std::thread::sleep(LOOK);
         }
@@ -94,7 +94,7 @@ impl Ancestors {
         }
     }
 
-    fn channels(&self) -> MutexGuard<'_, Vec<Channel>> {
+    fn channels(&self) -> MutexGuard<'_, Option<Vec<Channel>>> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

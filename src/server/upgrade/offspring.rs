@@ -6,7 +6,8 @@
 
 use std::process::Child;
 
-/// Ends this process when its successor has failed: then the successor is the service manager's own, which hears of its end
+/// Ends this process when its successor has failed, even one that had been followed itself by then, which can not be told
+/// from here: then the successor is the service manager's own, which hears of its end
 /// and starts the service again. What is still in flight here would be ended by that anyway. Where there is no service
 /// manager, what is in flight goes on.
 pub(super) fn mind(mut successor: Child) {

@@ -89,26 +89,37 @@ pub struct Socket {
 struct Failure(String);
 
 impl Socket {
-    /// Makes it, in a directory that is this user's alone. A socket that is there already is replaced: whoever it belonged
-    /// to has been followed, or is gone.
+    /// Makes it, in a directory that is this user's alone, where nobody finds it yet.
     ///
     /// # Errors
     /// When the directory is open to others, or can not be used.
     pub fn bind(path: &Path) -> io::Result<Self> {
         check_directory(path)?;
         // Under another name first: at every moment there is a socket that answers.
-        let fresh = path.with_extension(format!("{}", std::process::id()));
+        let fresh = Self::fresh(path);
         let _ = std::fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh)?;
         listener.set_nonblocking(true)?;
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
         let inode = std::fs::metadata(&fresh).ok().map(|about| about.ino());
-        std::fs::rename(&fresh, path)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
             inode,
         })
+    }
+
+    /// Lets operators find it. A socket that is there already is replaced, at one stroke: whoever it belonged to has been
+    /// followed, or is gone.
+    ///
+    /// # Errors
+    /// When it has vanished.
+    pub fn publish(&self) -> io::Result<()> {
+        std::fs::rename(Self::fresh(&self.path), &self.path)
+    }
+
+    fn fresh(path: &Path) -> PathBuf {
+        path.with_extension(std::process::id().to_string())
     }
 
     /// Somebody who may be listened to.
@@ -135,9 +146,11 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let there = std::fs::metadata(&self.path).ok().map(|about| about.ino());
-        if there.is_some() && there == self.inode {
-            let _ = std::fs::remove_file(&self.path);
+        for path in [Self::fresh(&self.path), self.path.clone()] {
+            let there = std::fs::metadata(&path).ok().map(|about| about.ino());
+            if there.is_some() && there == self.inode {
+                let _ = std::fs::remove_file(&path);
+            }
         }
     }
 }
@@ -255,7 +268,7 @@ impl Predecessor {
             Err(Failure(why)) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                self.ancestors.put_back(ancestors);
+                self.ancestors.take_back(ancestors);
                 self.keeper.open();
                 if let Some(remote) = &self.remote {
                     remote.take_back();
@@ -305,11 +318,6 @@ impl Predecessor {
             let given = channel.give(&Message::StateLock, lock.as_fd());
             given.map_err(|error| lost(child, &error))?;
         }
-        *ancestors = self.ancestors.take();
-        for ancestor in &*ancestors {
-            let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
-            given.map_err(|error| lost(child, &error))?;
-        }
         self.say(channel, child, &Message::End)?;
         let mut exported = None;
         loop {
@@ -326,7 +334,16 @@ impl Predecessor {
             }
         }
         tell("it is ready to serve; probing".to_owned());
-        self.runtime.block_on(self.keeper.shut());
+        let shut = self
+            .runtime
+            .block_on(async { tokio::time::timeout(PROBE, self.keeper.shut()).await });
+        shut.map_err(|_| Failure("the threads that accept did not stop in time".to_owned()))?;
+        // As late as can be: until they are handed on for good, nobody listens to them.
+        *ancestors = self.ancestors.lend();
+        for ancestor in &*ancestors {
+            let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
+            given.map_err(|error| lost(child, &error))?;
+        }
         if let Some(exported) = &mut exported {
             let told = (self.estate).export_changes(exported, &mut |section| channel.section(&section));
             told.map_err(|error| lost(child, &error))?;
@@ -345,9 +362,7 @@ impl Predecessor {
         if let Some(remote) = &self.remote {
             self.runtime.block_on(remote.hand_over()).map_err(Failure)?;
         }
-        if self.drain.is_announced() {
-            return Err(Failure("this process was told to leave meanwhile".to_owned()));
-        }
+        self.check(child, deadline)?;
         (self.systemd.main_pid(child.id()))
             .map_err(|error| Failure(format!("the service manager could not be told: {error}")))?;
         if channel.say(&Message::Go).is_err() {
@@ -375,8 +390,18 @@ impl Predecessor {
             if is_child {
                 return Ok(channel);
             }
-            busy(&channel);
+            self.other(channel);
         }
+    }
+
+    /// Somebody else who wants something while an upgrade is under way. To leave is what may be wanted at any time: the
+    /// upgrade is given up for it.
+    fn other(&self, other: Channel) {
+        if let Ok(Some(Frame::Message(Message::Drain, _))) = other.receive(Instant::now() + LOOK) {
+            return self.drain(other);
+        }
+        let why = "an upgrade is under way".to_owned();
+        let _ = other.say(&Message::Failed { why });
     }
 
     /// What the successor says next.
@@ -391,7 +416,7 @@ impl Predecessor {
             if let Ok(Some(other)) = socket.accept(Instant::now())
                 && let Ok(other) = Channel::new(other)
             {
-                busy(&other);
+                self.other(other);
             }
         }
     }
@@ -502,11 +527,6 @@ fn await_listening(successor: &Channel) {
             Ok(_) => {}
         }
     }
-}
-
-fn busy(other: &Channel) {
-    let why = "an upgrade is under way".to_owned();
-    let _ = other.say(&Message::Failed { why });
 }
 
 fn unexpected() -> Failure {

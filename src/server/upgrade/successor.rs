@@ -33,8 +33,6 @@ pub struct Inherited {
     pub admin: Inheritance,
     /// The lock of the state directory.
     pub state_lock: Option<OwnedFd>,
-    /// To processes that were followed before and have not ended.
-    pub ancestors: Vec<Channel>,
 }
 
 impl Successor {
@@ -80,9 +78,6 @@ impl Successor {
                     }
                 }
                 Frame::Message(Message::StateLock, lock) => inherited.state_lock = lock,
-                Frame::Message(Message::Ancestor, Some(end)) => {
-                    inherited.ancestors.extend(Channel::new(UnixStream::from(end)));
-                }
                 Frame::Message(Message::End, _) => return Ok(inherited),
                 Frame::Message(Message::Failed { why }, _) => return Err(why),
                 Frame::Message(..) | Frame::Section(_) => {}
@@ -114,7 +109,7 @@ impl Successor {
     }
 
     /// Says that everything is loaded, tries the sockets once nobody else accepts, and returns when this process is the
-    /// one that serves.
+    /// one that serves: with the processes that were followed before and have not ended.
     ///
     /// # Errors
     /// When it is not going to be.
@@ -123,11 +118,15 @@ impl Successor {
         sockets: impl Iterator<Item = &'a TcpListener>,
         entrance: &Entrance,
         estate: &Estate,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<Channel>, String> {
         self.say(&Message::Loaded)?;
+        let mut ancestors = Vec::new();
         loop {
             match self.next()? {
                 Frame::Message(Message::Probe, _) => break,
+                Frame::Message(Message::Ancestor, Some(end)) => {
+                    ancestors.extend(Channel::new(UnixStream::from(end)));
+                }
                 Frame::Message(Message::Failed { why }, _) => return Err(why),
                 Frame::Section(section) => {
                     estate.import(&section);
@@ -145,7 +144,7 @@ impl Successor {
         self.say(&Message::Serving)?;
         loop {
             match self.channel.receive(Instant::now() + ANSWER) {
-                Ok(Some(Frame::Message(Message::Go, _))) => return Ok(()),
+                Ok(Some(Frame::Message(Message::Go, _))) => return Ok(ancestors),
                 Ok(Some(Frame::Message(Message::Failed { why }, _))) => return Err(why),
                 Ok(Some(_)) => {}
                 // It is there and says nothing: it serves, and ends this process.
@@ -153,18 +152,22 @@ impl Successor {
                 // This process is the only one that is left, and has proved that it serves.
                 Err(error) if is_end(&error) => {
                     log::warn!("the process before has ended without a word: this one serves");
-                    return Ok(());
+                    return Ok(ancestors);
                 }
                 Err(error) => return Err(error.to_string()),
             }
         }
     }
 
-    /// The connection to the process before, which is told that operators find this one from now on.
-    #[must_use]
-    pub fn into_channel(self) -> Channel {
+    /// Tells the process before that operators find this one from now on.
+    pub fn is_found(&self) {
         // It waits for this, but not for long.
         let _ = self.channel.say(&Message::Listening);
+    }
+
+    /// The connection to the process before, which has not ended.
+    #[must_use]
+    pub fn into_channel(self) -> Channel {
         self.channel
     }
 

@@ -344,12 +344,21 @@ impl Connection {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 64 * 1024];
-        let read = match &mut self.inside {
-            Some(inside) => inside.read(&mut chunk)?,
-            None => self.stream.read(&mut chunk)?,
-        };
-        self.buffer.extend_from_slice(&chunk[..read]);
-        Ok(read)
+        loop {
+            let read = match &mut self.inside {
+                Some(inside) => inside.read(&mut chunk),
+                None => self.stream.read(&mut chunk),
+            };
+            match read {
+                // A socket with a timeout is not read on by itself after a signal.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => {
+                    let read = read?;
+                    self.buffer.extend_from_slice(&chunk[..read]);
+                    return Ok(read);
+                }
+            }
+        }
     }
 }
 

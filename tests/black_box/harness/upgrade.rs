@@ -115,6 +115,11 @@ impl Gateway {
         piped.spawn().expect("starting the program")
     }
 
+    /// Asks the process that serves to leave.
+    pub fn terminate_newest(&self) {
+        send(self.pid(), "TERM");
+    }
+
     /// Waits until the first process has ended, which another one has followed.
     #[track_caller]
     pub fn first_has_ended(&self) {

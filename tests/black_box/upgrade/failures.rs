@@ -103,7 +103,7 @@ fn fails(gateway: &Gateway, program: &Program) -> Output {
         "{}",
         output.stderr
     );
-    assert_eq!(gateway.pid(), before);
+    assert!(is_alive(before), "the process that served is still there");
     gateway.client().get("/open").send().expect(200);
     output
 }
@@ -214,4 +214,40 @@ fn garbage_on_the_socket_changes_nothing() {
     }
     gateway.client().get("/open").send().expect(200);
     gateway.upgrade();
+}
+
+#[test]
+fn who_is_told_to_leave_in_the_middle_of_an_upgrade_gives_it_up_and_leaves() {
+    let origin = Origin::start(echo());
+    let gateway = gateway(&origin, "60s");
+    let upgrade = gateway.begin_upgrade(Some(&faulty(&gateway, "hello hangs")));
+    gateway.logs("of version 9.9.9 has its configuration");
+    let socket = gateway.upgrade_socket().display().to_string();
+    let output = tollgate(["drain", "--socket", &socket]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(gateway.wait().code(), Some(0));
+    drop(upgrade);
+}
+
+#[test]
+fn an_upgrade_that_fails_keeps_what_is_known_of_the_processes_before() {
+    let sockets = EchoSocket::start();
+    let origin = Origin::start(echo());
+    let described = revision(&origin)
+        .behind("sockets", sockets.address())
+        .api("{ name: sockets, base_path: /sockets, auth: none, upstream: sockets }");
+    let gateway = Gateway::with(described).upgradable_within("60s").start();
+    let mut socket = Sockets::to(gateway.address()).open("/sockets", None).unwrap();
+    gateway.upgrade();
+    fails(&gateway, &faulty(&gateway, "probing ends"));
+    let newest = gateway.upgrade();
+    socket.echoes("through the first process still");
+    assert!(gateway.is_running(), "which has not ended");
+    // The newest waits for it: as the main process of a service it must not end before.
+    gateway.terminate_newest();
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(is_alive(newest), "it waits");
+    drop(socket);
+    gateway.first_has_ended();
+    gateway.has_ended(newest);
 }

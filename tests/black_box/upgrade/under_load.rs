@@ -80,6 +80,8 @@ fn twenty_upgrades_in_a_row_lose_no_request_no_tunnel_and_no_call() {
     drop(client);
     gateway.first_has_ended();
     gateway.client().get("/open").send().expect(200);
-    let (first, last) = (descriptors[0], descriptors[UPGRADES - 1]);
-    assert!(last <= first + 20, "descriptors grow: {descriptors:?}");
+    // Each reading may meet a few connections of the load; what one upgrade left open would be there twenty times.
+    let least = |readings: &[usize]| readings.iter().copied().min().unwrap_or_default();
+    let (early, late) = (least(&descriptors[..5]), least(&descriptors[UPGRADES - 5..]));
+    assert!(late <= early + 6, "descriptors grow: {descriptors:?}");
 }
