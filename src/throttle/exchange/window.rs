@@ -3,6 +3,7 @@
 use super::{
     Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, THRIFTY_IDLE, Visit, What,
 };
+use crate::throttle::books::GATHER;
 use crate::throttle::counter::still_counts;
 use crate::throttle::lease::tickets::{News, Standing, Tickets};
 use crate::throttle::terms::Terms;
@@ -171,7 +172,8 @@ pub(super) fn settle(
     if books.pace > 1.0 && now < window.end && window.end.since(now) <= AHEAD {
         // Gateways do not come at the same moment, and not much too early.
         let ahead = u64::from(market.dice) * market.term / u64::from(u32::MAX);
-        books.prefetch_at = Alarm::at(window.end.minus(ahead.max(4 * market.round_trip)).max(now));
+        let least = 4 * market.round_trip + GATHER;
+        books.prefetch_at = Alarm::at(window.end.minus(ahead.max(least)).max(now));
     }
 }
 
