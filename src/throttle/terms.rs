@@ -196,3 +196,33 @@ impl Terms {
         (super::window::nominal_length(self.quota.shape().period()) / 12).clamp(SECOND, 30 * SECOND)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::WindowKind;
+
+    fn bucket(burst: u32) -> Terms {
+        let quota = Quota::new("1000/s".parse().unwrap(), WindowKind::TokenBucket { burst });
+        Terms::new([0; 8], quota, Sharing::default(), &Defaults::default())
+    }
+
+    #[test]
+    fn of_a_great_limit_a_thousandth_is_taken_ahead_and_of_a_small_one_nothing() {
+        let terms = bucket(1_000_000);
+        assert_eq!(terms.ahead(1_000_000, 2), 500);
+        assert_eq!(terms.ahead(100_000, 2), 50, "of what is left");
+        assert_eq!(terms.ahead(31_999, 2), 0, "near the end");
+        assert_eq!(bucket(10_000).kept(2), 0);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_bucket_is_taken_out_of_the_credit() {
+        for instances in [1, 2, 10, 50] {
+            let terms = bucket(1_000_000);
+            let all = terms.bucket_credit(instances) + 2 * terms.kept(instances);
+            assert_eq!(all, terms.credit(instances));
+        }
+        assert_eq!(bucket(1_000_000).kept(2), 250);
+    }
+}

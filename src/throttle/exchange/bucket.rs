@@ -82,8 +82,8 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
         || held < books.low_mark(&market)
         || (reopened && books.pace >= 1.0 && held == 0)
         || (owed > 0 && u64::from(owed) * 2 >= u64::from(credit))
-        // Not for a single request: that rides on credit.
-        || (held < low_ahead(ahead) && (held > 0 || owed > 1));
+        // Not for a single request, and what comes now and then rides on credit.
+        || (held < low_ahead(ahead) && asked > 1 && (held > 0 || owed > 1));
     if pressed {
         books.flush_at = Alarm::OFF;
         let most = terms.quota.gained_in(market.term) + u64::from(terms.limit());

@@ -216,11 +216,16 @@ fn buy(
     let (now, market) = (visit.now, visit.market);
     let debt = standing.debt();
     let credit = terms.credit(market.instances);
-    let ahead = ahead(terms, left(books.page(window.index), terms, window, now), market);
+    // Not for a single request.
+    let ahead = if standing.spent > 1 {
+        ahead(terms, left(books.page(window.index), terms, window, now), market)
+    } else {
+        0
+    };
     let pressed = visit.waiting > 0
         || standing.held() < books.low_mark(market)
         || (debt > 0 && (debt > credit || u64::from(debt) * 2 >= u64::from(credit)))
-        // Not for a single request: that rides on credit.
+        // What comes now and then rides on credit.
         || (standing.held() < low_ahead(ahead) && (standing.held() > 0 || debt > 1));
     if !standing.open {
         // Here a debt waits for nothing; and what was put off in the window before must not ring for ever.
@@ -244,15 +249,10 @@ fn buy(
     }
     if pressed {
         let left = left(books.page(window.index), terms, window, now);
-        let more = if standing.spent > 1 {
-            ahead.saturating_sub(standing.held())
-        } else {
-            0
-        };
         let want = books
             .demand(market)
             .saturating_add(visit.waiting)
-            .max(more)
+            .max(ahead.saturating_sub(standing.held()))
             .clamp(1, most(left, market));
         books.flush_at = Alarm::OFF;
         return charge(books, window.index, debt, want, market);

@@ -525,4 +525,24 @@ mod tests {
         let (displaced, _) = tokens.enter(&lot(3, now, &quota), now).unwrap();
         assert_eq!((displaced, tokens.held(now)), (1, 5));
     }
+
+    #[test]
+    fn a_lot_that_is_kept_lives_longer_and_says_how_old_it_is() {
+        let (tokens, quota) = (Tokens::default(), bucket());
+        let asked = noon();
+        let news = News {
+            good_until: asked.plus(KEPT),
+            kept: true,
+            ..lot(5, asked, &quota)
+        };
+        assert!(tokens.enter(&news, asked).is_none());
+        let later = asked.plus(10 * LIFE);
+        let (state, _) = tokens.spend(&quota, 1, later).unwrap();
+        tokens.give_back(1, state.window, later);
+        assert_eq!((tokens.held(later), tokens.withdraw(Lots::Dead, later)), (5, None));
+        let (count, ago) = tokens.withdraw(Lots::Kept, later).unwrap();
+        assert_eq!(count, 5);
+        assert!((10 * LIFE..=10 * LIFE + 3 * MILLISECOND).contains(&ago), "{ago}");
+        assert_eq!(tokens.dies_at(later), None);
+    }
 }
