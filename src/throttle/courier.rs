@@ -1,7 +1,7 @@
 //! Carries orders to Redis and answers back: one task for each node, in the background.
 //!
 //! A task sends what there is as one pipeline as soon as the last answer has come: idle, a single order leaves at once;
-//! busy, orders gather while the pipeline is under way. A second pipeline goes along only when a whole batch has
+//! busy, orders gather while the pipeline is under way; and those that no request waits for gather for 5 ms in any case. A second pipeline goes along only when a whole batch has
 //! gathered. While the node is down nothing is sent, and nothing is lost: leases stay listed.
 //!
 //! Buying tickets needs no script; a script runs only for buckets and for the rare healing. A node that does not know the
@@ -20,10 +20,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::books::GATHER;
 use super::clock::{Disciplined, REFERENCE};
 use super::exchange::{Answer, BATCH, Exchange, Market, Order, What};
 use super::lease::Lease;
-use super::shared::Shared;
+use super::shared::{Inbox, Shared};
 use super::store_key;
 use super::terms::Terms;
 use super::window::{Time, Window, nominal_length};
@@ -113,6 +114,7 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
     let mut mailboxes: HashMap<String, mpsc::UnboundedSender<Arc<Lease>>> = HashMap::new();
     let mut changed = redis.changed();
     changed.mark_changed();
+    let mut from = Instant::now();
     loop {
         // A task ends by itself only if it has panicked; the node gets a new one.
         let before = mailboxes.len();
@@ -137,7 +139,7 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
             }
         }
         let leases = tokio::select! {
-            leases = shared.inbox().take() => leases,
+            leases = shared.inbox().take(from) => leases,
             more = changed.changed() => {
                 if more.is_ok() {
                     changed.mark_changed();
@@ -146,6 +148,7 @@ async fn dispatch(shared: Arc<Shared>, redis: Redis, mut closing: watch::Receive
             }
             _ = closing.wait_for(|closing| *closing) => break,
         };
+        from = Inbox::rests_until();
         let mut homeless = Vec::new();
         for lease in leases {
             let node = redis.node_of(lease.slot());
@@ -195,6 +198,8 @@ struct Trade {
     complained: Option<Instant>,
     /// After a failure nothing is sent for a moment: a node that is being connected to says so at once, again and again.
     quiet_until: Option<Instant>,
+    /// When it was last looked what is to be sent.
+    batched: Option<Instant>,
     /// Which data operators were told that the node has.
     told: Option<u32>,
     backlog: IntGauge,
@@ -252,6 +257,7 @@ impl Trade {
             negative: Vec::new(),
             complained: None,
             quiet_until: None,
+            batched: None,
             told: None,
             backlog,
         }
@@ -269,6 +275,7 @@ impl Trade {
             self.tell();
             let open = room && up;
             if open {
+                self.batched = Some(Instant::now());
                 let batch = self.exchange.batch(self.now(), self.market());
                 let (orders, more) = self.keep_own(batch);
                 let ask_time = self.wants_time();
@@ -386,7 +393,9 @@ impl Trade {
         let now = Instant::now();
         let mut wake = self.time_asked.map_or(now, |asked| asked + TIME_EVERY);
         if let Some(at) = self.exchange.next_time() {
-            wake = wake.min(now + Duration::from_nanos(at.since(self.now())));
+            // Timers are for what nobody waits for.
+            let from = self.batched.map_or(now, |then| then + Duration::from_nanos(GATHER));
+            wake = wake.min((now + Duration::from_nanos(at.since(self.now()))).max(from));
         }
         if let Some((at, _)) = self.put_off.front() {
             wake = wake.min(*at);

@@ -54,6 +54,7 @@ fn tokens_came(charged: u32, granted: u32, closed_until: Time) -> tokens::News {
         charged,
         granted,
         good_until: NOON.plus(LIFE),
+        kept: false,
         left: 0,
         closed_until,
         low: 0,

@@ -3,6 +3,7 @@
 //! The code under test is the real one; only time, the network and the store are made up (see [`world`]). A case that
 //! fails prints its seed. `TOLLGATE_MODEL_CASES` multiplies the number of cases, `TOLLGATE_MODEL_SEED` runs one.
 
+mod far;
 mod world;
 
 use rand::rngs::StdRng;
@@ -84,6 +85,18 @@ fn assert_bound(world: &World, bound: u64) {
             world.setup,
         );
     }
+}
+
+/// The largest sum over an interval, less what the rate gives in it.
+fn worst_interval(admissions: &[(u64, u32)], rate: u32) -> f64 {
+    let (mut sum, mut best, mut worst) = (0.0, f64::MIN, f64::MIN);
+    for &(at, cost) in admissions {
+        let refilled = f64::from(rate) * (at - world::DAWN) as f64 / 1e9;
+        best = f64::max(best, refilled - sum);
+        sum += f64::from(cost);
+        worst = f64::max(worst, sum - refilled + best);
+    }
+    worst
 }
 
 #[test]
@@ -273,14 +286,7 @@ fn in_any_interval_buckets_give_no_more_than_burst_and_rate_and_credit() {
             return;
         };
         let allowed = f64::from(burst) + 0.2 * f64::from(rate) + (gateways as u64 * world.credit()) as f64;
-        // The largest sum over an interval, less what the rate gives in it.
-        let (mut sum, mut best, mut worst) = (0.0, f64::MIN, f64::MIN);
-        for &(at, cost) in admissions {
-            let refilled = f64::from(rate) * (at - world::DAWN) as f64 / 1e9;
-            best = f64::max(best, refilled - sum);
-            sum += f64::from(cost);
-            worst = f64::max(worst, sum - refilled + best);
-        }
+        let worst = worst_interval(admissions, rate);
         // Rounding: the interval of a token is a whole number of nanoseconds.
         assert!(
             worst <= allowed + 0.01,

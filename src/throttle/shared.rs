@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::Demand;
+use super::books::GATHER;
 use super::clock::Clock;
 use super::counter::{Refusal, State};
 use super::lease::{Conditions, Lease, Outcome, Patience};
@@ -104,26 +106,46 @@ impl Drop for Waiting<'_> {
 
 /// Leases that the exchange should look at. There are never many more than leases, and of those at most twice as many as
 /// the table holds.
+///
+/// What nobody waits for (more tickets ahead of need, a debt, what goes back) gathers: the exchange is woken for the
+/// first, and then at most once in [`GATHER`], or every request to one of many counters would wake it. A request that waits is not made to
+/// wait longer by that: it [hurries](Self::hurry) the exchange, and all that has gathered goes with it.
 #[derive(Default)]
 pub struct Inbox {
     leases: Mutex<Vec<Arc<Lease>>>,
     arrived: Notify,
+    hurried: Notify,
 }
 
 impl Inbox {
     /// Puts a lease in that was listed by the caller.
     pub fn put(&self, lease: Arc<Lease>) {
         let mut leases = self.leases.lock();
-        leases.push(lease);
+        leases.push(Arc::clone(&lease));
         let first = leases.len() == 1;
         drop(leases);
         if first {
             self.arrived.notify_one();
         }
+        // A request that began to wait meanwhile has hurried for what was not here yet.
+        if lease.waiting.load(Ordering::SeqCst) > 0 {
+            self.hurry();
+        }
     }
 
-    /// Takes all, waiting for the first.
-    pub async fn take(&self) -> Vec<Arc<Lease>> {
+    /// A request waits for a lease that is here: nothing gathers any longer.
+    pub fn hurry(&self) {
+        self.hurried.notify_one();
+    }
+
+    /// Takes all, waiting for the first; not before `from`, unless somebody hurries.
+    pub async fn take(&self, from: Instant) -> Vec<Arc<Lease>> {
+        if Instant::now() < from {
+            tokio::select! {
+                () = sleep_until(from) => {}
+                () = self.hurried.notified() => {}
+            }
+        }
         loop {
             let leases = self.take_now();
             if !leases.is_empty() {
@@ -131,6 +153,12 @@ impl Inbox {
             }
             self.arrived.notified().await;
         }
+    }
+
+    /// When to take again what nobody waits for, after having taken now.
+    #[must_use]
+    pub fn rests_until() -> Instant {
+        Instant::now() + Duration::from_nanos(GATHER)
     }
 
     /// Takes all that are here.
@@ -217,6 +245,8 @@ impl Shared {
         if lease.list() {
             self.inbox.put(Arc::clone(lease));
         }
+        // Even if it was listed before: it may be gathering.
+        self.inbox.hurry();
         Waiting { lease, cost }
     }
 

@@ -10,6 +10,17 @@ pub const SHARED_MOST: u32 = u32::MAX >> 1;
 /// How long a token of a bucket may be spent after it was asked for, in nanoseconds: 200 ms.
 pub const LIFE: u64 = 200_000_000;
 
+/// How long a token may be spent that is kept, in nanoseconds: 30 s (see [`Terms::kept`]).
+pub const KEPT: u64 = 30_000_000_000;
+
+/// Into how many parts what is left is cut, for all gateways together, to know how much of it may lie in hands that do not
+/// need it yet. A thousandth is less than what anybody who sets a limit knows about it, and with it a counter that is far
+/// from its end asks for hundreds of requests at a time.
+const FAR: u32 = 1_000;
+
+/// Less than this is not taken ahead of need: it would be asked for as often as is asked today.
+const AHEAD_LEAST: u32 = 16;
+
 /// What limits are shared by where they say nothing themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
@@ -125,6 +136,30 @@ impl Terms {
         u32::try_from(each).unwrap_or(u32::MAX)
     }
 
+    /// What one gateway may take of a window ahead of need, whatever its pace, when so much is left: so that a limit that is
+    /// far away is rarely asked about. What lies unused at all gateways together is at most a thousandth of what was left.
+    /// Nothing of small limits, and nothing near the end.
+    #[must_use]
+    pub fn ahead(&self, left: u32, instances: u32) -> u32 {
+        let each = left / FAR.saturating_mul(instances.max(1));
+        if each < AHEAD_LEAST { 0 } else { each }
+    }
+
+    /// The size of a lot of tokens that one gateway may keep for longer than [`LIFE`]; it may keep two. They are taken out
+    /// of its credit, so that the bound stays what it is: without credit there are none, and none of small limits.
+    #[must_use]
+    pub fn kept(&self, instances: u32) -> u32 {
+        let each = self.ahead(self.limit(), instances).min(self.credit(instances) / 2) / 2;
+        if each < AHEAD_LEAST { 0 } else { each }
+    }
+
+    /// What one gateway may owe to a bucket: its credit, without what it may keep.
+    #[must_use]
+    pub fn bucket_credit(&self, instances: u32) -> u32 {
+        self.credit(instances)
+            .saturating_sub(self.kept(instances).saturating_mul(2))
+    }
+
     /// The most that so many gateways admit together in a window: limit + gateways · credit. For a bucket: beyond what
     /// its rate gives (see `lease::tokens`).
     #[must_use]
@@ -151,5 +186,43 @@ impl Terms {
     pub fn flush_after(&self) -> u64 {
         const SECOND: u64 = 1_000_000_000;
         (super::window::nominal_length(self.quota.shape().period()) / 60).clamp(SECOND, 30 * SECOND)
+    }
+
+    /// After how long it is looked at tickets that were taken [ahead](Self::ahead): a twelfth of the window, 1 to 30
+    /// seconds. If none was spent they go back; else more are taken, and with the answer comes what is left.
+    #[must_use]
+    pub fn review_after(&self) -> u64 {
+        const SECOND: u64 = 1_000_000_000;
+        (super::window::nominal_length(self.quota.shape().period()) / 12).clamp(SECOND, 30 * SECOND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::WindowKind;
+
+    fn bucket(burst: u32) -> Terms {
+        let quota = Quota::new("1000/s".parse().unwrap(), WindowKind::TokenBucket { burst });
+        Terms::new([0; 8], quota, Sharing::default(), &Defaults::default())
+    }
+
+    #[test]
+    fn of_a_great_limit_a_thousandth_is_taken_ahead_and_of_a_small_one_nothing() {
+        let terms = bucket(1_000_000);
+        assert_eq!(terms.ahead(1_000_000, 2), 500);
+        assert_eq!(terms.ahead(100_000, 2), 50, "of what is left");
+        assert_eq!(terms.ahead(31_999, 2), 0, "near the end");
+        assert_eq!(bucket(10_000).kept(2), 0);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_bucket_is_taken_out_of_the_credit() {
+        for instances in [1, 2, 10, 50] {
+            let terms = bucket(1_000_000);
+            let all = terms.bucket_credit(instances) + 2 * terms.kept(instances);
+            assert_eq!(all, terms.credit(instances));
+        }
+        assert_eq!(bucket(1_000_000).kept(2), 250);
     }
 }

@@ -1,8 +1,8 @@
 //! The trade in tokens of a bucket.
 
 use super::{Alarm, Answer, Books, Exchange, MILLISECOND, Market, Order, SECOND, Visit, What};
-use crate::throttle::lease::tokens::{News, Tokens};
-use crate::throttle::terms::{LIFE, Terms};
+use crate::throttle::lease::tokens::{Lots, News, Tokens};
+use crate::throttle::terms::{KEPT, LIFE, Terms};
 use crate::throttle::window::Time;
 
 /// A timer keeps the lease, so none is set for longer than this.
@@ -33,7 +33,12 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
     books.looked.1 = asked;
 
     let owed = tokens.owed();
-    while let Some((count, after)) = tokens.withdraw(leaving, now) {
+    let lots = match (leaving, thrifty) {
+        (true, _) => Lots::All,
+        (false, true) => Lots::Kept,
+        (false, false) => Lots::Dead,
+    };
+    while let Some((count, after)) = tokens.withdraw(lots, now) {
         if let Some(what) = restore(terms, count, after.saturating_add(2 * market.round_trip)) {
             return Some((0, what));
         }
@@ -53,7 +58,7 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
         return (owed > 0).then_some((0, What::Fill { charge: owed, want: 0 }));
     }
     if thrifty {
-        // What is in the hand dies within 200 ms, and goes back then.
+        // What is still in the hand dies within 200 ms, and goes back then.
         books.flush_at = Alarm::OFF;
         books.reopen_at = Alarm::OFF;
         return (waiting > 0 || owed > 0).then_some((
@@ -69,13 +74,16 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
         books.reopen_at = Alarm::OFF;
     }
     let held = tokens.held(now);
-    let credit = terms.credit(market.instances);
+    let credit = terms.bucket_credit(market.instances);
+    let ahead = ahead(terms, tokens.left(), tokens.heard_of(&terms.quota), &market);
     let pressed = waiting > 0
         // Empty at another rate than it has now: it may be full.
         || closed
         || held < books.low_mark(&market)
         || (reopened && books.pace >= 1.0 && held == 0)
-        || (owed > 0 && u64::from(owed) * 2 >= u64::from(credit));
+        || (owed > 0 && u64::from(owed) * 2 >= u64::from(credit))
+        // Not for a single request, and what comes now and then rides on credit.
+        || (held < low_ahead(ahead) && asked > 1 && (held > 0 || owed > 1));
     if pressed {
         books.flush_at = Alarm::OFF;
         let most = terms.quota.gained_in(market.term) + u64::from(terms.limit());
@@ -84,6 +92,7 @@ pub(super) fn visit(books: &mut Books, tokens: &Tokens, terms: &Terms, visit: &V
             .demand(&market)
             .saturating_add(waiting)
             .saturating_sub(held)
+            .max(ahead)
             .min(u32::try_from(most).unwrap_or(u32::MAX))
             // A request is served out of one lot: what it waits for has to come at once, whatever else is in the hand.
             .max(waiting)
@@ -144,15 +153,25 @@ pub(super) fn settle(
     // All gateways together get no more than this in a second.
     let all = quota.gained_in(SECOND) + u64::from(order.terms.limit());
     let share = (books.earned / all.max(1) as f32 * 1e6).clamp(0.0, 1e6) as u32;
+    let left = u32::try_from(left.max(0)).unwrap_or(u32::MAX);
+    // What was on its way for longer than a token lives would be more than two lots.
+    let kept = !exchange.thrifty
+        && granted > 0
+        && granted == want
+        && granted == ahead(&order.terms, left, true, &market)
+        && now.since(sent) < LIFE;
     let displaced = tokens.enter(
         &News {
             charged: charge,
             granted,
             // From the moment of asking: so whatever the way back took, no token is older than it may be.
-            good_until: sent.plus(LIFE),
-            left: u32::try_from(left.max(0)).unwrap_or(u32::MAX),
+            good_until: sent.plus(if kept { KEPT } else { LIFE }),
+            kept,
+            left,
             closed_until,
-            low: books.low_mark(&market),
+            low: books
+                .low_mark(&market)
+                .max(low_ahead(ahead(&order.terms, left, true, &market))),
             share,
             interval: quota.interval(),
         },
@@ -163,6 +182,20 @@ pub(super) fn settle(
     {
         exchange.returns.push_back(Order { what, ..order.clone() });
     }
+}
+
+/// The lot that is bought whatever the pace is, to be kept: of a bucket that was at least half full when the store last
+/// answered.
+fn ahead(terms: &Terms, left: u32, heard: bool, market: &Market) -> u32 {
+    if market.term == 0 || !heard || left < terms.limit() / 2 {
+        return 0;
+    }
+    terms.kept(market.instances)
+}
+
+/// With less than this of a lot that was kept in the hand, another one is bought.
+fn low_ahead(ahead: u32) -> u32 {
+    ahead / 4
 }
 
 /// The order that hands tokens back, if the bucket has not gained as much since.

@@ -3,6 +3,7 @@
 use super::{
     Alarm, Answer, Books, Exchange, IDLE, MILLISECOND, Market, Order, Page, SECOND, THRIFTY_IDLE, Visit, What,
 };
+use crate::throttle::books::GATHER;
 use crate::throttle::counter::still_counts;
 use crate::throttle::lease::tickets::{News, Standing, Tickets};
 use crate::throttle::terms::Terms;
@@ -54,7 +55,13 @@ pub(super) fn visit(books: &mut Books, tickets: &Tickets, terms: &Terms, visit: 
                 return hand_back(books, tickets, window.index, market);
             }
             books.idle_spent = standing.spent;
-            books.idle_at.set(now.plus(IDLE));
+            let ahead = ahead(terms, left(books.page(window.index), terms, &window, now), market);
+            if standing.open && standing.held() < ahead {
+                // Also to hear what is left.
+                let want = ahead - standing.held();
+                return charge(books, window.index, 0, want, market).map(|order| (window.index, order));
+            }
+            books.idle_at.set(now.plus(idle_after(terms, standing.held(), ahead)));
         }
     }
     if books.prefetch_at.rings(now) {
@@ -62,7 +69,10 @@ pub(super) fn visit(books: &mut Books, tickets: &Tickets, terms: &Terms, visit: 
         let next = window.index.saturating_add(1);
         let untouched = books.page(next).own == 0;
         if untouched && now < window.end && books.pace > 1.0 {
-            let want = books.demand(market).clamp(1, most(terms.limit(), market));
+            let want = books
+                .demand(market)
+                .max(ahead(terms, terms.limit(), market))
+                .clamp(1, most(terms.limit(), market));
             return charge(books, next, 0, want, market).map(|order| (next, order));
         }
     }
@@ -123,6 +133,7 @@ pub(super) fn settle(
     }
     page.data = data;
     let left = limit.saturating_sub(heard);
+    let ahead = ahead(terms, left, market);
 
     let standing = tickets.standing(order.window);
     let in_hand = standing
@@ -146,7 +157,7 @@ pub(super) fn settle(
         left,
         limit: terms.limit(),
         probe_at,
-        low: books.low_mark(market),
+        low: books.low_mark(market).max(low_ahead(ahead)),
         share: share(books, terms, order.window),
     };
     tickets.enter(order.window, &news);
@@ -164,14 +175,19 @@ pub(super) fn settle(
     }
     if in_hand > 0 {
         books.idle_spent = standing.spent;
-        let idle = if exchange.thrifty { THRIFTY_IDLE } else { IDLE };
+        let idle = if exchange.thrifty {
+            THRIFTY_IDLE
+        } else {
+            idle_after(terms, in_hand, ahead)
+        };
         books.idle_at.set(now.plus(idle));
     }
     // Not for a window that ends in a month: a timer keeps the lease.
     if books.pace > 1.0 && now < window.end && window.end.since(now) <= AHEAD {
         // Gateways do not come at the same moment, and not much too early.
         let ahead = u64::from(market.dice) * market.term / u64::from(u32::MAX);
-        books.prefetch_at = Alarm::at(window.end.minus(ahead.max(4 * market.round_trip)).max(now));
+        let least = 4 * market.round_trip + GATHER;
+        books.prefetch_at = Alarm::at(window.end.minus(ahead.max(least)).max(now));
     }
 }
 
@@ -200,9 +216,17 @@ fn buy(
     let (now, market) = (visit.now, visit.market);
     let debt = standing.debt();
     let credit = terms.credit(market.instances);
+    // Not for a single request.
+    let ahead = if standing.spent > 1 {
+        ahead(terms, left(books.page(window.index), terms, window, now), market)
+    } else {
+        0
+    };
     let pressed = visit.waiting > 0
         || standing.held() < books.low_mark(market)
-        || (debt > 0 && (debt > credit || u64::from(debt) * 2 >= u64::from(credit)));
+        || (debt > 0 && (debt > credit || u64::from(debt) * 2 >= u64::from(credit)))
+        // What comes now and then rides on credit.
+        || (standing.held() < low_ahead(ahead) && (standing.held() > 0 || debt > 1));
     if !standing.open {
         // Here a debt waits for nothing; and what was put off in the window before must not ring for ever.
         books.flush_at = Alarm::OFF;
@@ -228,6 +252,7 @@ fn buy(
         let want = books
             .demand(market)
             .saturating_add(visit.waiting)
+            .max(ahead.saturating_sub(standing.held()))
             .clamp(1, most(left, market));
         books.flush_at = Alarm::OFF;
         return charge(books, window.index, debt, want, market);
@@ -315,6 +340,29 @@ fn hand_back(books: &mut Books, tickets: &Tickets, window: u32, market: &Market)
         books.looked.1 = books.looked.1.saturating_add(count);
     }
     same_data.then_some((window, What::Return { count }))
+}
+
+/// What is taken whatever the pace is, if so much is left in the store.
+fn ahead(terms: &Terms, left: u32, market: &Market) -> u32 {
+    if market.term == 0 {
+        return 0;
+    }
+    terms.ahead(left, market.instances)
+}
+
+/// With less than this in the hand of what was taken ahead, more is ordered.
+fn low_ahead(ahead: u32) -> u32 {
+    ahead / 4
+}
+
+/// After how long tickets are looked at that may be idle: what lies within what may be taken ahead hurts nobody.
+fn idle_after(terms: &Terms, held: u32, ahead: u32) -> u64 {
+    // What was ordered was a part of what was left before it.
+    if held <= ahead.saturating_add(ahead / 8) {
+        terms.review_after()
+    } else {
+        IDLE
+    }
 }
 
 /// What one order may take at most of what is left.

@@ -142,8 +142,10 @@ impl Tickets {
         if conditions.health != Health::Down {
             if let Ok(spent) = self.count(window.index, tickets.saturating_add(credit), cost) {
                 let debt = spent.saturating_sub(tickets);
-                // The first of a debt sets a timer, half of the credit an order.
-                let wish = debt <= cost || u64::from(debt) * 2 >= u64::from(credit);
+                // The first of a debt sets a timer, half of the credit an order; and so does the second where some are taken ahead.
+                let wish = debt <= cost
+                    || u64::from(debt) * 2 >= u64::from(credit)
+                    || (debt <= cost.saturating_mul(2) && terms.ahead(terms.limit(), conditions.instances) > 0);
                 return (Outcome::Spent(self.state(quota, &window, spent, cost)), wish);
             }
             match conditions.patience {

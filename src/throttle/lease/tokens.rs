@@ -14,6 +14,12 @@
 //! **Bound.** In any interval of length t the store hands out at most burst + rate · t, debts included, and a token is
 //! spent within `LIFE` of its grant. So for every interval: admitted ≤ burst + rate · (t + `LIFE`) + gateways · credit.
 //!
+//! **A bucket that is far from empty** is asked rarely: a lot of at most [`Terms::kept`] tokens may live for [`KEPT`]. The
+//! bound stays, because there are two places for such lots, and two lots less is owed at most
+//! ([`Terms::bucket_credit`]). Of what is admitted in an interval, the tokens that were granted more than `LIFE` before
+//! it lay in kept lots when it began (an answer that took longer is not kept): 2 · kept for each gateway. Debts that
+//! are not charged when it ends: credit − 2 · kept. The store handed out the rest, within t + `LIFE`.
+//!
 //! **The store away.** The gateway keeps a bucket of its own, of its share of rate and burst. What it lets through is not
 //! charged afterwards: by then the shared bucket would have been filled again anyway.
 
@@ -22,7 +28,7 @@ use crate::redis::Health;
 use crate::revision::WithoutStore;
 use crate::throttle::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::throttle::counter::{self, Quota, Refusal, State};
-use crate::throttle::terms::{LIFE, Terms};
+use crate::throttle::terms::{KEPT, LIFE, SHARED_MOST, Terms};
 use crate::throttle::window::Time;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -39,7 +45,7 @@ const ALONE: u32 = 3;
 /// The tokens that a gateway holds.
 #[derive(Debug, Default)]
 pub struct Tokens {
-    /// Each: the millisecond at which the lot dies (low half of unix time) · tokens left in it.
+    /// Each: the millisecond at which the lot dies (low half of unix time) · one bit: whether it is kept · tokens left in it.
     lots: [AtomicU64; 2],
     /// Which of the two is the newer one: the lowest bit.
     turn: AtomicU32,
@@ -67,8 +73,10 @@ pub struct News {
     pub charged: u32,
     /// Tokens that came.
     pub granted: u32,
-    /// When they die.
+    /// When they die: [`LIFE`] after they were asked for, or [`KEPT`].
     pub good_until: Time,
+    /// Whether they are kept.
+    pub kept: bool,
     /// What is left in the store.
     pub left: u32,
     /// Until when there is nothing more; in the past if there is.
@@ -79,6 +87,17 @@ pub struct News {
     pub share: u32,
     /// The nanoseconds in which the bucket gains a token.
     pub interval: u64,
+}
+
+/// Which lots are withdrawn, beside those that have died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lots {
+    /// No others.
+    Dead,
+    /// Those that are kept.
+    Kept,
+    /// All.
+    All,
 }
 
 impl Tokens {
@@ -127,7 +146,7 @@ impl Tokens {
             let credit = if careful && self.interval_heard.load(Ordering::Relaxed) == 0 {
                 0
             } else {
-                terms.credit(conditions.instances)
+                terms.bucket_credit(conditions.instances)
             };
             let owed = self.owed.fetch_update(Ordering::Acquire, Ordering::Relaxed, |owed| {
                 owed.checked_add(cost).filter(|&after| after <= credit)
@@ -198,8 +217,9 @@ impl Tokens {
         let _ = self
             .lot(from as usize)
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                let (until, left) = unpack(word);
-                alive(until, now).then(|| pack(until, left.saturating_add(cost)))
+                let (until, kept, left) = unpack(word);
+                let after = left.saturating_add(cost).min(SHARED_MOST);
+                alive(until, now).then(|| pack(until, kept, after))
             });
     }
 
@@ -235,6 +255,12 @@ impl Tokens {
         Time::from_unix_nanos(self.closed_until.load(Ordering::Relaxed))
     }
 
+    /// What the store had left when it last answered.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// With less than this in the hand, more is ordered.
     #[must_use]
     pub fn low(&self) -> u32 {
@@ -251,7 +277,7 @@ impl Tokens {
     #[must_use]
     pub fn dies_at(&self, now: Time) -> Option<Time> {
         let ahead = |lot: &AtomicU64| {
-            let (until, left) = unpack(lot.load(Ordering::Relaxed));
+            let (until, _, left) = unpack(lot.load(Ordering::Relaxed));
             let ahead = until.wrapping_sub(millisecond(now));
             (left > 0).then(|| {
                 if alive(until, now) {
@@ -265,13 +291,18 @@ impl Tokens {
         Some(now.plus(ahead))
     }
 
-    /// Takes what is left out of a lot that has died, or of any lot: how many tokens, and how many nanoseconds ago they
+    /// Takes what is left out of a lot that has died, or of another one: how many tokens, and how many nanoseconds ago they
     /// were asked for at most. For the exchange alone.
     #[must_use]
-    pub fn withdraw(&self, any: bool, now: Time) -> Option<(u32, u64)> {
+    pub fn withdraw(&self, which: Lots, now: Time) -> Option<(u32, u64)> {
         [0, 1].into_iter().find_map(|place| {
-            let (until, _) = unpack(self.lot(place).load(Ordering::Relaxed));
-            if alive(until, now) && !any {
+            let (until, kept, _) = unpack(self.lot(place).load(Ordering::Relaxed));
+            let wanted = match which {
+                Lots::Dead => false,
+                Lots::Kept => kept,
+                Lots::All => true,
+            };
+            if alive(until, now) && !wanted {
                 return None;
             }
             self.empty(place, now)
@@ -280,12 +311,13 @@ impl Tokens {
 
     fn empty(&self, place: usize, now: Time) -> Option<(u32, u64)> {
         let lot = self.lot(place);
-        let (until, left) = unpack(lot.load(Ordering::Relaxed));
+        let (until, kept, left) = unpack(lot.load(Ordering::Relaxed));
         if left == 0 {
             return None;
         }
-        let (_, left) = unpack(lot.swap(pack(until, 0), Ordering::Relaxed));
-        let asked = until.wrapping_sub((LIFE / MILLISECOND) as u32);
+        let (_, _, left) = unpack(lot.swap(pack(until, kept, 0), Ordering::Relaxed));
+        let life = if kept { KEPT } else { LIFE };
+        let asked = until.wrapping_sub((life / MILLISECOND) as u32);
         // Both ends are cut to milliseconds.
         let ago = u64::from(
             millisecond(now)
@@ -313,8 +345,10 @@ impl Tokens {
             let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
             let place = turn as usize & 1;
             displaced = self.empty(place, now);
-            self.lot(place)
-                .store(pack(millisecond(news.good_until), news.granted), Ordering::Relaxed);
+            self.lot(place).store(
+                pack(millisecond(news.good_until), news.kept, news.granted),
+                Ordering::Relaxed,
+            );
             self.turn.store(turn, Ordering::Release);
         }
         self.pay(news.charged);
@@ -334,9 +368,9 @@ impl Tokens {
         let lot = self.lot(place);
         let mut seen = lot.load(Ordering::Relaxed);
         loop {
-            let (until, left) = unpack(seen);
+            let (until, kept, left) = unpack(seen);
             let after = left.checked_sub(cost).filter(|_| alive(until, now))?;
-            match lot.compare_exchange_weak(seen, pack(until, after), Ordering::Relaxed, Ordering::Relaxed) {
+            match lot.compare_exchange_weak(seen, pack(until, kept, after), Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Some(after),
                 Err(now_there) => seen = now_there,
             }
@@ -345,7 +379,7 @@ impl Tokens {
 
     #[inline]
     fn held_in(&self, place: usize, now: Time) -> u32 {
-        let (until, left) = unpack(self.lot(place).load(Ordering::Relaxed));
+        let (until, _, left) = unpack(self.lot(place).load(Ordering::Relaxed));
         if alive(until, now) { left } else { 0 }
     }
 
@@ -406,12 +440,13 @@ fn away(now: Time) -> Refusal {
     }
 }
 
-fn pack(until: u32, left: u32) -> u64 {
-    u64::from(until) << 32 | u64::from(left)
+/// A lot has [`SHARED_MOST`] tokens at most, which leaves a bit.
+fn pack(until: u32, kept: bool, left: u32) -> u64 {
+    u64::from(until) << 32 | u64::from(kept) << 31 | u64::from(left & SHARED_MOST)
 }
 
-fn unpack(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, word as u32)
+fn unpack(word: u64) -> (u32, bool, u32) {
+    ((word >> 32) as u32, word & 1 << 31 != 0, word as u32 & SHARED_MOST)
 }
 
 #[inline]
@@ -425,7 +460,7 @@ fn millisecond(time: Time) -> u32 {
 fn alive(until: u32, now: Time) -> bool {
     let ahead = until.wrapping_sub(millisecond(now));
     // A request may have read the clock before the order was sent that brought the lot.
-    ahead > 0 && u64::from(ahead) <= (LIFE + LATE) / MILLISECOND
+    ahead > 0 && u64::from(ahead) <= (KEPT + LATE) / MILLISECOND
 }
 
 #[cfg(test)]
@@ -451,6 +486,7 @@ mod tests {
             charged: 0,
             granted,
             good_until: asked.plus(LIFE),
+            kept: false,
             left: 0,
             closed_until: asked,
             low: 0,
@@ -474,19 +510,39 @@ mod tests {
         let mut now = noon();
         assert!(tokens.enter(&lot(5, now, &quota), now).is_none());
         assert!(tokens.spend(&quota, 1, now).is_some());
-        assert_eq!(tokens.withdraw(false, now), None, "it lives");
+        assert_eq!(tokens.withdraw(Lots::Dead, now), None, "it lives");
         assert_eq!(tokens.dies_at(now), Some(now.plus(LIFE)));
         now = now.plus(LIFE);
         assert!(tokens.spend(&quota, 1, now).is_none(), "it is dead");
-        let (count, ago) = tokens.withdraw(false, now).unwrap();
+        let (count, ago) = tokens.withdraw(Lots::Dead, now).unwrap();
         assert_eq!(count, 4);
         assert!((LIFE..=LIFE + 3 * MILLISECOND).contains(&ago), "{ago}");
-        assert_eq!(tokens.withdraw(true, now), None, "once");
+        assert_eq!(tokens.withdraw(Lots::All, now), None, "once");
 
         for granted in [1, 2] {
             assert!(tokens.enter(&lot(granted, now, &quota), now).is_none());
         }
         let (displaced, _) = tokens.enter(&lot(3, now, &quota), now).unwrap();
         assert_eq!((displaced, tokens.held(now)), (1, 5));
+    }
+
+    #[test]
+    fn a_lot_that_is_kept_lives_longer_and_says_how_old_it_is() {
+        let (tokens, quota) = (Tokens::default(), bucket());
+        let asked = noon();
+        let news = News {
+            good_until: asked.plus(KEPT),
+            kept: true,
+            ..lot(5, asked, &quota)
+        };
+        assert!(tokens.enter(&news, asked).is_none());
+        let later = asked.plus(10 * LIFE);
+        let (state, _) = tokens.spend(&quota, 1, later).unwrap();
+        tokens.give_back(1, state.window, later);
+        assert_eq!((tokens.held(later), tokens.withdraw(Lots::Dead, later)), (5, None));
+        let (count, ago) = tokens.withdraw(Lots::Kept, later).unwrap();
+        assert_eq!(count, 5);
+        assert!((10 * LIFE..=10 * LIFE + 3 * MILLISECOND).contains(&ago), "{ago}");
+        assert_eq!(tokens.dies_at(later), None);
     }
 }
