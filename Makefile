@@ -12,13 +12,13 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 PROGRAM ?= target/release/tollgate
 
-.PHONY: run test build fmt lint unit loom scripts units systemd-test systemd-recipes bench loadtest install uninstall deb
+.PHONY: run test build fmt lint unit loom scripts units systemd-test systemd-recipes bench guard loadtest install uninstall deb
 .PHONY: tools-build tools-test tools-loadtest tools-deb clean
 
 run: build
 	exec target/release/tollgate demo
 
-test: tools-test fmt lint scripts units unit loom systemd-test
+test: tools-test fmt lint scripts units unit loom guard systemd-test
 
 build: tools-build
 	$(CARGO) build --release --locked
@@ -50,6 +50,10 @@ systemd-test:
 systemd-recipes:
 	$(CARGO) build --locked
 	REQUIRE=1 bash tests/systemd/run.sh recipes
+
+# What each stage of a request may take, in instructions: the same on every machine, however busy it is.
+guard:
+	@python3 scripts/instructions.py
 
 # What the load tests compute of what they measure.
 scripts:

@@ -45,6 +45,7 @@ test)
         need systemd-nspawn systemd-container
         [ -x /usr/sbin/debootstrap ] || packages="$packages debootstrap"
     fi
+    need valgrind valgrind
     ;;
 deb)
     need dpkg-deb dpkg

@@ -423,7 +423,6 @@ impl ProxyHttp for Gateway {
         if forward::is_long_lived(response) || journey.is_grpc {
             journey.long_lived = Some(self.drain.long_lived());
         }
-        journey.answered();
         let knows_chunks = session.req_header().version != http::Version::HTTP_10;
         forward::tell(response, |headers| {
             headers.reserve(3);

@@ -57,5 +57,7 @@ pub mod clock;
 pub mod memory;
 pub mod names;
 pub mod san;
+pub mod silence;
+pub mod thread_number;
 pub mod units;
 pub mod watched_file;

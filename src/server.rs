@@ -326,7 +326,10 @@ impl Server {
         let entrance = keeper.entrance().ok_or("the process ended before it served")?;
         if let Some(before) = &before {
             let sockets = self.clients.iter().map(|listening| &listening.socket);
-            before.take_over(sockets, &entrance, &self.estate)?;
+            if let Err(why) = before.take_over(sockets, &entrance, &self.estate) {
+                before.give_up(&why);
+                return Err(why);
+            }
         }
         keeper.open();
         self.start_side_tasks(&entrance).map_err(|error| error.to_string())?;
@@ -334,9 +337,7 @@ impl Server {
             log::info!("listening on {address}");
         }
         log::info!("status on {}", self.status_address());
-        for listening in &self.clients {
-            listening.keep(self.systemd);
-        }
+        sockets::keep(&self.clients, self.systemd);
         self.can_be_followed(keeper, &entrance, census);
         self.tell_service_manager(&entrance, census);
         if let Some(before) = before {

@@ -172,7 +172,7 @@ impl ControlPlane {
             signals()
         };
         let systemd = self.systemd;
-        self.listening.keep(systemd);
+        sockets::keep(std::slice::from_ref(&self.listening), systemd);
         systemd.ready(&format!("control plane on {}", self.address));
         if let Some(patience) = systemd.watchdog() {
             self.runtime.spawn(async move {

@@ -270,9 +270,11 @@ impl Journey {
     }
 
     /// Notes that the upstream's answer begins.
-    pub fn answered(&mut self) {
+    pub fn answered(&mut self, now: Instant) {
         if self.upstream_elapsed.is_none() {
-            self.upstream_elapsed = self.upstream_started.map(|started| started.elapsed());
+            self.upstream_elapsed = self
+                .upstream_started
+                .map(|started| now.saturating_duration_since(started));
         }
     }
 

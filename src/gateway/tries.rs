@@ -27,6 +27,7 @@ use super::wire::Watch;
 use crate::auth::Caller;
 use crate::revision::{Balance, HashKey};
 use crate::upstream::attempt::{Unsent, is_failure};
+use crate::upstream::line;
 use crate::upstream::{Ask, Attempt, Moment, Upstream, hash, split, upgrade};
 
 /// How often one request is sent at most when kept connections turn out to be closed.
@@ -102,6 +103,9 @@ pub async fn begin(session: &mut Session, journey: &mut Journey, request_timeout
         options.total_connection_timeout = options.total_connection_timeout.map(|connect| connect.min(left));
     }
     peer.options.read_timeout = silence(session, attempt, &plan, (&upstream, left), request_timeout);
+    // Room may have been waited for.
+    let waits = upstream.terms().pool.max_connections.is_some();
+    attempt.dial(&mut peer, if waits { Instant::now() } else { started });
     Ok(peer)
 }
 
@@ -126,7 +130,8 @@ pub fn not_connected(journey: &mut Journey, error: &mut Error) {
 /// # Errors
 /// When it does.
 pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result<()> {
-    let now = Moment::now();
+    let came = Instant::now();
+    let now = Moment::of(came);
     if let Some(attempt) = &mut journey.attempt {
         attempt.answered(status, now);
     }
@@ -136,6 +141,7 @@ pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result
     if fleeting && may_arrive_twice(session, journey) && another(journey, now) {
         return Err(Error::new(ANOTHER).into_up());
     }
+    journey.answered(came);
     Ok(())
 }
 
@@ -154,12 +160,19 @@ pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reuse
         error.set_retry(false);
         return;
     }
+    if line::timed_out(error) {
+        error.etype = match error.etype {
+            ErrorType::WriteError => ErrorType::WriteTimedout,
+            _ => ErrorType::ReadTimedout,
+        };
+    }
     let now = Moment::now();
     if is_written(session) {
         give_up(journey, now);
         error.set_retry(false);
         return;
     }
+    let reused = reused || journey.attempt.as_ref().is_some_and(Attempt::is_reused);
     let closed = reused && error.retry == RetryType::ReusedOnly;
     let unseen = error.retry == RetryType::Decided(true)
         && error.etype != ErrorType::InvalidH2

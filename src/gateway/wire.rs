@@ -27,10 +27,14 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::framing::{Body, BodyFault, Head, MessageBody};
+use crate::silence::Silence;
 use crate::transport::Transport;
 
 /// Bytes of a next message that are kept while the current one is being answered.
 const AHEAD_MAX: usize = 16 * 1024;
+
+/// How long a client may take nothing of an answer, when the connection does not say it.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client connection with everything that is known about its current message.
 pub struct Core {
@@ -50,6 +54,9 @@ pub struct Core {
     pub too_large: bool,
     /// The method has answers without a body.
     pub is_head: bool,
+    /// How long the client may take nothing of an answer.
+    pub write_patience: Duration,
+    stalled: Silence,
     fault: Option<BodyFault>,
     gone: bool,
 }
@@ -105,6 +112,8 @@ impl Core {
             transport,
             too_large: false,
             is_head: false,
+            write_patience: WRITE_PATIENCE,
+            stalled: Silence::default(),
             fault: None,
             gone: false,
         }
@@ -164,6 +173,28 @@ impl Core {
         self.buffer.extend_from_slice(&fresh[consumed..]);
         into.set_filled(before + consumed);
         Ok(())
+    }
+
+    /// Writes to the client, which may not take its time for ever. A deadline of the engine would cost a timer for each
+    /// write; this one costs something when a client is slow.
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.io).poll_write(context, bytes) {
+            Poll::Ready(result) => {
+                self.stalled.over();
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.stalled.poll_failed(self.write_patience, context),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.io).poll_flush(context) {
+            Poll::Ready(result) => {
+                self.stalled.over();
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.stalled.poll_failed(self.write_patience, context),
+        }
     }
 
     /// The message is complete: what still comes belongs to a next one. Ready only when the client has gone.
@@ -452,7 +483,7 @@ impl AsyncWrite for Wire {
         if !self.home.is_answered() && !is_interim(bytes) {
             self.home.answered.store(true, Ordering::Relaxed);
         }
-        let written = ready!(Pin::new(&mut self.core()?.io).poll_write(context, bytes))?;
+        let written = ready!(self.core()?.poll_write(context, bytes))?;
         if self.home.is_watched() {
             self.home.moved.store(true, Ordering::Relaxed);
         }
@@ -460,7 +491,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.core()?.io).poll_flush(context)
+        self.core()?.poll_flush(context)
     }
 
     /// Flushes only: whether and how to close is decided when the core is home.

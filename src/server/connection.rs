@@ -151,6 +151,7 @@ impl Connections {
         if matches!(core.io.selected_alpn_proto(), Some(ALPN::H2)) {
             return self.go_on_with_http2(core, seat, shutdown).await;
         }
+        core.write_patience = self.timeouts.idle;
         let home = Arc::new(Home::default());
         let mut deadline = Deadline::new();
         let mut drain = self.drain.clone();
@@ -286,7 +287,6 @@ impl Connections {
         let ended = {
             let mut session = ServerSession::new_http1(Box::new(Wire::lend(core, home)));
             session.set_pipelined_prefix(prefix);
-            session.set_write_timeout(Some(self.timeouts.idle));
             session.set_total_drain_timeout(Some(DRAIN_BODY));
             if matches!(head.body, Body::Length(length) if length <= DRAINED_BODY_MAX) && !head.expect_continue {
                 session.set_close_on_response_before_downstream_finish(false);

@@ -71,10 +71,14 @@ impl Listening {
             error,
         })
     }
+}
 
-    /// Asks the service manager to keep it beyond an unexpected end of this process.
-    pub fn keep(&self, systemd: Systemd) {
-        systemd.keep(NAME, self.socket.as_fd());
+/// Asks the service manager to keep these sockets beyond an unexpected end of this process, and no others: the process
+/// before may have had listeners that are not configured any more.
+pub fn keep(sockets: &[Listening], systemd: Systemd) {
+    systemd.forget(NAME);
+    for listening in sockets {
+        systemd.keep(NAME, listening.socket.as_fd());
     }
 }
 

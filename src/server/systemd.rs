@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
 /// How long it may take until it has read what it was told.
-const HEARD: Duration = Duration::from_secs(5);
+const HEARD: Duration = Duration::from_secs(2);
 
 /// The most names that are looked at; a unit has `FileDescriptorStoreMax=` of them.
 const NAMES_MAX: usize = 1024;
@@ -77,10 +77,14 @@ impl Systemd {
     /// being taken for the end of the service.
     ///
     /// # Errors
-    /// When it does not know.
+    /// When it can not be told. That it takes long to hear is none: it hears of everything in order, of this before the end
+    /// of this process, and could not be told otherwise any more (`NotifyAccess=main`).
     pub fn main_pid(self, pid: u32) -> io::Result<()> {
         sd_notify::notify(&[NotifyState::MainPid(pid)])?;
-        barrier()
+        if let Err(error) = barrier() {
+            log::warn!("{error}");
+        }
+        Ok(())
     }
 
     /// Gives it a socket to keep, for the case that this process does not end as it should: who is started next gets it back,

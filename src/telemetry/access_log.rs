@@ -13,13 +13,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
+
+use crate::thread_number::thread_number;
 
 /// Bytes of lines that may wait for the writer.
 pub const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -224,13 +226,6 @@ impl Shared {
             waiting.shrink_to(KEPT_BYTES);
         }
     }
-}
-
-/// A number for each thread, in the order in which they first ask.
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
-    NUMBER.with(|number| *number)
 }
 
 impl Drop for Writer {

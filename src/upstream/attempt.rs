@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora::upstreams::peer::HttpPeer;
 
 use super::breaker::{State, Turn};
 use super::endpoint::{Full, InFlight};
+use super::line::Line;
 use super::{Ask, Endpoint, Moment, Upstream};
 
 /// A try. It is counted as in flight until it is dropped; what it says about the endpoint counts once.
@@ -25,6 +26,8 @@ pub struct Attempt {
     /// Whether the end of the request is still to come.
     uploading: bool,
     settled: bool,
+    /// How it gets its connection, if that is one of those that are kept here.
+    line: Option<Arc<Line>>,
 }
 
 /// Why no try could be made.
@@ -62,6 +65,7 @@ impl Attempt {
         if let Some(until) = until {
             pool.queue_timeout = pool.queue_timeout.min(until.since(ask.now));
         }
+        let waits = pool.max_connections.is_some();
         let here = endpoint.enter(&pool).await.map_err(|full| {
             upstream.counters().queue_refused.inc();
             Unsent::Full(full)
@@ -74,10 +78,11 @@ impl Attempt {
             label,
             probe,
             in_gate: probe,
-            since: Moment::now(),
+            since: if waits { Moment::now() } else { ask.now },
             patience: upstream.terms().timeouts.read,
             uploading: false,
             settled: false,
+            line: None,
         };
         Ok((attempt, peer))
     }
@@ -98,6 +103,17 @@ impl Attempt {
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.probe
+    }
+
+    /// Uses a connection that is kept here, where there are such; to be said when the engine was told everything else.
+    pub fn dial(&mut self, peer: &mut HttpPeer, begun: Instant) {
+        self.line = Line::lay(peer, self.endpoint().sockets(), begun);
+    }
+
+    /// Whether its connection is known to have carried other requests before.
+    #[must_use]
+    pub fn is_reused(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.is_reused())
     }
 
     /// How long the endpoint may be silent, and whether the end of the request is still to come.

@@ -1,11 +1,12 @@
 //! Connections to an endpoint: made here, so that they can be counted.
 //!
-//! The engine keeps idle connections itself and tells nobody how many. It asks a connector of ours for every new one, and
-//! tells its tracer when one is closed; what is between is idle, unless a request is on it.
+//! Those for plain HTTP/1.1 are kept here too (`kept.rs`) and lent to the engine for one request at a time (`line.rs`).
+//! Of the others, the engine keeps the idle ones itself and tells nobody how many. It asks a connector of ours for every
+//! new one, and tells its tracer when one is closed; what is between is idle, unless a request is on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -15,11 +16,14 @@ use pingora::upstreams::peer::{Tracer, Tracing};
 use pingora::{Error, ErrorType, Result};
 use tokio::net::TcpStream;
 
+use super::kept::Shelves;
+
 /// The connections of one endpoint.
 #[derive(Debug, Default)]
 pub struct Sockets {
     open: AtomicU32,
     creating: AtomicU32,
+    shelves: Shelves,
 }
 
 /// Connects to one endpoint.
@@ -41,6 +45,35 @@ impl Sockets {
     pub fn creating(&self) -> u32 {
         self.creating.load(Ordering::Relaxed)
     }
+
+    /// Those that wait for their next request, if they are kept here.
+    #[must_use]
+    pub fn shelves(&self) -> &Shelves {
+        &self.shelves
+    }
+
+    /// Closes those that have waited too long or were closed by the endpoint.
+    pub fn sweep(&self, now: Instant) {
+        if self.open() > 0 {
+            self.shelves.sweep(now);
+        }
+    }
+
+    /// Makes one.
+    ///
+    /// # Errors
+    /// When it does not stand in time.
+    pub async fn connect(&self, address: &SocketAddr, timeout: Duration) -> Result<TcpStream> {
+        let Some(address) = address.as_inet() else {
+            return Error::e_explain(ErrorType::ConnectError, "not an address of the internet");
+        };
+        let _creating = Creating::begin(self);
+        match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+            Err(_) => Error::e_explain(ErrorType::ConnectTimedout, "no connection in time"),
+            Ok(Err(error)) => Err(refused(error)),
+            Ok(Ok(stream)) => Ok(stream),
+        }
+    }
 }
 
 impl Connector {
@@ -54,21 +87,11 @@ impl Connector {
 #[async_trait]
 impl L4Connect for Connector {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::ConnectError, "not an address of the internet");
-        };
-        let creating = Creating::begin(&self.sockets);
-        let connected = tokio::time::timeout(self.timeout, TcpStream::connect(address)).await;
-        drop(creating);
-        let stream = match connected {
-            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "no connection in time"),
-            Ok(Err(error)) => return Err(refused(error)),
-            Ok(Ok(stream)) => stream,
-        };
+        let stream = self.sockets.connect(address, self.timeout).await?;
         let mut stream = Stream::from(stream);
-        let open = Open(Arc::clone(&self.sockets));
-        open.on_connected();
-        stream.tracer = Some(Tracer(Box::new(open)));
+        let told = Told(Arc::clone(&self.sockets));
+        told.on_connected();
+        stream.tracer = Some(Tracer(Box::new(told)));
         Ok(stream)
     }
 }
@@ -98,11 +121,30 @@ impl Drop for Creating<'_> {
     }
 }
 
-/// An open connection, told by the engine when it is not any more.
+/// An open connection; closed when dropped.
 #[derive(Debug)]
-struct Open(Arc<Sockets>);
+pub struct Open(Arc<Sockets>);
 
-impl Tracing for Open {
+impl Open {
+    /// Counts one.
+    #[must_use]
+    pub fn count(sockets: &Arc<Sockets>) -> Self {
+        sockets.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(sockets))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An open connection of the engine, which tells when it is not any more.
+#[derive(Debug)]
+struct Told(Arc<Sockets>);
+
+impl Tracing for Told {
     fn on_connected(&self) {
         self.0.open.fetch_add(1, Ordering::Relaxed);
     }

@@ -227,6 +227,13 @@ impl Endpoint {
     }
 }
 
+impl Drop for Endpoint {
+    /// The connections that wait hold on to what counts them, and that holds them.
+    fn drop(&mut self) {
+        self.sockets.shelves().close();
+    }
+}
+
 impl InFlight {
     /// Where it is.
     #[must_use]

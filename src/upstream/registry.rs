@@ -206,9 +206,7 @@ impl Registry {
             self.turn(&upstreams, Moment::now());
             if count.is_multiple_of(SHOW_EVERY) {
                 shown.show(&self.metrics, &self.newest());
-                let mut known = self.known();
-                known.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
-                known.inherited.forget_old();
+                self.sweep(std::time::Instant::now());
             }
         }
     }
@@ -240,6 +238,25 @@ impl Registry {
         match known.endpoints.get(&key).and_then(Weak::upgrade) {
             Some(endpoint) => endpoint.inherit(&inherited),
             None => known.inherited.add(key, inherited),
+        }
+    }
+
+    /// Forgets endpoints that are in no revision, and closes connections that nobody should take any more.
+    fn sweep(&self, now: std::time::Instant) {
+        let mut endpoints = Vec::new();
+        let mut known = self.known();
+        known.inherited.forget_old();
+        known.endpoints.retain(|_, endpoint| match endpoint.upgrade() {
+            Some(endpoint) => {
+                endpoints.push(endpoint);
+                true
+            }
+            None => false,
+        });
+        drop(known);
+        // Without the lock: sockets are closed.
+        for endpoint in endpoints {
+            endpoint.sockets().sweep(now);
         }
     }
 

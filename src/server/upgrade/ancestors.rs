@@ -59,7 +59,13 @@ impl Ancestors {
 
     /// Takes back what was not handed on after all.
     pub fn put_back(&self, channels: Vec<Channel>) {
-        *self.channels() = channels;
+        let mut known = self.channels();
+        known.splice(0..0, channels);
+        let any = !known.is_empty();
+        drop(known);
+        if any {
+            self.alive.send_replace(true);
+        }
     }
 
     /// Listens to them until the last has ended. Parts of the state that they send go to `take_in`.

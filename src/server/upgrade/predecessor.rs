@@ -36,6 +36,9 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 /// How long the successor may probe: so long may clients have to wait at most.
 const PROBE: Duration = Duration::from_secs(5);
 
+/// How long it is waited for the status of a process that has hung up: nobody is accepted meanwhile.
+const REAPED: Duration = Duration::from_millis(200);
+
 /// How long a successor may take until operators find it.
 const LISTENING: Duration = Duration::from_secs(2);
 
@@ -231,16 +234,22 @@ impl Predecessor {
             }
         };
         let mut ancestors = Vec::new();
-        match self.hand_over(socket, &mut child, &mut ancestors, &tell) {
-            Ok((successor, version, exported)) => {
+        // Held until the successor has ended, if it fails: one that has proved that it serves takes the end of this connection
+        // for the end of this process.
+        let mut channel = None;
+        match self.hand_over(socket, &mut child, &mut channel, &mut ancestors, &tell) {
+            Ok((version, exported)) => {
                 let pid = child.id();
                 log::info!("process {pid} ({version}) serves from now on; this one drains");
-                self.leave.hand_over();
                 self.estate.make_way();
-                await_listening(&successor);
+                if let Some(successor) = channel {
+                    await_listening(&successor);
+                    self.bequest.begin(exported, successor);
+                }
                 let _ = operator.say(&Message::Done { pid, version });
-                self.bequest.begin(exported, successor);
                 offspring::mind(child);
+                // Last: with nothing in flight this process ends at once.
+                self.leave.hand_over();
                 true
             }
             Err(Failure(why)) => {
@@ -263,12 +272,13 @@ impl Predecessor {
         &mut self,
         socket: &Socket,
         child: &mut Child,
+        channel: &mut Option<Channel>,
         ancestors: &mut Vec<Channel>,
         tell: &dyn Fn(String),
-    ) -> Result<(Channel, String, Option<Exported>), Failure> {
+    ) -> Result<(String, Option<Exported>), Failure> {
         let deadline = Instant::now() + self.settings.timeout;
-        let channel = self.meet(socket, child, deadline)?;
-        let version = match self.next(socket, &channel, child, deadline)? {
+        let channel = &*channel.insert(self.meet(socket, child, deadline)?);
+        let version = match self.next(socket, channel, child, deadline)? {
             Frame::Message(Message::Hello { protocol, version }, _) if protocol == VERSION => version,
             Frame::Message(Message::Hello { protocol, version }, _) => {
                 return Err(Failure(format!(
@@ -300,14 +310,14 @@ impl Predecessor {
             let given = channel.give(&Message::Ancestor, ancestor.stream().as_fd());
             given.map_err(|error| lost(child, &error))?;
         }
-        self.say(&channel, child, &Message::End)?;
+        self.say(channel, child, &Message::End)?;
         let mut exported = None;
         loop {
-            match self.next(socket, &channel, child, deadline)? {
+            match self.next(socket, channel, child, deadline)? {
                 Frame::Message(Message::WantState, _) => {
                     let told = self.estate.export(&mut |section| channel.section(&section));
                     exported = Some(told.map_err(|error| lost(child, &error))?);
-                    self.say(&channel, child, &Message::End)?;
+                    self.say(channel, child, &Message::End)?;
                 }
                 Frame::Message(Message::Loaded, _) => break,
                 Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
@@ -321,10 +331,10 @@ impl Predecessor {
             let told = (self.estate).export_changes(exported, &mut |section| channel.section(&section));
             told.map_err(|error| lost(child, &error))?;
         }
-        self.say(&channel, child, &Message::Probe)?;
+        self.say(channel, child, &Message::Probe)?;
         let deadline = Instant::now() + PROBE;
         loop {
-            match self.next(socket, &channel, child, deadline)? {
+            match self.next(socket, channel, child, deadline)? {
                 Frame::Message(Message::Stray, Some(connection)) => self.take_back(connection),
                 Frame::Message(Message::Serving, _) => break,
                 Frame::Message(Message::GiveUp { why }, _) => return Err(Failure(why)),
@@ -341,13 +351,13 @@ impl Predecessor {
         (self.systemd.main_pid(child.id()))
             .map_err(|error| Failure(format!("the service manager could not be told: {error}")))?;
         if channel.say(&Message::Go).is_err() {
-            // It has probed a moment ago, and is gone now.
-            let _ = self.systemd.main_pid(std::process::id());
+            // It has probed a moment ago, and is gone now. The service manager, which believes it to be the service, will
+            // start another one: nobody feeds the watchdog in its name.
             return Err(gone(child));
         }
         self.keeper.close();
         self.sockets.clear();
-        Ok((channel, version, exported))
+        Ok((version, exported))
     }
 
     /// Waits for the successor's own connection. Others are told that an upgrade is under way.
@@ -469,7 +479,7 @@ fn lost(child: &mut Child, error: &io::Error) -> Failure {
 
 /// It has hung up, which a process does when it ends.
 fn gone(child: &mut Child) -> Failure {
-    let until = Instant::now() + Duration::from_secs(1);
+    let until = Instant::now() + REAPED;
     while Instant::now() < until {
         if let Ok(Some(status)) = child.try_wait() {
             return Failure(ended(child.id(), status));
