@@ -12,7 +12,7 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 PROGRAM ?= target/release/tollgate
 
-.PHONY: run test build fmt lint unit loom scripts units systemd-test bench guard loadtest install uninstall deb
+.PHONY: run test build fmt lint unit loom scripts units systemd-test systemd-recipes bench guard loadtest install uninstall deb
 .PHONY: tools-build tools-test tools-loadtest tools-deb clean
 
 run: build
@@ -45,6 +45,11 @@ units:
 systemd-test:
 	$(CARGO) build --locked
 	bash tests/systemd/run.sh
+
+# Two ways to upgrade a service, compared under load; ARCHITECTURE.md says what came of it. No test: it claims nothing.
+systemd-recipes:
+	$(CARGO) build --locked
+	REQUIRE=1 bash tests/systemd/run.sh recipes
 
 # What each stage of a request may take, in instructions: the same on every machine, however busy it is.
 guard:

@@ -288,7 +288,7 @@ impl Server {
             let _side = self.side.enter();
             Signals::new(
                 (Arc::clone(&self.leave), self.drain.clone()),
-                Arc::clone(&census),
+                (Arc::clone(&keeper), Arc::clone(&census)),
                 self.config.server.timeouts,
                 self.systemd,
                 self.ancestors.alive(),

@@ -5,9 +5,12 @@
 //! and to go on if that one fails. While the gate is shut, connections wait in the kernel's queue, which belongs to the
 //! socket and so to every process that has it.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -56,6 +59,7 @@ pub struct Entrance {
     connections: Arc<Connections>,
     runtime: Handle,
     shutdown: ShutdownWatch,
+    at_work: Arc<watch::Sender<usize>>,
 }
 
 impl Acceptor {
@@ -99,7 +103,8 @@ impl Gatekeeper {
         self.gate.send_replace(Gate::Open);
     }
 
-    /// From now on nobody is accepted. Returns when no task is in the middle of it.
+    /// From now on nobody is accepted. Returns when no task is in the middle of it, and whoever was accepted is counted
+    /// among the connections.
     pub async fn shut(&self) {
         self.gate.send_replace(Gate::Shut);
         let mut at_work = self.at_work.clone();
@@ -134,8 +139,15 @@ impl Entrance {
 
     fn begin(&self, stream: TcpStream, peer: SocketAddr) {
         let (connections, shutdown) = (Arc::clone(&self.connections), self.shutdown.clone());
+        let arriving = AtWork::begin(&self.at_work);
         self.runtime.spawn(async move {
-            connections.serve(Socket::new(stream, peer), &shutdown).await;
+            let mut served = pin!(connections.serve(Socket::new(stream, peer), &shutdown));
+            // The first step takes the seat. Until then nothing else tells that somebody is here.
+            let first = poll_fn(|context| Poll::Ready(served.as_mut().poll(context))).await;
+            drop(arriving);
+            if first.is_pending() {
+                served.await;
+            }
         });
     }
 }
@@ -153,6 +165,7 @@ impl ServiceWithDependents for Acceptor {
             connections: Arc::clone(&self.connections),
             runtime: Handle::current(),
             shutdown,
+            at_work: Arc::clone(&self.at_work),
         };
         let mut tasks = JoinSet::new();
         for socket in self.sockets.drain(..) {
@@ -165,12 +178,7 @@ impl ServiceWithDependents for Acceptor {
                 }
             };
             for _ in 0..self.tasks_per_socket {
-                tasks.spawn(accept(
-                    Arc::clone(&socket),
-                    entrance.clone(),
-                    self.gate.clone(),
-                    Arc::clone(&self.at_work),
-                ));
+                tasks.spawn(accept(Arc::clone(&socket), entrance.clone(), self.gate.clone()));
             }
         }
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -189,18 +197,13 @@ impl ServiceWithDependents for Acceptor {
 }
 
 /// Accepts at one socket while the gate is open.
-async fn accept(
-    socket: Arc<tokio::net::TcpListener>,
-    entrance: Entrance,
-    mut gate: watch::Receiver<Gate>,
-    at_work: Arc<watch::Sender<usize>>,
-) {
+async fn accept(socket: Arc<tokio::net::TcpListener>, entrance: Entrance, mut gate: watch::Receiver<Gate>) {
     loop {
         match gate.wait_for(|gate| *gate != Gate::Shut).await {
             Ok(gate) if *gate == Gate::Open => {}
             _ => return,
         }
-        let _at_work = AtWork::begin(&at_work);
+        let _at_work = AtWork::begin(&entrance.at_work);
         // Looked at again after it is known that this task is at work: the gate may have been shut in between.
         if *gate.borrow_and_update() != Gate::Open {
             continue;
@@ -221,17 +224,17 @@ async fn accept(
     }
 }
 
-/// A task that may accept; it is not any more when this is dropped.
-struct AtWork<'a>(&'a watch::Sender<usize>);
+/// A task that may accept, or somebody who was accepted and is not counted yet; over when this is dropped.
+struct AtWork(Arc<watch::Sender<usize>>);
 
-impl<'a> AtWork<'a> {
-    fn begin(at_work: &'a watch::Sender<usize>) -> Self {
+impl AtWork {
+    fn begin(at_work: &Arc<watch::Sender<usize>>) -> Self {
         at_work.send_modify(|at_work| *at_work += 1);
-        Self(at_work)
+        Self(Arc::clone(at_work))
     }
 }
 
-impl Drop for AtWork<'_> {
+impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.send_modify(|at_work| *at_work = at_work.saturating_sub(1));
     }

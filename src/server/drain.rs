@@ -9,6 +9,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 
+use super::acceptor::Gatekeeper;
 use super::census::Census;
 use super::systemd::Systemd;
 use crate::config::Timeouts;
@@ -30,6 +31,7 @@ const EXTENSION: Duration = Duration::from_secs(20);
 pub struct Signals {
     leave: Arc<Leave>,
     drain: Drain,
+    keeper: Arc<Gatekeeper>,
     census: Arc<Census>,
     timeouts: Timeouts,
     systemd: Systemd,
@@ -53,7 +55,7 @@ impl Signals {
     #[must_use]
     pub fn new(
         (leave, drain): (Arc<Leave>, Drain),
-        census: Arc<Census>,
+        (keeper, census): (Arc<Gatekeeper>, Arc<Census>),
         timeouts: Timeouts,
         systemd: Systemd,
         before: watch::Receiver<bool>,
@@ -61,6 +63,7 @@ impl Signals {
         Self {
             leave,
             drain,
+            keeper,
             census,
             timeouts,
             systemd,
@@ -79,9 +82,18 @@ impl Signals {
         let begun = Instant::now();
         let (requests, streams) = self.deadlines();
         let mut before = self.before.clone();
+        // A process that is followed accepts nobody any more.
+        let mut accepting = !self.drain.is_followed();
         loop {
             let elapsed = begun.elapsed();
             let open = self.census.open();
+            if open == 0 && accepting {
+                // Whoever came until now is still served. Who comes later waits in the socket, which others may have too:
+                // accepted in the moment before the end, he would be lost.
+                accepting = false;
+                self.keeper.shut().await;
+                continue;
+            }
             if open == 0 {
                 break log::info!("nothing is in flight: the end");
             }

@@ -2,7 +2,8 @@
 # The units under a real systemd: a Debian of its own, booted in a container with a network of its own, into which the
 # package is installed and where tests/systemd/exercises/ are run.
 #
-#   bash tests/systemd/run.sh [EXERCISE]...     all of them, or those with these names (upgrade, crash, …)
+#   bash tests/systemd/run.sh [EXERCISE]...     all of them, or those with these names (upgrade, crash, …);
+#                                             `recipes` is a comparison and not among them, see tests/systemd/recipes.sh
 #
 #   PROGRAM    the program to install; target/debug/tollgate by default
 #   REQUIRE=1  where the machine can not do it, that is a failure; by default it is said, and nothing is tested
@@ -83,7 +84,7 @@ root=$scratch/root
 shared=$scratch/shared
 cp -a --reflink=auto "$image" "$root"
 mkdir "$shared"
-cp -R tests/systemd/exercises/. "$shared/"
+cp -R tests/systemd/exercises/. tests/systemd/recipes tests/systemd/recipes.sh "$shared/"
 printf '%s\n' "$@" >"$shared/only"
 strip -o "$shared/tollgate" "$program" 2>/dev/null || cp "$program" "$shared/tollgate"
 chmod -R a+rX "$shared"

@@ -5,6 +5,9 @@ GATEWAY=http://127.0.0.1:8280
 STATUS=http://127.0.0.1:7085
 # The sample upstream: a gateway too, which answers itself.
 ORIGIN_PORT=9301
+# Another one, which takes its time (slow_upstream.sh). Not a slow upload: the sample upstream answers one before it has it
+# all, and then it depends on who is faster whether curl still sends the rest.
+SLOW_PORT=9302
 WORK=/run/exercise
 
 fail() {
@@ -91,12 +94,38 @@ with_origin() {
 	YAML
     cat >/etc/tollgate/revision.yaml <<-YAML
 	version: 1
-	upstreams: [{ name: origin, endpoints: [{ address: "127.0.0.1:$ORIGIN_PORT" }] }]
-	apis: [{ name: everything, base_path: /, auth: none, upstream: origin }]
+	upstreams:
+	  - { name: origin, endpoints: [{ address: "127.0.0.1:$ORIGIN_PORT" }] }
+	  - { name: slow, endpoints: [{ address: "127.0.0.1:$SLOW_PORT" }], timeouts: { read: 2m } }
+	apis:
+	  - { name: everything, base_path: /, auth: none, upstream: origin }
+	  - { name: slow, base_path: /slow, auth: none, upstream: slow }
 	YAML
     systemctl is-active --quiet origin || systemd-run --quiet --unit origin --service-type=exec \
         /exercises/tollgate run --config "$WORK/origin.yaml"
     wait_for "the sample upstream answers" answers "http://127.0.0.1:$ORIGIN_PORT/"
+    listen slow "$SLOW_PORT" /exercises/slow_upstream.sh
+}
+
+# A script that serves each connection to a port on its standard input and output.
+listen() { # listen NAME PORT SCRIPT
+    cat >"/run/systemd/system/$1.socket" <<-UNIT
+	[Socket]
+	ListenStream=127.0.0.1:$2
+	Accept=yes
+	MaxConnections=512
+	UNIT
+    cat >"/run/systemd/system/$1@.service" <<-UNIT
+	[Unit]
+	CollectMode=inactive-or-failed
+	[Service]
+	ExecStart=/bin/bash $3
+	StandardInput=socket
+	StandardOutput=socket
+	StandardError=journal
+	UNIT
+    systemctl daemon-reload
+    systemctl start "$1.socket" || fail "systemd listens for $1"
 }
 
 start() {
@@ -133,15 +162,11 @@ stop_clients() {
     [ "$REQUESTS" -gt 0 ] || fail "the clients have asked for something"
 }
 
-# A request that takes this long, because its body does; its status is in a file when it is over.
+# A request whose answer takes this long; its status is in a file when it is over.
 slow_request() { # slow_request NAME SECONDS
-    {
-        echo begin
-        sleep "$2"
-        echo end
-    } | curl --silent --output /dev/null --write-out '%{http_code}' --max-time 60 --upload-file - --header Expect: "$GATEWAY/" >"$WORK/slow.$1" &
-    wait_for "a slow request is on its way (or over: see $WORK/slow.$1)" in_flight
+    curl --silent --output /dev/null --write-out '%{http_code}' --max-time 60 "$GATEWAY/slow/$2" >"$WORK/slow.$1" &
+    wait_for "a slow request is on its way" in_flight
 }
-in_flight() { curl --silent "$STATUS/metrics" | grep --quiet '^tollgate_requests_in_flight [1-9]'; }
+in_flight() { curl --silent --max-time 5 "$STATUS/metrics" | grep --quiet '^tollgate_requests_in_flight [1-9]'; }
 
 no_failures() { [ ! -s "$WORK/failures" ] || fail "requests failed: $(sort "$WORK/failures" | uniq -c | head -n 5)"; }
