@@ -102,6 +102,12 @@ pub struct Server {
     bequest: Bequest,
 }
 
+/// The socket at which a next process is asked for, and the sockets that it is handed.
+struct Followable {
+    socket: predecessor::Socket,
+    sockets: Vec<(Role, Listening)>,
+}
+
 /// Sockets of the listeners beside those for clients.
 struct Beside {
     status: TcpListener,
@@ -352,8 +358,8 @@ impl Server {
         log::info!("status on {}", self.status_address());
         sockets::keep(&self.clients, self.systemd);
         self.tell_service_manager(&entrance, census);
-        if let Some((socket, sockets)) = followable
-            && self.can_be_followed((socket, sockets), keeper, &entrance, census)
+        if let Some(followable) = followable
+            && self.can_be_followed(followable, keeper, &entrance, census)
             && let Some(before) = &before
         {
             before.is_found();
@@ -384,7 +390,7 @@ impl Server {
 
     /// What a next process is handed, and the socket at which it is asked for, which nobody finds yet. `None` if this
     /// process can not be followed, as configured.
-    fn followable(&self) -> Result<Option<(predecessor::Socket, Vec<(Role, Listening)>)>, String> {
+    fn followable(&self) -> Result<Option<Followable>, String> {
         let Some(path) = &self.config.server.upgrade.socket else {
             return Ok(None);
         };
@@ -397,7 +403,10 @@ impl Server {
             let socket = listening.share().map_err(|error| error.to_string())?;
             Ok((role, Listening { socket, ..*listening }))
         });
-        Ok(Some((socket, shared.collect::<Result<_, String>>()?)))
+        Ok(Some(Followable {
+            socket,
+            sockets: shared.collect::<Result<_, String>>()?,
+        }))
     }
 
     /// Accepts clients, once its gate is opened.
@@ -435,7 +444,7 @@ impl Server {
     /// Listens to operators who want another process in this one's place; true when they find it. It serves either way.
     fn can_be_followed(
         &mut self,
-        (socket, sockets): (predecessor::Socket, Vec<(Role, Listening)>),
+        Followable { socket, sockets }: Followable,
         keeper: &Arc<Gatekeeper>,
         entrance: &Entrance,
         census: &Arc<Census>,

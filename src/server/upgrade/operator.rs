@@ -65,11 +65,7 @@ pub fn drain(socket: &Path, step: &mut dyn FnMut(&str)) -> Result<(), Refused> {
             Err(Refused::Nobody(..)) if heard => return Ok(()),
             Err(refused) => return Err(refused),
         };
-        let hung_up = match listen(&channel, step) {
-            Ok(hung_up) => hung_up,
-            Err(refused) => return Err(refused),
-        };
-        if hung_up == HungUp::WhileLeaving {
+        if listen(&channel, step)? == HungUp::WhileLeaving {
             return Ok(());
         }
         // It was just being followed, and never read what was asked: its successor is there now.
