@@ -419,6 +419,8 @@ impl Revisions {
             self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(old);
         }
         self.bury();
+        // What reading and compiling took: of a hundred thousand routes three times what is left of them.
+        memory::give_back();
     }
 }
 
