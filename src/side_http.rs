@@ -79,14 +79,6 @@ impl Accept for Plain {
 /// How long nobody is accepted after the system has refused to accept: it is out of files, for one.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// Answers on this listener until the runtime ends.
-///
-/// # Errors
-/// When the listener can not be used.
-pub async fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
-    serve_until(listener, Plain, router, Bounds::BESIDE, std::future::pending()).await
-}
-
 /// Answers on this listener until `end`. Then nobody is accepted any more, idle connections are closed, and answers that
 /// are on their way are finished, in [`Bounds::last_answer`] at most.
 ///

@@ -12,6 +12,7 @@
 //!    │                     │ ◀─────────────────────── serving ── │
 //!    │                     │ tells the service manager           │
 //!    │                     │ ── go ────────────────────────────▶ │ accepts, READY=1
+//!    │                     │ ◀───────────────────── listening ── │ can be followed
 //!    │ ◀── done ────────── │ drains                              │
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! The side of the process that serves: it listens for operators, starts its successor, and lets it in step by step.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -448,13 +448,6 @@ impl Predecessor {
         if let Err(error) = self.entrance.admit(TcpStream::from(connection)) {
             log::debug!("a connection came back that has ended: {error}");
         }
-    }
-}
-
-impl Predecessor {
-    /// Where clients connect.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.sockets.iter().map(|(_, listening)| listening.actual)
     }
 }
 

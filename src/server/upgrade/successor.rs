@@ -102,8 +102,9 @@ impl Successor {
             }
         }
         log::info!(
-            "upgrade: {} records of the process before were taken over",
-            estate.tally.taken()
+            "upgrade: {} records of the process before were taken over, {} parts were left out",
+            estate.tally.taken(),
+            estate.tally.left_out()
         );
         Ok(())
     }
