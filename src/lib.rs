@@ -3,7 +3,7 @@
 //! A request travels through stages in one order, told by [`gateway::Gateway`]:
 //!
 //! ```text
-//! listener → normalise → route → authenticate → throttle → choose upstream → proxy → record
+//! listener → normalise → route → authenticate → throttle → cache → choose upstream → proxy → record
 //! ```
 //!
 //! Modules in reading order: first what the program is, then the journey and its stages, then what they stand on.
@@ -25,6 +25,7 @@ pub mod transport;
 
 // Its stages, in order.
 pub mod auth;
+pub mod cache;
 pub mod edit;
 pub mod route;
 pub mod telemetry;
