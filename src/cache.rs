@@ -5,6 +5,20 @@
 //! calls is a part of the key wherever answers may differ by caller. Identity and quota come before, so that a kept answer
 //! skips neither.
 
+pub mod conditional;
+mod date;
+pub mod directives;
+pub mod freshness;
+mod members;
 pub mod policy;
+pub mod status_field;
+pub mod storability;
+pub mod update;
+pub mod vary;
 
+pub use directives::{Acceptance, RequestDirectives, ResponseDirectives};
+pub use freshness::Lifetime;
 pub use policy::Policy;
+pub use status_field::CacheStatus;
+pub use storability::{Asked, WhyNot, storability};
+pub use vary::Vary;
