@@ -208,6 +208,7 @@ fn api(name: &str, method: AuthMethod) -> Api {
         cors: None,
         headers: HeaderEdits::default(),
         body_bytes: None,
+        cache: None,
         limits: Vec::new(),
         routes: Vec::new(),
     }

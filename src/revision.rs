@@ -4,6 +4,7 @@
 //! [`Revision`], in which nothing is left to doubt (every reference exists, every number has a unit), and
 //! *running* is `snapshot::Snapshot`, compiled for speed.
 
+mod caching;
 mod edits;
 mod grammar;
 mod labels;
@@ -26,6 +27,7 @@ use crate::names::{ApiName, ApplicationName, IssuerName, KeyId, LimitName, PlanN
 use crate::san::San;
 use crate::units::{Rate, Ratio};
 
+pub use caching::{CacheShare, Caching, RouteCaching};
 pub use edits::{
     Action, AddressRules, Cors, Destinations, FieldEdits, HeaderEdits, OriginPattern, Respond, RouteEdits, Share,
     Sticky, Target,
@@ -281,6 +283,8 @@ pub struct Api {
     pub headers: HeaderEdits,
     /// Largest body of a request, if it is not only the gateway that says it.
     pub body_bytes: Option<u64>,
+    /// What is kept of answers; `None`: nothing.
+    pub cache: Option<Box<Caching>>,
     /// Limits of the API itself, counted for every request that is let in.
     pub limits: Vec<Limit>,
     /// Never empty: an API without `routes` has one for everything below its base path.
@@ -347,6 +351,8 @@ pub struct RouteRule {
     pub slash_too: bool,
     /// What it has of its own; most routes have nothing, and there may be 100,000 of them.
     pub edits: Option<Box<RouteEdits>>,
+    /// What is kept of answers.
+    pub cache: RouteCaching,
 }
 
 /// A client program.

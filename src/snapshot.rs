@@ -13,6 +13,7 @@ use prometheus::Histogram;
 use smallvec::SmallVec;
 
 use crate::auth::{Authenticator, Caller, Introspectors, KeySets, KeyStore, TokenCache, credential, jwt};
+use crate::cache::Policy;
 use crate::document::{self, Mistakes, Severity};
 use crate::edit::{ApiEdits, RouteEdits};
 use crate::names::{ApiName, ApplicationName, IssuerName, PlanName, UpstreamName};
@@ -54,6 +55,8 @@ pub struct Route {
     pub scopes: Vec<String>,
     /// What it says about requests and answers itself.
     pub edits: Option<Box<RouteEdits>>,
+    /// What may be kept of its answers; `None`: nothing.
+    pub cache: Option<Box<Policy>>,
     subject: Subject,
     metrics: RouteMetrics,
 }
@@ -323,6 +326,7 @@ impl Compiler {
                 pattern: Arc::from(rule.path.as_str()),
                 scopes: rule.scopes.clone(),
                 edits: RouteEdits::compile(rule),
+                cache: Policy::compile(api, rule).map(Box::new),
                 subject: Subject::of_pair(api.name.as_str(), &rule.path),
                 metrics: self.metrics.route(api.name.as_str(), &rule.path),
             })

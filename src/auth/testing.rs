@@ -180,6 +180,7 @@ pub(crate) fn api(name: &str, auth: Vec<AuthMethod>) -> Api {
         cors: None,
         headers: HeaderEdits::default(),
         body_bytes: None,
+        cache: None,
         strip_base_path: false,
         limits: Vec::new(),
         routes: vec![RouteRule {
@@ -188,6 +189,7 @@ pub(crate) fn api(name: &str, auth: Vec<AuthMethod>) -> Api {
             scopes: Vec::new(),
             slash_too: false,
             edits: None,
+            cache: Default::default(),
         }],
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::revision::{self, CacheShare, Caching, RouteCaching, RouteRule};
+use crate::units::Ratio;
+
 /// What may be kept of a route's answers. A route without one keeps nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -37,6 +40,69 @@ pub struct Policy {
     pub tell: bool,
     /// Name of the API, and the route's pattern: what a key begins with, so that two routes never share an answer.
     pub place: Place,
+}
+
+impl Policy {
+    /// What a route's answers are kept by: what the route says, or what its API says. `None` when nothing is kept of them:
+    /// nobody says it, the route switches it off, answers by itself, or answers none of the methods.
+    #[must_use]
+    pub fn compile(api: &revision::Api, rule: &RouteRule) -> Option<Self> {
+        let caching = match &rule.cache {
+            RouteCaching::Off => return None,
+            RouteCaching::Own(caching) => caching,
+            RouteCaching::AsApi => api.cache.as_ref()?,
+        };
+        let action = rule.edits.as_ref().map(|edits| &edits.action);
+        if !action.is_none_or(|action| matches!(action, revision::Action::Forward { .. })) {
+            return None;
+        }
+        let methods = Methods::of(caching, rule);
+        (methods.get || methods.head).then(|| Self {
+            methods,
+            ttl: caching.ttl,
+            negative_ttl: caching.negative_ttl,
+            ttl_max: caching.max_ttl,
+            jitter: share_of_one(caching.jitter),
+            stale_while_revalidate: caching.stale_while_revalidate,
+            stale_if_error: caching.stale_if_error,
+            refresh_ahead: share_of_one(caching.refresh_ahead),
+            body_bytes: caching.body_bytes,
+            share: caching.share.into(),
+            authorized: caching.authorized,
+            set_cookie: caching.set_cookie,
+            client_directives: caching.client_directives,
+            tell: caching.cache_status,
+            place: Place {
+                api: api.name.as_str().into(),
+                route: rule.path.as_str().into(),
+            },
+        })
+    }
+}
+
+impl Methods {
+    /// Those of a policy that a route answers. A route for GET answers HEAD too.
+    fn of(caching: &Caching, rule: &RouteRule) -> Self {
+        let answers = |method: &str| rule.methods.is_empty() || rule.methods.contains(method);
+        Self {
+            get: caching.get && answers("GET"),
+            head: caching.head && (answers("HEAD") || answers("GET")),
+        }
+    }
+}
+
+impl From<CacheShare> for Share {
+    fn from(share: CacheShare) -> Self {
+        match share {
+            CacheShare::Caller => Self::Caller,
+            CacheShare::Application => Self::Application,
+            CacheShare::Everyone => Self::Everyone,
+        }
+    }
+}
+
+fn share_of_one(share: Ratio) -> f64 {
+    f64::from(share.parts_per_million()) / f64::from(Ratio::WHOLE.parts_per_million())
 }
 
 /// Which methods are answered from the cache.

@@ -4,6 +4,7 @@
 //! Keys that are required are options all the same: a key that is missing is reported by the checks, together
 //! with everything else. Nothing but `super::validate` looks at these types.
 
+mod caching;
 mod edits;
 mod upstream;
 
@@ -25,6 +26,7 @@ use crate::document::{At, Name, NotAvailable, Secret, Size, Text};
 use crate::san::San;
 use crate::units::{Rate, Ratio};
 
+pub(super) use caching::{RawCache, RawRouteCache};
 pub(super) use edits::{
     Fields, RawAddresses, RawCors, RawFieldEdits, RawHeaders, RawRedirect, RawRespond, RawShare, RawSplit, RawSticky,
 };
@@ -52,9 +54,6 @@ pub(super) struct RawRevision {
     /// Who calls.
     #[serde(default)]
     pub(super) applications: Vec<At<RawApplication>>,
-    /// Caching of answers. Not available in this build.
-    #[serde(default)]
-    pub(super) cache: NotAvailable,
     /// Certificates. Not available in this build.
     #[serde(default)]
     pub(super) tls: NotAvailable,
@@ -262,9 +261,8 @@ pub(super) struct RawApi {
     /// What is answered. Absent: everything below `base_path`, with every method.
     #[schemars(length(min = 1))]
     pub(super) routes: Option<At<Vec<At<RawRoute>>>>,
-    /// Caching of answers. Not available in this build.
-    #[serde(default)]
-    pub(super) cache: NotAvailable,
+    /// What is kept of answers, so that the upstream is not asked again. Absent: nothing.
+    pub(super) cache: Option<At<RawCache>>,
     /// Certificates of this API's hosts. Not available in this build.
     #[serde(default)]
     pub(super) tls: NotAvailable,
@@ -335,9 +333,8 @@ pub(super) struct RawRoute {
     pub(super) headers: Option<RawHeaders>,
     /// Largest body of a request, instead of what the API says; at most what the gateway allows.
     pub(super) body_bytes: Option<At<Text<Size>>>,
-    /// Caching of answers. Not available in this build.
-    #[serde(default)]
-    pub(super) cache: NotAvailable,
+    /// What is kept of answers, instead of all that the API says about it; `off`: nothing.
+    pub(super) cache: Option<At<RawRouteCache>>,
 }
 
 /// A client program.

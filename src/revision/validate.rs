@@ -5,6 +5,7 @@
 
 mod action;
 mod api;
+mod caching;
 mod certificate;
 mod destination;
 mod edits;
@@ -100,7 +101,6 @@ impl Checker<'_> {
             plans,
             apis,
             applications,
-            cache: NotAvailable,
             tls: NotAvailable,
         } = raw;
         if let Some(version) = self.need(self.place, "the file", "version", version.as_ref())

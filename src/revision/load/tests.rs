@@ -1,5 +1,6 @@
 //! Whole revisions: what is read, and everything that is said about one with mistakes.
 
+mod caching;
 mod edits;
 
 use std::time::Duration;
@@ -344,7 +345,7 @@ r.yaml:13:29: a key of application \"two\" has the same hash as the key in line 
 fn features_of_a_later_build_are_refused_by_name() {
     let text = "\
 version: 1
-cache: {}
+tls: {}
 upstreams:
   - name: u
     balance: least_response_time
@@ -357,7 +358,7 @@ apis:
     assert_eq!(
         mistakes(text),
         "\
-r.yaml:2:1: \"cache\" is not available in this build
+r.yaml:2:1: \"tls\" is not available in this build
 r.yaml:10:56: \"tls\" is not available in this build"
     );
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::grammar::{Address, Header, ServiceName};
-use crate::document::{At, Name, NotAvailable, Secret, Text};
+use crate::document::{At, Name, Secret, Text};
 use crate::units::Ratio;
 
 /// A named group of endpoints that can answer the same requests.
@@ -47,9 +47,6 @@ pub(in crate::revision) struct RawUpstream {
     pub(in crate::revision) protocol: Option<At<RawProtocol>>,
     /// TLS towards the endpoints. Absent: plain text. Certificates are always verified.
     pub(in crate::revision) tls: Option<At<RawUpstreamTls>>,
-    /// Caching of answers. Not available in this build.
-    #[serde(default)]
-    pub(in crate::revision) cache: NotAvailable,
 }
 
 /// How an endpoint is chosen.

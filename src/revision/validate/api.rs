@@ -7,7 +7,8 @@ use http::HeaderName;
 use super::super::grammar::{HostText, Method};
 use super::super::load::ApiPlaces;
 use super::super::raw::{RawApi, RawAuth, RawAuthMethod, RawCredentials, RawLimit, RawRoute, RawScope};
-use super::super::{Action, Api, AuthMethod, CredentialPlaces, HostPattern, RouteRule, Scope};
+use super::super::{Action, Api, AuthMethod, CredentialPlaces, HostPattern, RouteCaching, RouteRule, Scope};
+use super::caching::Callers;
 use super::{Checker, Issuers, Names, who};
 use crate::document::{At, Name, NotAvailable, Place, Text, quote};
 
@@ -40,7 +41,7 @@ impl Checker<'_> {
             body_bytes,
             limits,
             routes,
-            cache: NotAvailable,
+            cache,
             tls: NotAvailable,
         } = &raw.value;
         let who = who("API", name.as_ref());
@@ -68,15 +69,18 @@ impl Checker<'_> {
         let auth = methods.as_deref().unwrap_or_default();
         let cors = self.cors(cors.as_ref(), &who, (auth, &credentials));
         let headers = self.header_edits(headers.as_ref(), &who, cors.is_some());
+        let callers = Callers::new(methods.as_deref(), &credentials);
+        let caching = self.caching(cache.as_ref(), &who, &callers);
         let limits = self.limits(limits, &who, Scope::Api);
         let tokens = methods
             .as_ref()
             .is_none_or(|methods| methods.iter().any(AuthMethod::is_token));
         let base = base_path.map_or("/", |base| base.get().0.as_str());
         let (routes, route_places) = match routes {
-            Some(routes) => self.routes(raw.place, routes, base, &who, (tokens, cors.is_some())),
+            Some(routes) => self.routes(raw.place, routes, base, &who, (tokens, cors.is_some(), &callers)),
             None => everything_below(base, base_path.map_or(raw.place, |base| base.place)),
         };
+        self.caching_of_no_route(cache.as_ref(), &who, &routes);
         let forwards = routes.iter().any(forwards);
         let destinations = self.destinations(raw, &who, forwards, upstreams);
         if let (Some([]), Some(sandbox)) = (methods.as_deref(), sandbox_upstream) {
@@ -107,6 +111,7 @@ impl Checker<'_> {
             cors,
             headers,
             body_bytes: body_bytes.as_ref().map(|size| size.get().0),
+            cache: caching.map(Box::new),
             limits,
             routes,
         };
@@ -260,7 +265,7 @@ impl Checker<'_> {
         raw: &At<Vec<At<RawRoute>>>,
         base: &str,
         who: &str,
-        (tokens, cors): (bool, bool),
+        (tokens, cors, callers): (bool, bool, &Callers<'_>),
     ) -> (Vec<RouteRule>, Vec<Place>) {
         if raw.is_empty() && !self.dropped.contains(item, "routes") {
             let message = format!("{who} has an empty list of routes; for everything below, remove \"routes\"");
@@ -270,11 +275,7 @@ impl Checker<'_> {
         let mut places = Vec::with_capacity(raw.len());
         for route in &raw.value {
             let RawRoute {
-                path,
-                methods,
-                scopes,
-                cache: NotAvailable,
-                ..
+                path, methods, scopes, ..
             } = &route.value;
             if let (false, Some(scope)) = (tokens, scopes.first()) {
                 let message = format!(
@@ -300,6 +301,7 @@ impl Checker<'_> {
                 scopes: scopes.iter().map(|scope| scope.get().0.clone()).collect(),
                 slash_too: path.get().0 == "/" && base != "/",
                 edits,
+                cache: self.route_caching(route, who, callers),
             });
             places.push(path.place);
         }
@@ -343,6 +345,7 @@ fn everything_below(base: &str, place: Place) -> (Vec<RouteRule>, Vec<Place>) {
         scopes: Vec::new(),
         slash_too,
         edits: None,
+        cache: RouteCaching::AsApi,
     };
     let rules = vec![rule(base.to_owned(), base != "/"), rule(joined(base, "/*"), false)];
     (rules, vec![place; 2])

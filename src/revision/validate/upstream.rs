@@ -16,7 +16,7 @@ use super::super::{
     UpstreamTimeouts, UpstreamTls, Zones,
 };
 use super::{Checker, LONGEST_TIMEOUT, who};
-use crate::document::{At, NotAvailable, Place, Secret, Text, quote};
+use crate::document::{At, Place, Secret, Text, quote};
 use crate::units::Ratio;
 
 /// Endpoints that a revision may write out for one upstream. Positions of turns are 16 bits wide.
@@ -39,7 +39,6 @@ impl Checker<'_> {
             pool,
             protocol,
             tls,
-            cache: NotAvailable,
         } = &raw.value;
         let who = who("upstream", name.as_ref());
         let name = self.need(raw.place, &who, "name", name.as_ref());
