@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    CONTENT_RANGE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+    ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
 };
 use http::header::{RANGE, SET_COOKIE};
 use http::{HeaderMap, Method, StatusCode};
@@ -154,7 +154,6 @@ fn is_permitted(
     if status == StatusCode::PARTIAL_CONTENT
         || status == StatusCode::NOT_MODIFIED
         || !(200..600).contains(&status.as_u16())
-        || (status == StatusCode::OK && headers.contains_key(CONTENT_RANGE))
     {
         return Err(WhyNot::Partial);
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, StatusCode};
 use pingora::cache::key::CacheKey;
 use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
@@ -56,6 +56,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it looks again after such a wait.
 const LOOKS_MAX: usize = 3;
+
+/// Why an answer is not kept that was selected by what this gateway says of a request.
+pub const SELECTED_BY_GATEWAY: &str = "vary_by_gateway";
 
 /// So many times an answer was given before it is worth to be fetched anew ahead of its end.
 const HOT: u32 = 10;
@@ -172,7 +175,7 @@ impl Caching {
                 Some(ForcedFreshness::ForceExpired)
             }
             Acceptance::Validate => {
-                if visit.directives.wants_validation() {
+                if is_demanded(&visit.directives, &entry, now) {
                     visit.course.is_demanded = true;
                     return Some(ForcedFreshness::ForceExpired);
                 }
@@ -255,40 +258,48 @@ impl Caching {
         let Some(visit) = &mut journey.visit else {
             return RespCacheable::Uncacheable(NoCacheReason::NeverEnabled);
         };
-        let request = session.req_header();
-        // The engine's merge leaves out what it does not know.
-        let merged = (visit.not_modified.take())
-            .zip(session.cache.maybe_cache_meta())
-            .map(|(not_modified, kept)| update::merged(kept.response_header(), &not_modified));
-        let answer = merged.as_ref().unwrap_or(answer);
         let now = SystemTime::now();
         let asked = Asked {
-            // The engine fetches all of what a HEAD validates.
+            // The engine fetches all of what a HEAD wants validated.
             method: &Method::GET,
-            headers: &request.headers,
-            at: now - elapsed,
+            headers: &session.req_header().headers,
+            at: now.checked_sub(elapsed).unwrap_or(now),
+            is_authorized: session.req_header().headers.contains_key(AUTHORIZATION),
         };
-        let verdict = storability(&asked, answer, now, &visit.policy, rand::random())
-            .and_then(|lifetime| Ok((lifetime, selecting(answer, &visit.policy)?)));
+        let kept = session.cache.maybe_cache_meta().map(CacheMeta::response_header);
+        let (header, lifetime) = match (visit.not_modified.take(), kept) {
+            // The engine's own merge leaves out fields that it does not know.
+            (Some(not_modified), Some(kept)) => {
+                update::refreshed(&asked, kept, &not_modified, now, &visit.policy, rand::random())
+            }
+            _ => {
+                let lifetime = storability(&asked, answer, now, &visit.policy, rand::random());
+                (update::storable(answer), lifetime)
+            }
+        };
+        let verdict = lifetime.map_err(WhyNot::as_str).and_then(|lifetime| {
+            let fields = selecting(&header, &visit.policy)?;
+            Ok((lifetime, fields))
+        });
         let (lifetime, fields) = match verdict {
             Ok(verdict) => verdict,
             Err(why) => {
-                visit.course.why_not = Some(why.as_str());
-                return RespCacheable::Uncacheable(NoCacheReason::Custom(why.as_str()));
+                visit.course.why_not = Some(why);
+                return RespCacheable::Uncacheable(NoCacheReason::Custom(why));
             }
         };
         let key = match &fields {
-            Some(fields) => variant_key(&visit.base, fields, &request.headers),
+            Some(fields) => variant_key(&visit.base, fields, asked.headers),
             None => visit.base.clone(),
         };
         let mut marks = visit.marks.clone();
-        marks.extend(MarkId::tags(&answer.headers));
+        marks.extend(MarkId::tags(&header.headers));
         let mut meta = CacheMeta::new(
             lifetime.fresh_until,
             lifetime.born,
             lifetime.stale_while_revalidate,
             lifetime.stale_if_error,
-            update::storable(answer),
+            header,
         );
         meta.extensions_mut().insert(Filling {
             base: visit.base.clone(),
@@ -438,10 +449,10 @@ fn variant_key(base: &Bytes, fields: &[HeaderName], request: &HeaderMap) -> Byte
 ///
 /// # Errors
 /// When it was selected by what this gateway says of a request and is not in its key.
-fn selecting(answer: &ResponseHeader, policy: &Policy) -> Result<Option<Arc<[HeaderName]>>, WhyNot> {
+fn selecting(answer: &ResponseHeader, policy: &Policy) -> Result<Option<Arc<[HeaderName]>>, &'static str> {
     let fields = match Vary::of(&answer.headers) {
         Vary::Nothing => return Ok(None),
-        Vary::Everything => return Err(WhyNot::VaryStar),
+        Vary::Everything => return Err(WhyNot::Vary.as_str()),
         Vary::Fields(fields) => fields,
     };
     let is_hidden = |field: &HeaderName| match field.as_str() {
@@ -450,7 +461,7 @@ fn selecting(answer: &ResponseHeader, policy: &Policy) -> Result<Option<Arc<[Hea
         _ => false,
     };
     if fields.iter().any(is_hidden) {
-        return Err(WhyNot::VaryHidden);
+        return Err(SELECTED_BY_GATEWAY);
     }
     Ok(Some(fields.iter().cloned().collect()))
 }
@@ -487,6 +498,12 @@ fn scheme(headers: &HeaderMap, own: &'static str, trusted: bool) -> Cow<'static,
         told("x-forwarded-prefix"),
     ];
     Cow::Owned(told.join(","))
+}
+
+/// Whether it is the client who wants a stale answer validated, so that it is not given while it is fetched anew.
+fn is_demanded(directives: &RequestDirectives, entry: &Entry, now: SystemTime) -> bool {
+    let is_too_old = |most: u64| entry.lifetime.age(now).as_secs() >= most;
+    directives.no_cache || directives.min_fresh.is_some() || directives.max_age.is_some_and(is_too_old)
 }
 
 /// Whether a fresh answer is fetched anew because it is asked for often and will not be fresh for long.

@@ -288,6 +288,13 @@ impl Journey {
         self.snapshot.as_ref()?.route_and_api(self.route?)
     }
 
+    /// Whether answers of its route say what the cache did.
+    #[must_use]
+    pub fn tells_cache(&self) -> bool {
+        let policy = self.route_and_api().and_then(|(route, _)| route.cache.as_ref());
+        policy.is_some_and(|policy| policy.tell)
+    }
+
     /// Notes that the gateway answers itself.
     pub fn refused(&mut self, refusal: &Refusal) {
         self.outcome.status = refusal.status();

@@ -1,28 +1,29 @@
 //! What clients and operators are told about the cache: `Cache-Status` (RFC 9211) and counters.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use http::header::HeaderName;
 use pingora::cache::CachePhase;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::{Bypass, Caching, Visit};
-use crate::cache::status_field::{CACHE_STATUS, CacheStatus, Forward};
+use crate::cache::status_field::{CacheStatus, Forward};
 use crate::gateway::journey::Journey;
 use crate::telemetry::cache_metrics::{Outcome, Tier};
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 impl Caching {
     /// Adds to an answer what the cache did.
     pub fn tell(&self, session: &Session, journey: &Journey, answer: &mut ResponseHeader) {
         let status = match (&journey.visit, journey.bypass) {
             (Some(visit), _) if visit.policy.tell => visited(session, visit, answer),
-            (None, Some(bypass)) => passed(bypass, journey),
-            _ => None,
+            (None, Some(bypass)) if journey.tells_cache() => passed(bypass),
+            _ => return,
         };
-        if let Some(status) = status {
-            // Caches between the origin and here have said theirs before (RFC 9211 section 2).
-            let _ = answer.append_header(CACHE_STATUS, status.field());
-        }
+        // Caches between the origin and here have said theirs before (RFC 9211 section 2).
+        let _ = answer.append_header(CACHE_STATUS, status.value());
     }
 
     /// Counts what came of a request that may have been answered from the cache.
@@ -61,48 +62,62 @@ impl Caching {
 }
 
 /// What is said of a request that may have been answered from the cache.
-fn visited(session: &Session, visit: &Visit, answer: &ResponseHeader) -> Option<CacheStatus> {
+fn visited(session: &Session, visit: &Visit, answer: &ResponseHeader) -> CacheStatus {
     let now = SystemTime::now();
-    let ttl = visit.course.found.as_ref().map(|entry| seconds_left(entry.lifetime.fresh_until, now));
     let course = &visit.course;
-    let forward = match (&course.found, course.is_demanded) {
+    let hit = || {
+        let left = course.found.as_ref().map_or(0, |entry| entry.lifetime.remaining(now));
+        CacheStatus::hit(left)
+    };
+    let why = match (&course.found, course.is_demanded) {
         (Some(_), true) => Forward::Request,
         (Some(_), false) => Forward::Stale,
         (None, _) if visit.key != visit.base => Forward::VaryMiss,
         (None, _) => Forward::UriMiss,
     };
-    let status = match session.cache.phase() {
-        CachePhase::Hit => CacheStatus::hit(ttl).collapsed(course.is_collapsed),
-        CachePhase::Stale | CachePhase::StaleUpdating => CacheStatus::hit(ttl).failed_with(course.failed_with),
-        CachePhase::Revalidated => CacheStatus::forwarded(forward).answered(304).stored(ttl_of(session, now)),
-        CachePhase::RevalidatedNoCache(_) => CacheStatus::forwarded(forward).answered(304),
-        CachePhase::Miss | CachePhase::Expired => CacheStatus::forwarded(forward)
-            .answered(answer.status.as_u16())
-            .stored(ttl_of(session, now)),
-        _ => CacheStatus::forwarded(forward).answered(answer.status.as_u16()).because(course.why_not),
+    let forwarded = |status: u16| CacheStatus {
+        forward_status: Some(status),
+        detail: course.why_not,
+        ..CacheStatus::forwarded(why)
     };
-    Some(status)
+    let stored = |status: CacheStatus| CacheStatus {
+        is_stored: true,
+        ttl: session.cache.maybe_cache_meta().map(|meta| remaining(meta.fresh_until(), now)),
+        ..status
+    };
+    match session.cache.phase() {
+        CachePhase::Hit => CacheStatus {
+            is_collapsed: course.is_collapsed,
+            ..hit()
+        },
+        CachePhase::Stale | CachePhase::StaleUpdating => CacheStatus {
+            forward_status: course.failed_with.map(|status| status.as_u16()),
+            detail: Some("stale_if_error"),
+            ..hit()
+        },
+        CachePhase::Revalidated => stored(forwarded(304)),
+        CachePhase::RevalidatedNoCache(_) => forwarded(304),
+        CachePhase::Miss | CachePhase::Expired => stored(forwarded(answer.status.as_u16())),
+        _ => forwarded(answer.status.as_u16()),
+    }
 }
 
 /// What is said of a request that has nothing to do with the cache although its route has.
-fn passed(bypass: Bypass, journey: &Journey) -> Option<CacheStatus> {
-    let (route, _) = journey.route_and_api()?;
-    route.cache.as_ref().filter(|policy| policy.tell)?;
-    let forward = match bypass {
+fn passed(bypass: Bypass) -> CacheStatus {
+    let why = match bypass {
         Bypass::Method => Forward::Method,
         Bypass::NoStore | Bypass::Precondition => Forward::Request,
         Bypass::Partial => Forward::UriMiss,
         Bypass::Content | Bypass::Upgrade | Bypass::Grpc | Bypass::UnknownCaller => Forward::Bypass,
     };
-    Some(CacheStatus::forwarded(forward).because(Some(bypass.as_str())))
+    CacheStatus {
+        detail: Some(bypass.as_str()),
+        ..CacheStatus::forwarded(why)
+    }
 }
 
-fn ttl_of(session: &Session, now: SystemTime) -> Option<i64> {
-    (session.cache.maybe_cache_meta()).map(|meta| seconds_left(meta.fresh_until(), now))
-}
-
-fn seconds_left(until: SystemTime, now: SystemTime) -> i64 {
-    let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+fn remaining(until: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     match until.duration_since(now) {
         Ok(left) => seconds(left),
         Err(over) => -seconds(over.duration()),
