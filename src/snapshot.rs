@@ -42,6 +42,7 @@ pub struct Snapshot {
     applications: Vec<Application>,
     upstreams: Vec<Arc<Upstream>>,
     upstream_seconds: Vec<Histogram>,
+    caches: bool,
     authenticator: Authenticator,
 }
 
@@ -56,7 +57,7 @@ pub struct Route {
     /// What it says about requests and answers itself.
     pub edits: Option<Box<RouteEdits>>,
     /// What may be kept of its answers; `None`: nothing.
-    pub cache: Option<Box<Policy>>,
+    pub cache: Option<Arc<Policy>>,
     subject: Subject,
     metrics: RouteMetrics,
 }
@@ -214,10 +215,12 @@ impl Compiler {
         let names: Vec<UpstreamName> = (revision.upstreams.iter())
             .map(|upstream| upstream.name.clone())
             .collect();
+        let routes = self.routes(revision);
         let snapshot = Snapshot {
+            caches: routes.iter().any(|route| route.cache.is_some()),
             short_digest: Arc::from(revision.digest.get(..12).unwrap_or(&revision.digest)),
             digest: revision.digest.clone(),
-            routes: self.routes(revision),
+            routes,
             table,
             apis: revision.apis.iter().map(|api| self.api(api, &plans, &names)).collect(),
             plans,
@@ -326,7 +329,7 @@ impl Compiler {
                 pattern: Arc::from(rule.path.as_str()),
                 scopes: rule.scopes.clone(),
                 edits: RouteEdits::compile(rule),
-                cache: Policy::compile(api, rule).map(Box::new),
+                cache: Policy::compile(api, rule).map(Arc::new),
                 subject: Subject::of_pair(api.name.as_str(), &rule.path),
                 metrics: self.metrics.route(api.name.as_str(), &rule.path),
             })
@@ -477,6 +480,12 @@ impl Snapshot {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Whether the answers of any route are kept.
+    #[must_use]
+    pub fn caches(&self) -> bool {
+        self.caches
     }
 
     /// Every API, in the order of the revision.

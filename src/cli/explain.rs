@@ -11,6 +11,7 @@ use super::{DONE, FAILED, Output, REFUSED, USAGE, print_json, print_line};
 use crate::auth::{Introspectors, KeySets, TokenCache};
 use crate::config;
 use crate::document::Environment;
+use crate::gateway::explain::cache::CacheFacts;
 use crate::gateway::explain::counter::SharedFacts;
 use crate::gateway::explain::edits::SplitFacts;
 use crate::gateway::explain::{Explanation, Question, explain};
@@ -232,6 +233,10 @@ fn print(explanation: &Explanation) {
         if !changes.is_empty() {
             row("headers", &format!("of the {way}: {}", changes.join(", ")));
         }
+    }
+    let cache = explanation.cache.iter().flat_map(CacheFacts::sentences);
+    for (position, sentence) in cache.enumerate() {
+        row(if position == 0 { "cache" } else { "" }, &sentence);
     }
     if let Some(upstream) = &explanation.upstream {
         row("upstream", &format!("{} gets {}", upstream.name, upstream.target));

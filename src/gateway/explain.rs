@@ -3,6 +3,7 @@
 //! The same stages as in `Gateway::admit`, in the same order, asked instead of told. [`counter`] shows one
 //! counter alone.
 
+pub mod cache;
 pub mod counter;
 pub mod edits;
 
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
+use self::cache::CacheFacts;
 use self::counter::SharedFacts;
 use self::edits::{AddressFacts, CorsFacts, HeaderFacts, LocalFacts, SplitFacts};
 use super::counter_name::subject_name;
@@ -88,6 +90,9 @@ pub struct Explanation {
     /// What the gateway would answer itself, without refusing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalFacts>,
+    /// What the cache would do; absent where nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheFacts>,
     /// Where it would go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamFacts>,
@@ -253,7 +258,11 @@ fn walk(
             explanation.local = Some(LocalFacts::of(by, &answer));
             explanation.headers.request.clear();
         }
-        None => explanation.upstream = upstream_facts(snapshot, (route, api), &caller, question, &path),
+        None => {
+            explanation.upstream = upstream_facts(snapshot, (route, api), &caller, question, &path);
+            let upstream = explanation.upstream.as_ref().map(|upstream| upstream.name.as_str());
+            explanation.cache = CacheFacts::of(snapshot, (route, api), &caller, question, &path, upstream);
+        }
     }
     match exhausted {
         Some(name) => Err((Refusal::limited_by(&name), format!("limit \"{name}\" is used up"))),

@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 pub use self::transport::TransportMetrics;
+use super::cache_metrics::CacheMetrics;
 use super::upstream_metrics::UpstreamMetrics;
 
 /// The content type of [`Metrics::render`].
@@ -78,6 +79,7 @@ pub struct Metrics {
     control_plane: ControlPlaneMetrics,
     transport: TransportMetrics,
     upstreams: UpstreamMetrics,
+    cache: CacheMetrics,
     revision_seq: IntGauge,
     applied_at_ms: AtomicU64,
 }
@@ -300,6 +302,7 @@ impl Metrics {
             control_plane: ControlPlaneMetrics::new(&registry)?,
             transport: TransportMetrics::new(&registry)?,
             upstreams: UpstreamMetrics::new(&registry)?,
+            cache: CacheMetrics::new(&registry)?,
             revision_seq: register(
                 &registry,
                 IntGauge::new(
@@ -344,6 +347,12 @@ impl Metrics {
     #[must_use]
     pub fn upstreams(&self) -> &UpstreamMetrics {
         &self.upstreams
+    }
+
+    /// What is shown of kept answers.
+    #[must_use]
+    pub fn cache(&self) -> &CacheMetrics {
+        &self.cache
     }
 
     /// The histogram of a stage.
@@ -794,7 +803,7 @@ pub fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+pub(super) fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
