@@ -25,6 +25,7 @@ use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandle
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
+use smallvec::SmallVec;
 
 use self::visit::Course;
 pub use self::refresh::{Refresh, Refreshing, Why};
@@ -33,15 +34,13 @@ pub use self::visit::{Bypass, Visit};
 
 use super::journey::Journey;
 use super::tries;
-use crate::auth::{Caller, Identity};
+use crate::auth::{Caller, Identity, credential};
 use crate::cache::directives::{Acceptance, RequestDirectives};
 use crate::cache::entry::Entry;
 use crate::cache::key::{self, CallerPart, KeyParts};
 use crate::cache::marks::{Invalidation, MarkId};
 use crate::cache::memory::{Cache, Found};
 use crate::cache::policy::{Policy, Share};
-use crate::cache::shared::Shared;
-use crate::cache::spread::Spreading;
 use crate::cache::storability::{Asked, WhyNot, storability};
 use crate::cache::storage::{Filling, Hit};
 use crate::cache::vary::{self, Vary};
@@ -60,14 +59,21 @@ const LOOKS_MAX: usize = 3;
 /// Why an answer is not kept that was selected by what this gateway says of a request.
 pub const SELECTED_BY_GATEWAY: &str = "vary_by_gateway";
 
+/// Why an answer is not kept that has more tags than can be remembered.
+pub const TOO_MANY_TAGS: &str = "too_many_tags";
+
+/// So many tags may one answer have.
+const TAGS_MAX: usize = 64;
+
+/// Where they stand: separated by commas in the one, by spaces in the other.
+const TAG_FIELDS: [HeaderName; 2] = [HeaderName::from_static("cache-tag"), HeaderName::from_static("surrogate-key")];
+
 /// So many times an answer was given before it is worth to be fetched anew ahead of its end.
 const HOT: u32 = 10;
 
 /// The cache of this process, as requests use it.
 pub struct Caching {
     cache: &'static Cache,
-    shared: Option<Shared>,
-    spread: Spreading,
     refreshing: Arc<Refreshing>,
     metrics: CacheMetrics,
 }
@@ -75,11 +81,9 @@ pub struct Caching {
 impl Caching {
     /// With this memory, and with what gateways share if there is such a tier.
     #[must_use]
-    pub fn new(cache: &'static Cache, shared: Option<Shared>, spread: Spreading, metrics: CacheMetrics) -> Self {
+    pub fn new(cache: &'static Cache, metrics: CacheMetrics) -> Self {
         Self {
             cache,
-            shared,
-            spread,
             refreshing: Arc::default(),
             metrics,
         }
@@ -94,9 +98,10 @@ impl Caching {
         (route, api): (&Route, &Api),
         journey: &mut Journey,
     ) {
-        let target = key::target(path, query, api.credential_parameter.as_deref());
+        let query = own_query(query, api.credential_parameter.as_deref());
+        let target = Target { path, query: query.as_deref() };
         if !request.method.is_safe() {
-            journey.change = Some(Box::new(Change::of(request, &target, api)));
+            journey.change = Some(Box::new(Change::of(request, target.text(), api)));
         }
         let Some(policy) = &route.cache else {
             return;
@@ -105,7 +110,7 @@ impl Caching {
             Ok(visit) => visit,
             Err(bypass) => return self.pass(journey, bypass),
         };
-        self.look(request, &mut visit).await;
+        self.look(request, &mut visit);
         if visit.course.found.is_none() && !visit.directives.only_if_cached {
             // The engine would fetch all of it, which is more than was asked for.
             if request.method == Method::HEAD || request.headers.contains_key(RANGE) {
@@ -146,7 +151,7 @@ impl Caching {
 
     /// Something was found: whether it is given as it is, or is validated first.
     pub fn found(&self, session: &Session, journey: &mut Journey, hit: &HitHandler) -> Option<ForcedFreshness> {
-        let entry = Hit::entry_of(hit)?;
+        let entry = hit.as_any().downcast_ref::<Hit>()?.entry();
         let visit = journey.visit.as_mut()?;
         let entry = Arc::clone(visit.course.found.insert(Arc::clone(entry)));
         let now = SystemTime::now();
@@ -248,8 +253,7 @@ impl Caching {
 
     /// Makes kept answers invalid, here at once and on other gateways soon.
     pub fn invalidate(&self, what: Invalidation) {
-        self.cache.invalidate(&what, unix_ms(SystemTime::now()));
-        self.spread.publish(what);
+        self.cache.invalidate(&what, unix_ms());
     }
 
     /// Whether an answer is kept, and for how long.
@@ -267,7 +271,9 @@ impl Caching {
             is_authorized: session.req_header().headers.contains_key(AUTHORIZATION),
         };
         let kept = session.cache.maybe_cache_meta().map(CacheMeta::response_header);
-        let (header, lifetime) = match (visit.not_modified.take(), kept) {
+        let not_modified = visit.not_modified.take();
+        let confirmed = not_modified.as_ref().and(visit.course.found.clone());
+        let (header, lifetime) = match (not_modified, kept) {
             // The engine's own merge leaves out fields that it does not know.
             (Some(not_modified), Some(kept)) => {
                 update::refreshed(&asked, kept, &not_modified, now, &visit.policy, rand::random())
@@ -279,9 +285,10 @@ impl Caching {
         };
         let verdict = lifetime.map_err(WhyNot::as_str).and_then(|lifetime| {
             let fields = selecting(&header, &visit.policy)?;
-            Ok((lifetime, fields))
+            let tags = tags(&header.headers).ok_or(TOO_MANY_TAGS)?;
+            Ok((lifetime, fields, tags))
         });
-        let (lifetime, fields) = match verdict {
+        let (lifetime, fields, tags) = match verdict {
             Ok(verdict) => verdict,
             Err(why) => {
                 visit.course.why_not = Some(why);
@@ -293,7 +300,8 @@ impl Caching {
             None => visit.base.clone(),
         };
         let mut marks = visit.marks.clone();
-        marks.extend(MarkId::tags(&header.headers));
+        let tags: Vec<MarkId> = tags.into_iter().map(MarkId::tag).collect();
+        marks.extend(tags);
         let mut meta = CacheMeta::new(
             lifetime.fresh_until,
             lifetime.born,
@@ -309,9 +317,8 @@ impl Caching {
             sequence: visit.sequence,
             asked_ms: visit.asked_ms,
             lifetime,
-            host: visit.host.clone(),
-            path: visit.target.clone(),
             body_bytes: visit.policy.body_bytes,
+            confirmed,
         });
         RespCacheable::Cacheable(meta)
     }
@@ -319,7 +326,7 @@ impl Caching {
     fn visit(
         &self,
         request: &RequestHeader,
-        target: String,
+        target: Target<'_>,
         journey: &Journey,
         policy: &Arc<Policy>,
     ) -> Result<Visit, Bypass> {
@@ -330,20 +337,22 @@ impl Caching {
         let snapshot = journey.snapshot.as_ref().ok_or(Bypass::UnknownCaller)?;
         let caller = journey.caller.as_ref().ok_or(Bypass::UnknownCaller)?;
         let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
-        let host = text(headers.get(HOST)).to_ascii_lowercase().into_boxed_str();
+        let host = text(headers.get(HOST)).to_ascii_lowercase();
+        let issuer = caller.subject_hash().map(|hash| hash.to_string());
         let place = &policy.place;
         let base = Bytes::from(key::base(&KeyParts {
             scheme: &scheme(headers, journey.scheme, journey.origin.trusted),
             host: &host,
-            target: &target,
+            path: target.path,
+            query: target.query,
             place,
             upstream: journey.upstream().map_or("", |upstream| upstream.name().as_str()),
             key_type: caller.key_type().map(KeyType::as_str),
-            caller: caller_part(policy.share, caller, application)?,
+            caller: caller_part(policy.share, caller, application, issuer.as_deref())?,
         }));
         let users = [application, caller.key_id(), caller.subject()];
         let marks = [
-            MarkId::url(&host, &target),
+            MarkId::url(&host, &target.text()),
             MarkId::api(&place.api),
             MarkId::route(&place.api, &place.route),
         ];
@@ -356,8 +365,6 @@ impl Caching {
             policy: Arc::clone(policy),
             key: base.clone(),
             base,
-            host,
-            target: target.into(),
             marks: marks.into_iter().chain(users).collect(),
             sequence: self.cache.marks().sequence(),
             asked_ms: journey.now_ms,
@@ -368,7 +375,7 @@ impl Caching {
     }
 
     /// Looks into memory, and then into what gateways share. What is found there is put into memory.
-    async fn look(&self, request: &RequestHeader, visit: &mut Visit) {
+    fn look(&self, request: &RequestHeader, visit: &mut Visit) {
         visit.course.found = match self.cache.find(&visit.base) {
             Found::Nothing => None,
             Found::Entry(entry) => Some(entry),
@@ -377,23 +384,6 @@ impl Caching {
                 self.cache.find_variant(&visit.key)
             }
         };
-        let Some(shared) = &self.shared else {
-            return;
-        };
-        if visit.is_fresh(SystemTime::now()) {
-            return;
-        }
-        let select = |fields: &[HeaderName]| variant_key(&visit.base, fields, &request.headers);
-        let Some(found) = shared.find(&visit.base, select).await else {
-            return;
-        };
-        let is_newer = (visit.course.found.as_ref()).is_none_or(|kept| kept.lifetime.fresh_until < found.entry.lifetime.fresh_until);
-        if is_newer {
-            visit.key = found.entry.key.clone();
-            self.cache.put(&visit.base, found.vary, Arc::clone(&found.entry));
-            visit.course.found = Some(found.entry);
-            visit.course.is_shared = true;
-        }
     }
 
     fn refresh(&self, session: &Session, journey: &Journey, why: Why) {
@@ -409,6 +399,41 @@ impl Caching {
         self.metrics.bypassed(bypass.as_str());
         journey.bypass = Some(bypass);
     }
+}
+
+/// What a request is for, as keys have it.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl Target<'_> {
+    fn text(self) -> String {
+        match self.query {
+            Some(query) => [self.path, "?", query].concat(),
+            None => self.path.to_owned(),
+        }
+    }
+}
+
+/// The query without the credential, which says who asks and not what for.
+fn own_query<'a>(query: Option<&'a str>, parameter: Option<&str>) -> Option<Cow<'a, str>> {
+    match (query, parameter) {
+        (Some(query), Some(parameter)) => {
+            let left = credential::strip_query_parameter(query, parameter);
+            (!left.is_empty()).then_some(left)
+        }
+        (query, _) => query.map(Cow::Borrowed),
+    }
+}
+
+/// The words by which an origin wants an answer to be made invalid; `None` when they are too many.
+fn tags(headers: &HeaderMap) -> Option<SmallVec<[&str; 4]>> {
+    let lines = TAG_FIELDS.iter().flat_map(|name| headers.get_all(name));
+    let tags = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split([',', ' ']));
+    let tags: SmallVec<[&str; 4]> = tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX + 1).collect();
+    (tags.len() <= TAGS_MAX).then_some(tags)
 }
 
 /// Why a request has nothing to do with the cache although its route has.
@@ -467,7 +492,12 @@ fn selecting(answer: &ResponseHeader, policy: &Policy) -> Result<Option<Arc<[Hea
 }
 
 /// Whose answer it is.
-fn caller_part<'a>(share: Share, caller: &'a Caller, application: Option<&'a str>) -> Result<CallerPart<'a>, Bypass> {
+fn caller_part<'a>(
+    share: Share,
+    caller: &'a Caller,
+    application: Option<&'a str>,
+    issuer: Option<&'a str>,
+) -> Result<CallerPart<'a>, Bypass> {
     match (share, application) {
         (Share::Everyone, _) => return Ok(CallerPart::Everyone),
         (Share::Application, Some(application)) => return Ok(CallerPart::Application(application)),
@@ -477,7 +507,7 @@ fn caller_part<'a>(share: Share, caller: &'a Caller, application: Option<&'a str
         Identity::Anonymous => Ok(CallerPart::Anonymous),
         Identity::Key(_) => caller.key_id().map(CallerPart::Key).ok_or(Bypass::UnknownCaller),
         Identity::Certificate(_) => caller.key_id().map(CallerPart::Certificate).ok_or(Bypass::UnknownCaller),
-        Identity::Token(_) => match (caller.subject_hash(), caller.subject()) {
+        Identity::Token(_) => match (issuer, caller.subject()) {
             (Some(issuer), Some(subject)) => Ok(CallerPart::Token { issuer, subject }),
             _ => Err(Bypass::UnknownCaller),
         },

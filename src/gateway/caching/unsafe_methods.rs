@@ -24,7 +24,7 @@ pub struct Change {
 impl Change {
     /// What this request is about to change.
     #[must_use]
-    pub fn of(request: &RequestHeader, target: &str, api: &Api) -> Self {
+    pub fn of(request: &RequestHeader, target: String, api: &Api) -> Self {
         let host = request.headers.get(HOST).and_then(|host| host.to_str().ok());
         Self {
             host: host.unwrap_or_default().to_ascii_lowercase().into(),

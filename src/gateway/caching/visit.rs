@@ -24,10 +24,6 @@ pub struct Visit {
     pub base: Bytes,
     /// The key of the variant that this request selects, as far as is known.
     pub key: Bytes,
-    /// `Host`, in lower case.
-    pub host: Box<str>,
-    /// Path and query, as in the key.
-    pub target: Box<str>,
     /// By what its answer can be made invalid, beside its own tags.
     pub marks: SmallVec<[MarkId; 4]>,
     /// The number of the last invalidation before it.
@@ -108,8 +104,6 @@ impl Visit {
             directives: RequestDirectives::default(),
             base: self.base.clone(),
             key: self.key.clone(),
-            host: self.host.clone(),
-            target: self.target.clone(),
             marks: self.marks.clone(),
             sequence: self.sequence,
             asked_ms: self.asked_ms,
