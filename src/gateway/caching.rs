@@ -25,6 +25,7 @@ use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandle
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
+use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use self::visit::Course;
@@ -66,7 +67,7 @@ pub const TOO_MANY_TAGS: &str = "too_many_tags";
 const TAGS_MAX: usize = 64;
 
 /// Where they stand: separated by commas in the one, by spaces in the other.
-const TAG_FIELDS: [HeaderName; 2] = [HeaderName::from_static("cache-tag"), HeaderName::from_static("surrogate-key")];
+static TAG_FIELDS: [HeaderName; 2] = [HeaderName::from_static("cache-tag"), HeaderName::from_static("surrogate-key")];
 
 /// So many times an answer was given before it is worth to be fetched anew ahead of its end.
 const HOT: u32 = 10;
@@ -300,7 +301,6 @@ impl Caching {
             None => visit.base.clone(),
         };
         let mut marks = visit.marks.clone();
-        let tags: Vec<MarkId> = tags.into_iter().map(MarkId::tag).collect();
         marks.extend(tags);
         let mut meta = CacheMeta::new(
             lifetime.fresh_until,
@@ -428,12 +428,19 @@ fn own_query<'a>(query: Option<&'a str>, parameter: Option<&str>) -> Option<Cow<
     }
 }
 
-/// The words by which an origin wants an answer to be made invalid; `None` when they are too many.
-fn tags(headers: &HeaderMap) -> Option<SmallVec<[&str; 4]>> {
-    let lines = TAG_FIELDS.iter().flat_map(|name| headers.get_all(name));
-    let tags = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split([',', ' ']));
-    let tags: SmallVec<[&str; 4]> = tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX + 1).collect();
-    (tags.len() <= TAGS_MAX).then_some(tags)
+/// By what an origin wants to be able to make an answer invalid; `None` when that is more than can be remembered.
+fn tags(headers: &HeaderMap) -> Option<SmallVec<[MarkId; 4]>> {
+    let mut marks = SmallVec::new();
+    for name in &TAG_FIELDS {
+        for line in headers.get_all(name) {
+            let tags = line.to_str().unwrap_or_default().split([',', ' ']);
+            marks.extend(tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX + 1).map(MarkId::tag));
+            if marks.len() > TAGS_MAX {
+                return None;
+            }
+        }
+    }
+    Some(marks)
 }
 
 /// Why a request has nothing to do with the cache although its route has.
@@ -467,7 +474,10 @@ pub fn bypass(request: &RequestHeader, is_grpc: bool, policy: &Policy) -> Option
 fn variant_key(base: &Bytes, fields: &[HeaderName], request: &HeaderMap) -> Bytes {
     let mut selecting = Vec::new();
     vary::variant(fields, request, &mut selecting);
-    key::variant(base, &selecting).into()
+    let mut key = Vec::with_capacity(base.len() + 32);
+    key.extend_from_slice(base);
+    key.extend_from_slice(&Sha256::digest(&selecting));
+    key.into()
 }
 
 /// The fields by which an answer was selected among others.

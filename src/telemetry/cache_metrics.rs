@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::metrics::register;
+use crate::cache::TierCounters;
 
 /// Series of the cache. A clone is one more reference; no counter of the request path is looked up by its labels.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ struct Series {
     entries: IntGauge,
     bytes: IntGauge,
     budget_bytes: IntGauge,
+    filling_bytes: IntGauge,
+    dropped: Words,
     evictions: IntCounter,
 }
 
@@ -161,6 +164,12 @@ impl CacheMetrics {
             entries: gauge("tollgate_cache_entries", "Answers that are kept in memory")?,
             bytes: gauge("tollgate_cache_bytes", "Memory that they need")?,
             budget_bytes: gauge("tollgate_cache_budget_bytes", "Memory that they may need")?,
+            filling_bytes: gauge("tollgate_cache_filling_bytes", "Memory of answers that are just arriving")?,
+            dropped: Words::of(counters(
+                "tollgate_cache_dropped_total",
+                "Answers that are not kept any more: past every use, or made invalid",
+                &["reason"],
+            )?),
             evictions: register(
                 registry,
                 IntCounter::new(
@@ -199,6 +208,21 @@ impl CacheMetrics {
     /// Counts what was made invalid. Looks its series up: not for every request.
     pub fn invalidated(&self, kind: &'static str, source: &'static str) {
         self.0.invalidations.with_label_values(&[kind, source]).inc();
+    }
+
+    /// The counters of the memory tier.
+    #[must_use]
+    pub fn tier(&self) -> TierCounters {
+        TierCounters {
+            entries: self.0.entries.clone(),
+            bytes: self.0.bytes.clone(),
+            filling: self.0.filling_bytes.clone(),
+            evicted: self.0.evictions.clone(),
+            refused: self.0.fills.get("too_large").clone(),
+            truncated: self.0.fills.get("truncated").clone(),
+            expired: self.0.dropped.get("expired").clone(),
+            invalidated: self.0.dropped.get("invalid").clone(),
+        }
     }
 
     /// How many answers are kept in memory.
