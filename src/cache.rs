@@ -13,6 +13,8 @@ mod members;
 pub mod policy;
 pub mod status_field;
 pub mod storability;
+#[cfg(test)]
+mod tests;
 pub mod update;
 pub mod vary;
 
