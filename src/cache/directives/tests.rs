@@ -231,9 +231,8 @@ fn a_client_says_what_it_takes() {
 
 proptest! {
     #[test]
-    fn nothing_beside_no_store_takes_it_away(before in r#"[ -~]{0,30}"#, after in r#"[ -~]{0,30}"#) {
-        // Two halves of one quoted string are no list members: what is in quotes is no directive.
-        prop_assume!(!(before.contains('"') && after.contains('"')));
+    fn nothing_beside_no_store_takes_it_away(before in "[ -~]{0,30}", after in "[ !#-~]{0,30}") {
+        // Quotes on both sides could be one quoted string with all of it inside, and that has no directives.
         let line = format!("{before},no-store,{after}");
         prop_assert!(of(&line).no_store);
     }

@@ -164,6 +164,17 @@ fn an_age_that_is_not_one_number_makes_an_answer_stale() {
         ("age", "0"),
     ];
     assert!(!judged(200, &twice, &policy()).unwrap().is_fresh(at(0)));
+    let junk_behind = [
+        ("cache-control", "max-age=100"),
+        ("etag", "\"a\""),
+        ("age", "10"),
+        ("age", ""),
+    ];
+    assert_eq!(
+        judged(200, &junk_behind, &policy()).unwrap().age(at(0)).as_secs(),
+        10,
+        "junk makes nothing younger"
+    );
 }
 
 /// RFC 9111 section 4.2.2, RFC 9110 section 15.1.
@@ -505,8 +516,7 @@ proptest! {
     }
 
     #[test]
-    fn no_store_stands_whatever_is_beside_it(before in "[ -~]{0,30}", after in "[ -~]{0,30}") {
-        prop_assume!(!(before.contains('"') && after.contains('"')));
+    fn no_store_stands_whatever_is_beside_it(before in "[ -~]{0,30}", after in "[ !#-~]{0,30}") {
         prop_assume!(!format!("{before}{after}").to_ascii_lowercase().contains("must-understand"));
         let line = format!("{before},no-store,{after}");
         prop_assert!(judged(200, &[("cache-control", line)], &policy()).is_err());
