@@ -18,6 +18,8 @@ pub mod policy;
 pub mod status_field;
 pub mod storability;
 pub mod storage;
+#[cfg(test)]
+mod tests;
 pub mod update;
 pub mod vary;
 
