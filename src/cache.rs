@@ -6,5 +6,7 @@
 //! skips neither.
 
 pub mod policy;
+pub mod shared;
+pub mod spread;
 
 pub use policy::Policy;

@@ -4,9 +4,11 @@
 //! bounded buffer that never waits.
 
 pub mod access_log;
+pub mod cache_shared_metrics;
 pub mod metrics;
 pub mod upstream_metrics;
 
 pub use access_log::{AccessLog, Record};
+pub use cache_shared_metrics::CacheSharedMetrics;
 pub use metrics::{Metrics, SharingMetrics, StoreMetrics};
 pub use upstream_metrics::UpstreamMetrics;
