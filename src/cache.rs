@@ -17,6 +17,8 @@ pub mod memory;
 pub mod policy;
 pub mod status_field;
 pub mod storability;
+pub mod shared;
+pub mod spread;
 pub mod storage;
 #[cfg(test)]
 mod tests;
