@@ -5,6 +5,16 @@
 //! calls is a part of the key wherever answers may differ by caller. Identity and quota come before, so that a kept answer
 //! skips neither.
 
+pub mod entry;
+pub mod freshness;
+pub mod key;
+pub mod marks;
+pub mod memory;
 pub mod policy;
+pub mod storage;
 
+pub use entry::Entry;
+pub use marks::{Invalidation, MarkId, Marks};
+pub use memory::{Cache, Found, TierCounters};
 pub use policy::Policy;
+pub use storage::Filling;
