@@ -10,6 +10,7 @@ pub mod freshness;
 pub mod key;
 pub mod marks;
 pub mod memory;
+pub mod order;
 pub mod policy;
 pub mod storage;
 
