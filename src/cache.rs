@@ -7,6 +7,7 @@
 
 pub mod entry;
 pub mod freshness;
+pub mod invalidator;
 pub mod key;
 pub mod marks;
 pub mod memory;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::metrics::register;
+use crate::cache::TierCounters;
 
 /// Series of the cache. A clone is one more reference; no counter of the request path is looked up by its labels.
 #[derive(Clone)]
@@ -20,7 +21,9 @@ struct Series {
     entries: IntGauge,
     bytes: IntGauge,
     budget_bytes: IntGauge,
+    filling_bytes: IntGauge,
     evictions: IntCounter,
+    dropped: Words,
 }
 
 /// Where an answer was found.
@@ -159,6 +162,15 @@ impl CacheMetrics {
                 &["kind", "source"],
             )?,
             entries: gauge("tollgate_cache_entries", "Answers that are kept in memory")?,
+            filling_bytes: gauge(
+                "tollgate_cache_filling_bytes",
+                "Memory of answers that are just coming in",
+            )?,
+            dropped: Words::of(counters(
+                "tollgate_cache_dropped_total",
+                "Answers that are not kept any more: expired, invalidated",
+                &["reason"],
+            )?),
             bytes: gauge("tollgate_cache_bytes", "Memory that they need")?,
             budget_bytes: gauge("tollgate_cache_budget_bytes", "Memory that they may need")?,
             evictions: register(
@@ -223,6 +235,22 @@ impl CacheMetrics {
     #[must_use]
     pub fn evictions(&self) -> &IntCounter {
         &self.0.evictions
+    }
+
+    /// What the memory tier counts.
+    #[must_use]
+    pub fn tier(&self) -> TierCounters {
+        let series = &self.0;
+        TierCounters {
+            entries: series.entries.clone(),
+            bytes: series.bytes.clone(),
+            filling: series.filling_bytes.clone(),
+            evicted: series.evictions.clone(),
+            refused: series.fills.get("refused").clone(),
+            truncated: series.fills.get("truncated").clone(),
+            expired: series.dropped.get("expired").clone(),
+            invalidated: series.dropped.get("invalidated").clone(),
+        }
     }
 
     /// What was done so far.
