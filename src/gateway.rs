@@ -1,13 +1,14 @@
 //! The journey of a request, in order.
 //!
 //! ```text
-//! listener → normalise → route → screen → authenticate → throttle → answer here, or choose upstream → proxy → record
+//! listener → normalise → route → screen → authenticate → throttle → answer here, or from the cache, or choose upstream → proxy → record
 //! ```
 //!
 //! `Gateway::admit` tells the first half; the rest are the engine's phases, each a few lines. `upstream_peer` runs
 //! again on every retry, so nothing that must happen once per request happens there; `logging` runs once at the end,
 //! and what it would miss (a panic, a deadline) is caught by the journey's `Drop`.
 
+pub mod caching;
 pub mod counter_name;
 pub mod downstream;
 pub mod drain;
@@ -31,6 +32,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
+use pingora::cache::key::CacheKey;
+use pingora::cache::{CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -39,6 +42,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use prometheus::{Histogram, IntCounter};
 
 use crate::auth::{Denial, Identity, credential};
+use crate::cache::conditional;
 use crate::edit::Action;
 use crate::edit::local_answer::LocalAnswer;
 use crate::framing::BodyFault;
@@ -51,6 +55,7 @@ use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
 use crate::transport::Transport;
+use caching::{Caching, refresh};
 use downstream::Downstream;
 use drain::Drain;
 use forward::{Origin, Told};
@@ -62,6 +67,7 @@ use request_id::Ids;
 pub struct Gateway {
     revisions: Arc<Revisions>,
     throttle: Arc<Throttle>,
+    caching: Caching,
     trusted_proxies: Vec<IpNet>,
     in_flight_max: i64,
     request_timeout: Duration,
@@ -77,6 +83,7 @@ struct Phases {
     route: Histogram,
     authenticate: Histogram,
     throttle: Histogram,
+    cache: Histogram,
 }
 
 impl Gateway {
@@ -84,7 +91,7 @@ impl Gateway {
     #[must_use]
     pub fn new(
         revisions: Arc<Revisions>,
-        throttle: Arc<Throttle>,
+        (throttle, caching): (Arc<Throttle>, Caching),
         (trusted_proxies, in_flight_max, request_timeout): (Vec<IpNet>, usize, Duration),
         drain: Drain,
         (metrics, access_log): (Arc<Metrics>, AccessLog),
@@ -92,6 +99,7 @@ impl Gateway {
         Self {
             revisions,
             throttle,
+            caching,
             trusted_proxies,
             in_flight_max: i64::try_from(in_flight_max).unwrap_or(i64::MAX),
             request_timeout,
@@ -100,6 +108,7 @@ impl Gateway {
                 route: metrics.phase_seconds("route"),
                 authenticate: metrics.phase_seconds("authenticate"),
                 throttle: metrics.phase_seconds("throttle"),
+                cache: metrics.phase_seconds("cache"),
             },
             credentials_accepted: metrics.key_lookup("valid"),
             metrics,
@@ -192,6 +201,10 @@ impl Gateway {
         let choice = api.split.as_ref().and_then(|split| split.choose(&asker, rand::random));
         journey.destination = Some(choice.ok_or(Refusal::Internal)?.upstream);
         journey.target = upstream_target((route, api), raw_path, &path, query);
+        if snapshot.caches() {
+            self.caching.enter(request, (&path, query), (route, api), journey).await;
+            stopwatch.lap(&self.phases.cache);
+        }
         Ok(None)
     }
 
@@ -270,7 +283,15 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    /// Needed to fetch in the background what is kept; costs a reference.
+    fn allow_spawning_subrequest(&self, _session: &Session, journey: &Box<Journey>) -> bool {
+        journey.snapshot.as_ref().is_some_and(|snapshot| snapshot.caches())
+    }
+
     async fn request_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
+        if refresh::resume(session, journey) {
+            return Ok(false);
+        }
         if Downstream::of(session).is_some_and(Downstream::is_too_large) {
             let (path, _) = split_target(session.req_header()).unwrap_or_default();
             journey.saw(session.req_header(), path);
@@ -299,6 +320,61 @@ impl ProxyHttp for Gateway {
                 Ok(true)
             }
         }
+    }
+
+    fn request_cache_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<()> {
+        self.caching.enable(session, journey);
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _session: &Session, journey: &mut Box<Journey>) -> Result<CacheKey> {
+        Caching::key(journey).ok_or_else(|| Error::explain(ErrorType::InternalError, "a visit without a key").into_in())
+    }
+
+    async fn cache_hit_filter(
+        &self,
+        session: &mut Session,
+        _meta: &CacheMeta,
+        hit: &mut HitHandler,
+        _is_fresh: bool,
+        journey: &mut Box<Journey>,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(self.caching.found(session, journey, hit))
+    }
+
+    fn cache_miss(&self, session: &mut Session, journey: &mut Box<Journey>) {
+        Caching::missed(session, journey);
+    }
+
+    fn cache_not_modified_filter(
+        &self,
+        session: &Session,
+        response: &ResponseHeader,
+        _journey: &mut Box<Journey>,
+    ) -> Result<bool> {
+        Ok(conditional::not_modified(&session.req_header().headers, response.status, &response.headers))
+    }
+
+    fn should_serve_stale(&self, _session: &mut Session, journey: &mut Box<Journey>, error: Option<&Error>) -> bool {
+        Caching::endures(journey, error)
+    }
+
+    /// Only what has to be fetched comes here.
+    async fn proxy_upstream_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
+        if Caching::is_declined(journey) {
+            self.refuse(session, journey, &Refusal::NotKept).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn response_cache_filter(
+        &self,
+        session: &Session,
+        response: &ResponseHeader,
+        journey: &mut Box<Journey>,
+    ) -> Result<RespCacheable> {
+        Ok(self.caching.judge(session, response, journey))
     }
 
     async fn upstream_peer(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<Box<HttpPeer>> {
@@ -337,6 +413,7 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() && response.status.as_u16() != 101 {
             return Ok(());
         }
+        self.caching.answered(response, journey);
         // A gRPC service that can not serve says so with HTTP 200 (14 is UNAVAILABLE).
         let is_away = journey.is_grpc
             && response
@@ -435,6 +512,7 @@ impl ProxyHttp for Gateway {
             headers.insert(X_REQUEST_ID, journey.ids.request_id().clone());
             journey.tell_limits(headers);
         });
+        self.caching.tell(session, journey, response);
         if self.drain.is_begun() {
             session.set_keepalive(None);
         } else if session.req_header().version == http::Version::HTTP_11
@@ -514,6 +592,7 @@ impl ProxyHttp for Gateway {
         if journey.outcome.status == 0 {
             journey.outcome.status = session.response_written().map_or(499, |header| header.status.as_u16());
         }
+        self.caching.count(session, journey);
         journey.outcome.bytes_in = session.body_bytes_read() as u64;
         journey.outcome.bytes_out = session.body_bytes_sent() as u64;
         if let (Some(elapsed), Some(histogram)) = (journey.upstream_elapsed, journey.upstream_seconds()) {

@@ -8,6 +8,7 @@ pub mod census;
 pub mod connection;
 pub mod drain;
 pub mod http2;
+pub mod keeping;
 pub mod listeners;
 pub mod panics;
 pub mod sharing;
@@ -46,6 +47,7 @@ use acceptor::{Acceptor, Entrance, Gatekeeper};
 use census::Census;
 use connection::Connections;
 use drain::Signals;
+use keeping::Keeping;
 use sharing::Sharing;
 use sockets::{BindError, Inheritance, Listening};
 use systemd::Systemd;
@@ -80,6 +82,7 @@ pub struct Server {
     registry: Arc<Registry>,
     discovery: Arc<Discovery>,
     sharing: Sharing,
+    keeping: Keeping,
     watch: Option<Watch>,
     remote: Option<Arc<Remote>>,
     leave: Arc<Leave>,
@@ -194,6 +197,7 @@ impl Server {
         let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
 
         let sharing = Sharing::start(&config, &metrics, side.handle()).map_err(|error| machine("redis")(&error))?;
+        let keeping = Keeping::start(&config, &metrics, side.handle());
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
@@ -241,6 +245,7 @@ impl Server {
             registry,
             discovery,
             sharing,
+            keeping,
             watch,
             remote,
             leave: Arc::new(leave),
@@ -403,7 +408,7 @@ impl Server {
     fn acceptor(&self, engine: &Engine, census: &Arc<Census>) -> Result<(Acceptor, Gatekeeper), BindError> {
         let gateway = Gateway::new(
             Arc::clone(&self.revisions),
-            Arc::clone(&self.sharing.throttle),
+            (Arc::clone(&self.sharing.throttle), self.keeping.for_requests()),
             (
                 self.config.server.trusted_proxies.clone(),
                 self.config.server.limits.requests_in_flight,

@@ -1,21 +1,140 @@
-//! How long an answer may be given again.
+//! How old an answer is, and how long it stays fresh (RFC 9111 section 4.2).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long an answer may be given again, as moments. An answer that has to be validated before every use has a lifetime
-/// that ended before it began.
+use http::HeaderMap;
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
+
+use super::date;
+use super::directives::{LONGEST, ResponseDirectives};
+
+/// For how long a kept answer may be given, and what may be done with it afterwards.
+///
+/// What was never fresh (`no-cache`, `max-age=0`, an `Expires` that is past) is a lifetime that ended before it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
-    /// When the origin made it, as far as we know: now less this is its current age (RFC 9111 section 4.2.3).
+    /// When it was made, as far as can be told: now less this is the current age (RFC 9111 section 4.2.3).
     pub born: SystemTime,
-    /// The last moment at which it is fresh.
+    /// It is fresh before this moment, and stale from it on.
     pub fresh_until: SystemTime,
-    /// For how many seconds after that it may be given while it is fetched anew (RFC 5861 section 3).
+    /// How many seconds it may be given while it is stale and fetched anew (RFC 5861 section 3).
     pub stale_while_revalidate: u32,
-    /// For how many seconds after that it may be given when the origin fails (RFC 5861 section 4).
+    /// How many seconds it may be given while it is stale and the origin fails (RFC 5861 section 4).
     pub stale_if_error: u32,
-    /// Whether it may never be given when stale (RFC 9111 section 5.2.2.2).
+    /// It must never be given while it is stale, whoever would accept that.
     pub must_revalidate: bool,
-    /// Whether the origin has said so, or else we have assumed it.
+    /// The origin said how long it is fresh.
     pub explicit: bool,
+}
+
+impl Lifetime {
+    /// Its current age, as `Age` tells it in whole seconds.
+    #[must_use]
+    pub fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.born).unwrap_or_default()
+    }
+
+    /// Whether it may be given without asking anybody.
+    #[must_use]
+    pub fn is_fresh(&self, now: SystemTime) -> bool {
+        now < self.fresh_until
+    }
+
+    /// Whole seconds for which it stays fresh; negative, or 0, since when it is stale.
+    #[must_use]
+    pub fn remaining(&self, now: SystemTime) -> i64 {
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        match self.fresh_until.duration_since(now) {
+            Ok(left) => seconds(left),
+            Err(over) => -seconds(over.duration()),
+        }
+    }
+}
+
+/// What an answer's dates say of it, at its arrival.
+pub(super) struct Origin {
+    /// When it was made, as far as can be told.
+    pub born: SystemTime,
+    /// What its `Date` says, or when it arrived.
+    pub date: SystemTime,
+    /// When it arrived.
+    pub arrived: SystemTime,
+    /// Its `Age` can not be relied on, so it counts as stale (RFC 9111 section 5.1 has one non-negative integer).
+    pub is_age_invalid: bool,
+}
+
+/// Reads `Date` and `Age`, and corrects by the time that the answer took (RFC 9111 section 4.2.3).
+pub(super) fn origin(headers: &HeaderMap, asked: SystemTime, arrived: SystemTime) -> Origin {
+    // Of several dates the oldest: it makes an answer older, never younger. One that is none counts as absent, for which
+    // RFC 9110 section 6.6.1 has the time of arrival.
+    let dates = headers
+        .get_all(DATE)
+        .iter()
+        .filter_map(|value| date::parse(value, arrived));
+    let date = dates.min().unwrap_or(arrived);
+    let (age_value, is_age_invalid) = match age_value(headers) {
+        Some(age) => (age, false),
+        None => (Duration::ZERO, true),
+    };
+    // A date has no parts of a second: an answer of this second is not old.
+    let apparent = Duration::from_secs(arrived.duration_since(date).unwrap_or_default().as_secs());
+    let delay = arrived.duration_since(asked).unwrap_or_default();
+    let initial = apparent.max(age_value.saturating_add(delay));
+    let born = arrived.checked_sub(initial).unwrap_or(UNIX_EPOCH);
+    Origin {
+        born,
+        date,
+        arrived,
+        is_age_invalid,
+    }
+}
+
+/// How long the answer says it is fresh from its birth on; none if it says nothing. What it says and can not be read is
+/// no time at all (RFC 9111 section 4.2.1).
+pub(super) fn said(directives: &ResponseDirectives, headers: &HeaderMap, origin: &Origin) -> Option<Duration> {
+    if let Some(seconds) = directives.s_maxage.or(directives.max_age) {
+        return Some(Duration::from_secs(u64::from(seconds.get())));
+    }
+    // A field for us alone goes before `Expires` too (RFC 9213 section 2.2).
+    if directives.is_targeted || !headers.contains_key(EXPIRES) {
+        return None;
+    }
+    let expires = date::only_date(headers, EXPIRES, origin.arrived);
+    Some(
+        expires
+            .and_then(|expires| expires.duration_since(origin.date).ok())
+            .unwrap_or_default(),
+    )
+}
+
+/// A tenth of the time for which it had not changed when it was made (RFC 9111 section 4.2.2), or what the operator says
+/// where that is not known, and never more than that.
+pub(super) fn guessed(headers: &HeaderMap, origin: &Origin, most: Duration) -> Duration {
+    match date::only_date(headers, LAST_MODIFIED, origin.arrived) {
+        Some(modified) => (origin.date.duration_since(modified).unwrap_or_default() / 10).min(most),
+        None => most,
+    }
+}
+
+/// The `Age` of an answer, zero without one. None if it is not one single non-negative integer.
+fn age_value(headers: &HeaderMap) -> Option<Duration> {
+    let mut values = headers.get_all(AGE).iter();
+    let Some(value) = values.next() else {
+        return Some(Duration::ZERO);
+    };
+    if values.next().is_some() {
+        return None;
+    }
+    digits(value.as_bytes()).map(|seconds| Duration::from_secs(u64::from(seconds)))
+}
+
+/// A delta-seconds (RFC 9111 section 1.2.2). What is too large is as large as it gets.
+pub(super) fn digits(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = text.iter().fold(0_u64, |value, digit| {
+        (value * 10 + u64::from(digit - b'0')).min(u64::from(LONGEST))
+    });
+    u32::try_from(value).ok()
 }

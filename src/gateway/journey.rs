@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use prometheus::Histogram;
 
+use super::caching::{Bypass, Change, Visit};
 use super::downstream::Downstream;
 use super::drain::LongLived;
 use super::forward::Origin;
@@ -24,7 +25,7 @@ use crate::framing::BodyFault;
 use crate::snapshot::{Api, Route, Snapshot};
 use crate::telemetry::{AccessLog, Metrics, Record};
 use crate::throttle::Time;
-use crate::transport::ClientIdentity;
+use crate::transport::{ClientIdentity, Transport};
 use crate::upstream::{Attempt, Moment, Tried, Upstream, hash};
 
 /// One request in this many has its stages timed.
@@ -75,6 +76,14 @@ pub struct Journey {
     pub underscores: bool,
     /// Whether it is a gRPC call, whose refusals are told as gRPC.
     pub is_grpc: bool,
+    /// What it has to do with the cache; absent unless it may be answered from there.
+    pub visit: Option<Box<Visit>>,
+    /// Why it may not, when its route may.
+    pub bypass: Option<Bypass>,
+    /// What it changes, so that kept answers are not valid any more; absent unless its method is unsafe.
+    pub change: Option<Box<Change>>,
+    /// `https` or `http`: how the client spoke to this gateway.
+    pub scheme: &'static str,
     /// Set while its answer is one that may last: a tunnel, an event stream, a call.
     pub long_lived: Option<LongLived>,
     /// Whether a limit in shadow mode would have refused it.
@@ -156,6 +165,10 @@ impl Journey {
             target: None,
             underscores: false,
             is_grpc: false,
+            visit: None,
+            bypass: None,
+            change: None,
+            scheme: "http",
             long_lived: None,
             would_deny: false,
             outcome: Outcome::default(),
@@ -233,7 +246,9 @@ impl Journey {
     pub fn came_from(&mut self, downstream: Downstream<'_>) {
         self.home = Some(Arc::clone(downstream.home()));
         self.started = downstream.arrived();
-        self.certificate = downstream.transport().and_then(|transport| transport.identity.clone());
+        let transport = downstream.transport();
+        self.certificate = transport.and_then(|transport| transport.identity.clone());
+        self.scheme = transport.map_or("http", Transport::scheme);
         self.underscores = downstream.has_underscore_names();
         self.is_grpc = downstream.is_grpc();
     }
@@ -255,10 +270,29 @@ impl Journey {
         self.route = Some(route);
     }
 
+    /// Goes on where another request was, which nobody waits for: it is in no log and counts for nobody.
+    pub fn go_on_unseen(&mut self, snapshot: Arc<Snapshot>, route: u32) {
+        self.snapshot = Some(snapshot);
+        self.route = Some(route);
+        self.admission = Some(Admission {
+            route,
+            rate_limit: None,
+            policy: None,
+        });
+        self.reported = true;
+    }
+
     /// The route that was matched, and its API.
     #[must_use]
     pub fn route_and_api(&self) -> Option<(&Route, &Api)> {
         self.snapshot.as_ref()?.route_and_api(self.route?)
+    }
+
+    /// Whether answers of its route say what the cache did.
+    #[must_use]
+    pub fn tells_cache(&self) -> bool {
+        let policy = self.route_and_api().and_then(|(route, _)| route.cache.as_ref());
+        policy.is_some_and(|policy| policy.tell)
     }
 
     /// Notes that the gateway answers itself.

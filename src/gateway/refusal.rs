@@ -68,6 +68,8 @@ pub enum Refusal {
     HeadersTooLarge,
     /// A limit is used up.
     RateLimited(Box<RateLimited>),
+    /// The client wants only what is kept, and nothing is (RFC 9111 section 5.2.1.7).
+    NotKept,
     /// The upstream could not be reached or answered garbage.
     UpstreamFailed(&'static str),
     /// No endpoint is left to try.
@@ -148,6 +150,7 @@ impl Refusal {
                 "the header fields are larger or more than allowed",
             ),
             Self::RateLimited(_) => (429, "rate_limited", "a limit is used up"),
+            Self::NotKept => (504, "not_kept", "only a kept answer was asked for, and there is none that may be given"),
             Self::UpstreamFailed(_) => (502, "upstream_failed", "the service behind this API failed to answer"),
             Self::UpstreamUnavailable => (
                 503,

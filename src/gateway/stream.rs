@@ -579,9 +579,22 @@ impl Session for Stream {
         None
     }
 
-    /// Only subrequests ask, and there are none.
+    /// The request as HTTP/1.1 would have it: what fetches a kept answer anew in the background begins with it.
     fn pseudo_raw_h1_request_header(&self) -> Bytes {
-        Bytes::new()
+        let request = &self.request;
+        let mut raw = Vec::with_capacity(512);
+        raw.extend_from_slice(request.method.as_str().as_bytes());
+        raw.push(b' ');
+        raw.extend_from_slice(request.raw_path());
+        raw.extend_from_slice(b" HTTP/1.1\r\n");
+        for (name, value) in &request.headers {
+            raw.extend_from_slice(name.as_str().as_bytes());
+            raw.extend_from_slice(b": ");
+            raw.extend_from_slice(value.as_bytes());
+            raw.extend_from_slice(b"\r\n");
+        }
+        raw.extend_from_slice(b"\r\n");
+        raw.into()
     }
 
     fn enable_retry_buffering(&mut self) {

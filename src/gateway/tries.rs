@@ -145,6 +145,15 @@ pub fn answered(session: &Session, journey: &mut Journey, status: u16) -> Result
     Ok(())
 }
 
+/// The head of an answer came that the client is not given, because a kept one is.
+pub fn noted(journey: &mut Journey, status: u16) {
+    let came = Instant::now();
+    if let Some(attempt) = &mut journey.attempt {
+        attempt.answered(status, Moment::of(came));
+    }
+    journey.answered(came);
+}
+
 /// A try failed after a connection stood.
 pub fn failed(session: &Session, journey: &mut Journey, error: &mut Error, reused: bool) {
     if error.etype == ANOTHER {

@@ -22,8 +22,8 @@ struct Series {
     bytes: IntGauge,
     budget_bytes: IntGauge,
     filling_bytes: IntGauge,
-    evictions: IntCounter,
     dropped: Words,
+    evictions: IntCounter,
 }
 
 /// Where an answer was found.
@@ -162,17 +162,14 @@ impl CacheMetrics {
                 &["kind", "source"],
             )?,
             entries: gauge("tollgate_cache_entries", "Answers that are kept in memory")?,
-            filling_bytes: gauge(
-                "tollgate_cache_filling_bytes",
-                "Memory of answers that are just coming in",
-            )?,
-            dropped: Words::of(counters(
-                "tollgate_cache_dropped_total",
-                "Answers that are not kept any more: expired, invalidated",
-                &["reason"],
-            )?),
             bytes: gauge("tollgate_cache_bytes", "Memory that they need")?,
             budget_bytes: gauge("tollgate_cache_budget_bytes", "Memory that they may need")?,
+            filling_bytes: gauge("tollgate_cache_filling_bytes", "Memory of answers that are just arriving")?,
+            dropped: Words::of(counters(
+                "tollgate_cache_dropped_total",
+                "Answers that are not kept any more: past every use, or made invalid",
+                &["reason"],
+            )?),
             evictions: register(
                 registry,
                 IntCounter::new(
@@ -213,6 +210,21 @@ impl CacheMetrics {
         self.0.invalidations.with_label_values(&[kind, source]).inc();
     }
 
+    /// The counters of the memory tier.
+    #[must_use]
+    pub fn tier(&self) -> TierCounters {
+        TierCounters {
+            entries: self.0.entries.clone(),
+            bytes: self.0.bytes.clone(),
+            filling: self.0.filling_bytes.clone(),
+            evicted: self.0.evictions.clone(),
+            refused: self.0.fills.get("too_large").clone(),
+            truncated: self.0.fills.get("truncated").clone(),
+            expired: self.0.dropped.get("expired").clone(),
+            invalidated: self.0.dropped.get("invalid").clone(),
+        }
+    }
+
     /// How many answers are kept in memory.
     #[must_use]
     pub fn entries(&self) -> &IntGauge {
@@ -235,22 +247,6 @@ impl CacheMetrics {
     #[must_use]
     pub fn evictions(&self) -> &IntCounter {
         &self.0.evictions
-    }
-
-    /// What the memory tier counts.
-    #[must_use]
-    pub fn tier(&self) -> TierCounters {
-        let series = &self.0;
-        TierCounters {
-            entries: series.entries.clone(),
-            bytes: series.bytes.clone(),
-            filling: series.filling_bytes.clone(),
-            evicted: series.evictions.clone(),
-            refused: series.fills.get("refused").clone(),
-            truncated: series.fills.get("truncated").clone(),
-            expired: series.dropped.get("expired").clone(),
-            invalidated: series.dropped.get("invalidated").clone(),
-        }
     }
 
     /// What was done so far.

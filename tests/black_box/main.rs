@@ -6,6 +6,7 @@
 mod harness;
 
 mod balancing;
+mod caching;
 mod control_plane;
 mod credentials;
 mod deadlines;

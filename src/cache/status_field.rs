@@ -1,0 +1,126 @@
+//! `Cache-Status` (RFC 9211): what the cache did with a request, for those who look at its answer.
+
+use http::HeaderValue;
+use smallvec::SmallVec;
+
+/// Room for a field on the stack: the longest one fits.
+const FIELD: usize = 128;
+
+/// What the cache did. Build it with [`CacheStatus::hit`] or [`CacheStatus::forwarded`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// Why the request went to the origin; none if it did not, which is a hit.
+    pub forwarded: Option<Forward>,
+    /// The status of the origin's answer, when it is worth telling.
+    pub forward_status: Option<u16>,
+    /// The answer was kept.
+    pub is_stored: bool,
+    /// The request waited for the answer to another one.
+    pub is_collapsed: bool,
+    /// Seconds for which the answer stays fresh; negative since when it is stale.
+    pub ttl: Option<i64>,
+    /// More about it, in a token of this program's own.
+    pub detail: Option<&'static str>,
+}
+
+/// Why a request went to the origin (RFC 9211 section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    /// The cache was not to be used for it.
+    Bypass,
+    /// Its method has to go there.
+    Method,
+    /// Nothing is kept of its URL.
+    UriMiss,
+    /// Something is, but for requests with other fields.
+    VaryMiss,
+    /// Nothing is kept, and it is not told of what.
+    Miss,
+    /// The client did not want what is kept.
+    Request,
+    /// What is kept is stale.
+    Stale,
+    /// What is kept is a part.
+    Partial,
+}
+
+impl Forward {
+    /// Its token.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Miss => "miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+impl CacheStatus {
+    /// Answered from the cache.
+    #[must_use]
+    pub fn hit(ttl: i64) -> Self {
+        Self {
+            forwarded: None,
+            forward_status: None,
+            is_stored: false,
+            is_collapsed: false,
+            ttl: Some(ttl),
+            detail: None,
+        }
+    }
+
+    /// Answered by the origin.
+    #[must_use]
+    pub fn forwarded(why: Forward) -> Self {
+        Self {
+            forwarded: Some(why),
+            ttl: None,
+            ..Self::hit(0)
+        }
+    }
+
+    /// The member for `Cache-Status`. It goes behind those that the answer has already (RFC 9211 section 2).
+    #[must_use]
+    pub fn value(&self) -> HeaderValue {
+        let mut text: SmallVec<[u8; FIELD]> = SmallVec::from_slice(b"tollgate");
+        match self.forwarded {
+            None => text.extend_from_slice(b"; hit"),
+            Some(why) => {
+                text.extend_from_slice(b"; fwd=");
+                text.extend_from_slice(why.as_str().as_bytes());
+            }
+        }
+        if let Some(status) = self.forward_status {
+            text.extend_from_slice(b"; fwd-status=");
+            text.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+        }
+        if self.is_stored {
+            text.extend_from_slice(b"; stored");
+        }
+        if self.is_collapsed {
+            text.extend_from_slice(b"; collapsed");
+        }
+        if let Some(ttl) = self.ttl {
+            text.extend_from_slice(b"; ttl=");
+            text.extend_from_slice(itoa::Buffer::new().format(ttl).as_bytes());
+        }
+        if let Some(detail) = self.detail {
+            text.extend_from_slice(b"; detail=");
+            text.extend_from_slice(detail.as_bytes());
+        }
+        // All of it is printable ASCII, so this cannot fail; an empty field is ignored by clients.
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+impl From<CacheStatus> for HeaderValue {
+    fn from(status: CacheStatus) -> Self {
+        status.value()
+    }
+}
