@@ -4,6 +4,7 @@
 //! log ends. Whenever it can not know what it has missed, it forgets everything: too much now and then, too little never.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -48,6 +49,7 @@ pub struct Follower {
     /// Who this gateway is in the log: what it has told itself it has done already.
     name: String,
     invalidator: Arc<Invalidator>,
+    is_current: Arc<AtomicBool>,
 }
 
 /// Tells the control plane what was forgotten here.
@@ -94,7 +96,14 @@ impl Follower {
             environment: environment.to_owned(),
             name: name.to_owned(),
             invalidator,
+            is_current: Arc::default(),
         }
+    }
+
+    /// Whether the log is known to its end, as far as the control plane has answered.
+    #[must_use]
+    pub fn is_current(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_current)
     }
 
     /// Follows until it is dropped.
@@ -103,7 +112,10 @@ impl Follower {
         let mut failures = 0_u32;
         let mut told = false;
         loop {
-            let pause = match self.round(&mut after).await {
+            let round = self.round(&mut after).await;
+            let is_current = matches!(round, Round::Again) && after.is_some();
+            self.is_current.store(is_current, Ordering::Relaxed);
+            let pause = match round {
                 Round::Again => {
                     (failures, told) = (0, false);
                     continue;
