@@ -2,6 +2,7 @@
 
 mod api;
 mod application;
+mod cache;
 mod catalog;
 mod check;
 mod control_plane;
@@ -92,6 +93,8 @@ enum Verb {
     Gateway(gateway::Args),
     /// How many gateways there may be.
     Pool(pool::Args),
+    /// What gateways keep of answers, and have it forgotten.
+    Cache(cache::Args),
     /// Who may administrate.
     Token(token::Args),
     /// Which APIs there are, and where they can be called.
@@ -131,6 +134,7 @@ impl Cli {
             Verb::Revision(args) => revision::run(&args, self.output),
             Verb::Gateway(args) => gateway::run(&args, self.output),
             Verb::Pool(args) => pool::run(&args, self.output),
+            Verb::Cache(args) => cache::run(&args, self.output),
             Verb::Token(args) => token::run(&args, self.output),
             Verb::Catalog(args) => catalog::run(&args, self.output),
         };

@@ -4,6 +4,7 @@
 //! What changes is small and signed. From the signature over the manifest follow the hashes, and from the hashes
 //! everything else: a cache in between can be slow or away, but it can not lie (`config-sync` protocol, version 1).
 
+pub mod cache_log;
 pub mod content;
 pub mod hash;
 pub mod key_filter;
@@ -12,6 +13,7 @@ pub mod manifest;
 pub mod protocol;
 pub mod signature;
 
+pub use cache_log::{CachePage, CacheRecord};
 pub use content::{Content, ContentError, Kind};
 pub use hash::ContentHash;
 pub use key_filter::{KeyFilter, decode_filter, encode_filter};

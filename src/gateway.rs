@@ -352,7 +352,11 @@ impl ProxyHttp for Gateway {
         response: &ResponseHeader,
         _journey: &mut Box<Journey>,
     ) -> Result<bool> {
-        Ok(conditional::not_modified(&session.req_header().headers, response.status, &response.headers))
+        Ok(conditional::not_modified(
+            &session.req_header().headers,
+            response.status,
+            &response.headers,
+        ))
     }
 
     fn should_serve_stale(&self, _session: &mut Session, journey: &mut Box<Journey>, error: Option<&Error>) -> bool {

@@ -8,6 +8,7 @@ pub mod census;
 pub mod connection;
 pub mod drain;
 pub mod http2;
+mod invalidating;
 pub mod keeping;
 pub mod listeners;
 pub mod panics;

@@ -11,6 +11,7 @@ pub mod crash_guard;
 pub mod fetch;
 pub mod file;
 pub mod heartbeat;
+pub mod invalidations;
 pub mod keys;
 pub mod last_good;
 pub mod local;

@@ -147,6 +147,14 @@ impl Introspectors {
         }))
     }
 
+    /// Forgets what services have said of tokens of this subject or application. Walks all of them.
+    pub fn forget(&self, user: &str) {
+        for service in lock(&self.0.services).values().filter_map(Weak::upgrade) {
+            let others = |entry: &Entry| !entry.verdict.as_ref().is_ok_and(|token| token.is_of(user));
+            service.answers.retain(|_, entry| others(entry));
+        }
+    }
+
     /// The endpoint of this introspector; with what it said before, if an earlier revision had it.
     #[must_use]
     pub fn get(&self, terms: &Introspector) -> Arc<Service> {

@@ -241,6 +241,12 @@ impl VerifiedToken {
         self.subject.as_deref()
     }
 
+    /// Whether its subject or its application is called so.
+    #[must_use]
+    pub fn is_of(&self, user: &str) -> bool {
+        self.subject() == Some(user) || self.application() == Some(user)
+    }
+
     /// A number for issuer and subject that is the same everywhere and for ever.
     #[must_use]
     pub fn subject_hash(&self) -> Option<u64> {

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{
-    ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
-};
+use http::header::{ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
 use http::header::{RANGE, SET_COOKIE};
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::ResponseHeader;

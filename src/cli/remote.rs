@@ -69,6 +69,8 @@ pub struct Remote {
     runtime: Runtime,
     client: Client,
     base: Url,
+    /// The first segment of every path.
+    root: &'static str,
     token: Option<Secret>,
 }
 
@@ -109,6 +111,15 @@ impl Server {
         self.server.as_ref().is_some_and(|server| !server.is_empty())
     }
 
+    /// The same of a gateway: its admin listener.
+    pub fn gateway(&self) -> Result<Remote, Failure> {
+        let remote = self.remote()?;
+        Ok(Remote {
+            root: "admin",
+            ..remote
+        })
+    }
+
     /// Gets ready to ask. Nothing is sent yet.
     pub fn remote(&self) -> Result<Remote, Failure> {
         // A variable that is set to nothing is meant to be unset.
@@ -141,6 +152,7 @@ impl Server {
                 .map_err(|error| Failure::Failed(format!("no HTTP client: {}", chain(&error))))?,
             runtime,
             base,
+            root: "v1",
             token: self.token.clone().filter(|token| !token.expose().is_empty()),
         })
     }
@@ -309,7 +321,7 @@ impl Remote {
             return Err(Failure::Usage(format!("\"{part}\" is not a name")));
         }
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().push("v1").extend(path);
+            segments.pop_if_empty().push(self.root).extend(path);
         }
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);

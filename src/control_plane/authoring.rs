@@ -5,6 +5,7 @@ pub mod application;
 pub mod catalogue;
 pub mod environment;
 mod exchange;
+pub mod invalidation;
 pub mod key;
 pub mod plan;
 mod published;
@@ -54,6 +55,7 @@ pub fn router() -> OpenApiRouter<Arc<Plane>> {
     OpenApiRouter::new()
         .routes(routes!(environment::list, environment::create))
         .routes(routes!(environment::get, environment::put, environment::delete))
+        .routes(routes!(invalidation::list, invalidation::create))
         .routes(routes!(plan::list, plan::create))
         .routes(routes!(plan::get, plan::put, plan::delete))
         .routes(routes!(api::list, api::create))

@@ -50,6 +50,7 @@ pub async fn refresh(plane: &Plane) -> StoreResult<()> {
         plane.heads.seen(&environment, seq);
     }
     plane.heads.keys_written(plane.store.key_head().await?.seq);
+    plane.heads.invalidated(plane.store.invalidation_head().await?);
     let stored = key_base::stored(plane).await?;
     if plane.delivery.manifests.key_base().as_deref() != stored.as_ref() {
         plane.delivery.manifests.set_key_base(stored);
@@ -71,6 +72,11 @@ async fn follow(plane: Arc<Plane>) {
                 .key_head()
                 .await
                 .map(|head| plane.heads.keys_written(head.seq)),
+            Wake::Invalidations => plane
+                .store
+                .invalidation_head()
+                .await
+                .map(|head| plane.heads.invalidated(head)),
             Wake::Unknown => refresh(&plane).await,
         };
         if let Err(error) = learnt {

@@ -6,6 +6,7 @@
 mod blobs;
 mod body;
 mod cache;
+mod cache_log;
 mod deltas;
 mod keys;
 mod poll;
@@ -118,6 +119,7 @@ pub fn router() -> OpenApiRouter<Arc<Plane>> {
         .routes(routes!(blobs::fetch))
         .routes(routes!(keys::poll))
         .routes(routes!(keys::resolve))
+        .routes(routes!(cache_log::poll))
         .routes(routes!(signing_keys))
 }
 

@@ -13,6 +13,7 @@ use super::store::PublishedRevision;
 pub struct Heads {
     revisions: RwLock<HashMap<String, watch::Sender<u64>>>,
     keys: watch::Sender<u64>,
+    invalidations: watch::Sender<u64>,
 }
 
 impl Heads {
@@ -29,21 +30,17 @@ impl Heads {
 
     /// The same, for who knows its number only.
     pub fn seen(&self, environment: &str, seen: u64) {
-        let grown = |seq: &mut u64| {
-            let newer = seen > *seq;
-            *seq = seen.max(*seq);
-            newer
-        };
-        self.of(environment).send_if_modified(grown);
+        grow(&self.of(environment), seen);
     }
 
     /// Records were written to the key log, here or elsewhere, up to this one. Wakes who waits for them.
     pub fn keys_written(&self, head: u64) {
-        self.keys.send_if_modified(|seq| {
-            let newer = head > *seq;
-            *seq = head.max(*seq);
-            newer
-        });
+        grow(&self.keys, head);
+    }
+
+    /// Records of what gateways are to forget were written, here or elsewhere, up to this one. Wakes who waits for them.
+    pub fn invalidated(&self, head: u64) {
+        grow(&self.invalidations, head);
     }
 
     /// The newest revision of an environment; 0 if none is known.
@@ -84,6 +81,12 @@ impl Heads {
         self.keys.subscribe()
     }
 
+    /// Tells when there is more to forget.
+    #[must_use]
+    pub fn watch_invalidations(&self) -> watch::Receiver<u64> {
+        self.invalidations.subscribe()
+    }
+
     fn of(&self, environment: &str) -> watch::Sender<u64> {
         let known = {
             let revisions = self.revisions.read().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +97,14 @@ impl Heads {
             revisions.entry(environment.to_owned()).or_default().clone()
         })
     }
+}
+
+fn grow(head: &watch::Sender<u64>, seen: u64) {
+    head.send_if_modified(|seq| {
+        let newer = seen > *seq;
+        *seq = seen.max(*seq);
+        newer
+    });
 }
 
 #[cfg(test)]

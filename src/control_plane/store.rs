@@ -15,7 +15,7 @@ use std::fmt;
 
 pub use open::{Location, open};
 
-use crate::distribution::{ContentHash, KeyEntry, KeyHash, KeyRecord};
+use crate::distribution::{CacheRecord, ContentHash, KeyEntry, KeyHash, KeyRecord};
 use crate::revision::KeyType;
 
 /// What an object is.
@@ -301,6 +301,8 @@ pub enum Wake {
     Revision(String),
     /// The key log.
     Keys,
+    /// The log of what gateways are to forget.
+    Invalidations,
     /// Anything may have changed: the connection to the database was lost for a while.
     Unknown,
 }
@@ -419,6 +421,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets the records up to a number.
     async fn trim_key_log(&self, upto: u64) -> StoreResult<()>;
+
+    /// Writes down what the gateways of an environment are to forget of kept answers, as JSON, and who said it; gives its
+    /// number.
+    async fn write_invalidation(&self, environment: &str, author: &str, what: &str, now_ms: u64) -> StoreResult<u64>;
+
+    /// The number of the last of these records in all environments; 0 if there was none.
+    async fn invalidation_head(&self) -> StoreResult<u64>;
+
+    /// Those of an environment after a number, the oldest first. Not found if some after it are not kept any more.
+    async fn invalidations(&self, environment: &str, after: u64, limit: usize) -> StoreResult<Vec<CacheRecord>>;
+
+    /// Those of an environment, the newest first.
+    async fn newest_invalidations(&self, environment: &str, limit: usize) -> StoreResult<Vec<CacheRecord>>;
 
     /// Gives a seat, or says that there is none. An instance that is alive, or known since `known_since_ms`, or has proof,
     /// gets its seat back whatever the limit. Those in the pool that have lost every claim are forgotten.

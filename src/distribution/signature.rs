@@ -19,6 +19,8 @@ pub enum Topic {
     Manifest,
     /// A [`KeyPage`](super::KeyPage).
     Keys,
+    /// A [`CachePage`](super::CachePage).
+    Cache,
     /// A seat in a pool.
     Seat,
     /// What is known of keys that were asked for: a [`ResolvedFor`](super::protocol::ResolvedFor).
@@ -65,6 +67,7 @@ impl Topic {
         match self {
             Self::Manifest => b"tollgate manifest 1\n",
             Self::Keys => b"tollgate keys 1\n",
+            Self::Cache => b"tollgate cache 1\n",
             Self::Seat => b"tollgate seat 1\n",
             Self::Resolved => b"tollgate resolved 1\n",
         }

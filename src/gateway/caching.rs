@@ -28,9 +28,9 @@ use pingora::{Error, ErrorSource, ErrorType};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
-use self::visit::Course;
 pub use self::refresh::{Refresh, Refreshing, Why};
 pub use self::unsafe_methods::Change;
+use self::visit::Course;
 pub use self::visit::{Bypass, Visit};
 
 use super::journey::Journey;
@@ -67,7 +67,10 @@ pub const TOO_MANY_TAGS: &str = "too_many_tags";
 const TAGS_MAX: usize = 64;
 
 /// Where they stand: separated by commas in the one, by spaces in the other.
-static TAG_FIELDS: [HeaderName; 2] = [HeaderName::from_static("cache-tag"), HeaderName::from_static("surrogate-key")];
+static TAG_FIELDS: [HeaderName; 2] = [
+    HeaderName::from_static("cache-tag"),
+    HeaderName::from_static("surrogate-key"),
+];
 
 /// So many times an answer was given before it is worth to be fetched anew ahead of its end.
 const HOT: u32 = 10;
@@ -100,7 +103,10 @@ impl Caching {
         journey: &mut Journey,
     ) {
         let query = own_query(query, api.credential_parameter.as_deref());
-        let target = Target { path, query: query.as_deref() };
+        let target = Target {
+            path,
+            query: query.as_deref(),
+        };
         if !request.method.is_safe() {
             journey.change = Some(Box::new(Change::of(request, target.text(), api)));
         }
@@ -212,7 +218,10 @@ impl Caching {
     /// Whether the client wants nothing that would have to be fetched (RFC 9111 section 5.2.1.7).
     #[must_use]
     pub fn is_declined(journey: &Journey) -> bool {
-        journey.visit.as_ref().is_some_and(|visit| visit.directives.only_if_cached)
+        journey
+            .visit
+            .as_ref()
+            .is_some_and(|visit| visit.directives.only_if_cached)
     }
 
     /// Whether a stale answer is given because the origin has failed (RFC 5861 section 4). The engine has seen that its
@@ -259,7 +268,9 @@ impl Caching {
 
     /// Whether an answer is kept, and for how long.
     pub fn judge(&self, session: &Session, answer: &ResponseHeader, journey: &mut Journey) -> RespCacheable {
-        let elapsed = journey.upstream_started.map_or(Duration::ZERO, |started| started.elapsed());
+        let elapsed = journey
+            .upstream_started
+            .map_or(Duration::ZERO, |started| started.elapsed());
         let Some(visit) = &mut journey.visit else {
             return RespCacheable::Uncacheable(NoCacheReason::NeverEnabled);
         };
@@ -452,8 +463,8 @@ pub fn bypass(request: &RequestHeader, is_grpc: bool, policy: &Policy) -> Option
         Method::HEAD => policy.methods.head,
         _ => false,
     };
-    let has_content = headers.contains_key(TRANSFER_ENCODING)
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    let has_content =
+        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     if !answers {
         Some(Bypass::Method)
     } else if is_grpc {
@@ -516,7 +527,10 @@ fn caller_part<'a>(
     match caller.identity() {
         Identity::Anonymous => Ok(CallerPart::Anonymous),
         Identity::Key(_) => caller.key_id().map(CallerPart::Key).ok_or(Bypass::UnknownCaller),
-        Identity::Certificate(_) => caller.key_id().map(CallerPart::Certificate).ok_or(Bypass::UnknownCaller),
+        Identity::Certificate(_) => caller
+            .key_id()
+            .map(CallerPart::Certificate)
+            .ok_or(Bypass::UnknownCaller),
         Identity::Token(_) => match (issuer, caller.subject()) {
             (Some(issuer), Some(subject)) => Ok(CallerPart::Token { issuer, subject }),
             _ => Err(Bypass::UnknownCaller),

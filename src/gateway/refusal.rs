@@ -150,7 +150,11 @@ impl Refusal {
                 "the header fields are larger or more than allowed",
             ),
             Self::RateLimited(_) => (429, "rate_limited", "a limit is used up"),
-            Self::NotKept => (504, "not_kept", "only a kept answer was asked for, and there is none that may be given"),
+            Self::NotKept => (
+                504,
+                "not_kept",
+                "only a kept answer was asked for, and there is none that may be given",
+            ),
             Self::UpstreamFailed(_) => (502, "upstream_failed", "the service behind this API failed to answer"),
             Self::UpstreamUnavailable => (
                 503,

@@ -1,6 +1,7 @@
 //! The admin listener: what operators ask of one gateway. Whoever asks has to show the token; before that nothing of a
 //! request is looked at.
 
+pub mod cache;
 mod explain;
 pub mod performance;
 
@@ -42,6 +43,7 @@ pub struct Admin {
     registry: Arc<Registry>,
     leave: Arc<Leave>,
     performance: Arc<Performance>,
+    cache: Option<cache::Desk>,
 }
 
 impl Admin {
@@ -55,7 +57,15 @@ impl Admin {
             registry: Arc::clone(&performance.registry),
             leave,
             performance: Arc::new(performance),
+            cache: None,
         }
+    }
+
+    /// With a cache, about which can be asked too.
+    #[must_use]
+    pub fn with_cache(mut self, desk: cache::Desk) -> Self {
+        self.cache = Some(desk);
+        self
     }
 
     fn now(&self) -> Time {
@@ -91,6 +101,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/explain", post(explained))
         .route("/admin/drain", post(drain))
         .route("/debug/performance", get(performance))
+        .merge(cache::router())
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
@@ -235,8 +246,8 @@ fn no_revision() -> Response {
 }
 
 async fn nothing_here() -> Response {
-    let detail = "there are /admin/throttle/{counter}, /admin/revision, /admin/upstreams, /admin/explain, /admin/drain and \
-                  /debug/performance";
+    let detail = "there are /admin/throttle/{counter}, /admin/revision, /admin/upstreams, /admin/explain, /admin/drain, \
+                  /admin/cache and /debug/performance";
     problem(StatusCode::NOT_FOUND, "route_not_found", detail)
 }
 

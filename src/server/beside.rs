@@ -78,6 +78,7 @@ impl Server {
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
         });
+        let desk = self.follow_invalidations();
         let (listener, drain) = (beside.status, self.drain.clone());
         self.side.spawn(async move {
             if let Err(error) = status::serve(listener, status, followed(drain)).await {
@@ -87,11 +88,9 @@ impl Server {
 
         if let (Some(listening), Some(listener), Some(settings)) = (&self.admin, beside.admin, &self.config.admin) {
             log::info!("admin on {}", listening.actual);
-            let admin = Arc::new(Admin::new(
-                &settings.token,
-                Arc::clone(&self.leave),
-                self.performance(entrance),
-            ));
+            let admin = Arc::new(
+                Admin::new(&settings.token, Arc::clone(&self.leave), self.performance(entrance)).with_cache(desk),
+            );
             let drain = self.drain.clone();
             self.side.spawn(async move {
                 if let Err(error) = admin::serve(listener, admin, followed(drain)).await {

@@ -32,6 +32,12 @@ impl Keeping {
         Self { cache, metrics }
     }
 
+    /// The memory itself.
+    #[must_use]
+    pub fn cache(&self) -> &'static Cache {
+        self.cache
+    }
+
     /// As requests use it.
     #[must_use]
     pub fn for_requests(&self) -> Caching {

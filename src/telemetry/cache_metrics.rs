@@ -164,7 +164,10 @@ impl CacheMetrics {
             entries: gauge("tollgate_cache_entries", "Answers that are kept in memory")?,
             bytes: gauge("tollgate_cache_bytes", "Memory that they need")?,
             budget_bytes: gauge("tollgate_cache_budget_bytes", "Memory that they may need")?,
-            filling_bytes: gauge("tollgate_cache_filling_bytes", "Memory of answers that are just arriving")?,
+            filling_bytes: gauge(
+                "tollgate_cache_filling_bytes",
+                "Memory of answers that are just arriving",
+            )?,
             dropped: Words::of(counters(
                 "tollgate_cache_dropped_total",
                 "Answers that are not kept any more: past every use, or made invalid",

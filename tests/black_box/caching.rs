@@ -119,13 +119,21 @@ impl Scene {
 
 /// What `Cache-Status` says of this gateway.
 fn status_of(answer: &Answer) -> String {
-    answer.all("cache-status").last().map(|field| (*field).to_owned()).unwrap_or_default()
+    answer
+        .all("cache-status")
+        .last()
+        .map(|field| (*field).to_owned())
+        .unwrap_or_default()
 }
 
 /// A time as HTTP writes it, so many seconds from now.
 fn date(seconds_from_now: i64) -> String {
     let now = std::time::SystemTime::now();
     let seconds = std::time::Duration::from_secs(seconds_from_now.unsigned_abs());
-    let time = if seconds_from_now < 0 { now - seconds } else { now + seconds };
+    let time = if seconds_from_now < 0 {
+        now - seconds
+    } else {
+        now + seconds
+    };
     httpdate::fmt_http_date(time)
 }

@@ -58,6 +58,11 @@ impl TokenCache {
         self.verified.is_empty()
     }
 
+    /// Forgets verified tokens of this subject or application. Walks all of them.
+    pub fn forget(&self, user: &str) {
+        self.verified.retain(|_, token| !token.is_of(user));
+    }
+
     pub(super) fn verified(&self, key: &CacheKey) -> Option<Arc<VerifiedToken>> {
         self.verified.get(key)
     }

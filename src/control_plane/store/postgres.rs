@@ -141,6 +141,7 @@ impl Wakes {
         let text = match wake {
             Wake::Revision(environment) => Cow::from(format!("{} revision {environment}", self.node)),
             Wake::Keys => Cow::from(format!("{} keys", self.node)),
+            Wake::Invalidations => Cow::from(format!("{} invalidations", self.node)),
             Wake::Unknown => Cow::from(format!("{} unknown", self.node)),
         };
         let query = sqlx::query("SELECT pg_notify($1, $2)")
@@ -213,6 +214,7 @@ impl Wakes {
         Some(match what.split_once(' ') {
             Some(("revision", environment)) => Wake::Revision(environment.to_owned()),
             None if what == "keys" => Wake::Keys,
+            None if what == "invalidations" => Wake::Invalidations,
             _ => Wake::Unknown,
         })
     }

@@ -8,6 +8,7 @@
 //! so that no two wait for each other.
 
 mod instances;
+mod invalidations;
 mod keys;
 mod objects;
 mod revisions;
@@ -24,7 +25,7 @@ use super::{
     Changes, Committed, Instance, KeyHead, KeyQuery, KeyWrite, Object, ObjectKind, PublishedRevision, SeatAnswer,
     SeatRequest, SignOfLife, Store, StoreError, StoreResult, StoredKey, Wake,
 };
-use crate::distribution::{ContentHash, KeyEntry, KeyHash, KeyRecord};
+use crate::distribution::{CacheRecord, ContentHash, KeyEntry, KeyHash, KeyRecord};
 
 /// How long a method may take in all. A database that vanished without a word would hold its caller for ever; a hundred
 /// thousand keys at once take a few seconds.
@@ -317,6 +318,43 @@ impl Store for SqlStore {
             let mut transaction = self.begin_write().await?;
             keys::trim(&mut transaction, upto).await?;
             commit(transaction).await
+        })
+        .await
+    }
+
+    async fn write_invalidation(&self, environment: &str, author: &str, what: &str, now_ms: u64) -> StoreResult<u64> {
+        let seq = self
+            .within(async {
+                let mut transaction = self.begin_write().await?;
+                let seq = invalidations::write(&mut transaction, (environment, author), what, now_ms).await?;
+                commit(transaction).await?;
+                Ok(seq)
+            })
+            .await?;
+        self.tell(&Wake::Invalidations).await;
+        Ok(seq)
+    }
+
+    async fn invalidation_head(&self) -> StoreResult<u64> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            invalidations::head(&mut reader).await
+        })
+        .await
+    }
+
+    async fn invalidations(&self, environment: &str, after: u64, limit: usize) -> StoreResult<Vec<CacheRecord>> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            invalidations::after(&mut reader, environment, after, limit).await
+        })
+        .await
+    }
+
+    async fn newest_invalidations(&self, environment: &str, limit: usize) -> StoreResult<Vec<CacheRecord>> {
+        self.within(async {
+            let mut reader = self.reader.acquire().await?;
+            invalidations::newest(&mut reader, environment, limit).await
         })
         .await
     }

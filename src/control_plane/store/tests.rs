@@ -2,6 +2,7 @@
 
 mod crash;
 mod instances;
+mod invalidations;
 mod keys;
 mod nodes;
 mod objects;

@@ -97,7 +97,9 @@ pub fn resume(session: &mut Session, journey: &mut Journey) -> bool {
     let Some(context) = session.subrequest_ctx.as_mut() else {
         return false;
     };
-    let intent = context.user_ctx_mut().and_then(|intent| intent.downcast_mut::<Option<Intent>>());
+    let intent = context
+        .user_ctx_mut()
+        .and_then(|intent| intent.downcast_mut::<Option<Intent>>());
     if let Some(intent) = intent.and_then(Option::take) {
         intent.into_journey(journey);
     }

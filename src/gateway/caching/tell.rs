@@ -82,7 +82,10 @@ fn visited(session: &Session, visit: &Visit, answer: &ResponseHeader) -> CacheSt
     };
     let stored = |status: CacheStatus| CacheStatus {
         is_stored: true,
-        ttl: session.cache.maybe_cache_meta().map(|meta| remaining(meta.fresh_until(), now)),
+        ttl: session
+            .cache
+            .maybe_cache_meta()
+            .map(|meta| remaining(meta.fresh_until(), now)),
         ..status
     };
     match session.cache.phase() {

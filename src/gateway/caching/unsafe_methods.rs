@@ -40,7 +40,11 @@ impl Change {
         }
         let mut marks = vec![MarkId::url(&self.host, &self.target)];
         for name in [LOCATION, CONTENT_LOCATION] {
-            let named = answer.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+            let named = answer
+                .headers
+                .get_all(name)
+                .iter()
+                .filter_map(|value| value.to_str().ok());
             for target in named.filter_map(|reference| self.resolve(reference)) {
                 marks.push(MarkId::url(&self.host, &target));
                 if let Some(stripped) = &self.stripped {
@@ -160,6 +164,10 @@ mod tests {
             stripped: Some("/orders".into()),
             ..change()
         };
-        assert!(change.made_by(&answer).contains(&MarkId::url("api.example.com", "/orders/1")));
+        assert!(
+            change
+                .made_by(&answer)
+                .contains(&MarkId::url("api.example.com", "/orders/1"))
+        );
     }
 }

@@ -3,7 +3,12 @@
 use super::*;
 
 fn scene() -> Scene {
-    let scene = Scene::of(|_, _| fresh(60, "ETag: \"a,b\"\r\nLast-Modified: Wed, 01 Jan 2025 00:00:00 GMT\r\nX-Own: 1\r\n"));
+    let scene = Scene::of(|_, _| {
+        fresh(
+            60,
+            "ETag: \"a,b\"\r\nLast-Modified: Wed, 01 Jan 2025 00:00:00 GMT\r\nX-Own: 1\r\n",
+        )
+    });
     scene.get("/a").send().expect(200);
     scene
 }
@@ -11,7 +16,13 @@ fn scene() -> Scene {
 #[test]
 fn whoever_has_it_is_told_that_it_is_still_good() {
     let scene = scene();
-    for tags in ["\"a,b\"", "W/\"a,b\"", "\"x\", \"a,b\"", "\"x\" , W/\"a,b\" ,\"y\"", "*"] {
+    for tags in [
+        "\"a,b\"",
+        "W/\"a,b\"",
+        "\"x\", \"a,b\"",
+        "\"x\" , W/\"a,b\" ,\"y\"",
+        "*",
+    ] {
         let answer = scene.get("/a").header("If-None-Match", tags).send().expect(304);
         assert_eq!(answer.text(), "", "{tags}");
         assert_eq!(answer.header("etag"), Some("\"a,b\""));
@@ -32,7 +43,11 @@ fn a_date_will_do_where_there_is_no_tag() {
     assert_eq!(ask("Thu, 02 Jan 2025 00:00:00 GMT"), 304);
     assert_eq!(ask("Tue, 31 Dec 2024 23:59:59 GMT"), 200);
     assert_eq!(ask("yesterday"), 200);
-    assert_eq!(ask("Wednesday, 01-Jan-25 00:00:00 GMT"), 304, "an old form of the same date");
+    assert_eq!(
+        ask("Wednesday, 01-Jan-25 00:00:00 GMT"),
+        304,
+        "an old form of the same date"
+    );
     assert_eq!(scene.origin.requests(), 1);
 }
 
@@ -52,7 +67,11 @@ fn a_tag_goes_before_a_date() {
 #[test]
 fn the_first_to_ask_may_have_it_already() {
     let scene = Scene::of(|request, _| {
-        assert_eq!(request.header("if-none-match"), None, "all of it is fetched, to be kept");
+        assert_eq!(
+            request.header("if-none-match"),
+            None,
+            "all of it is fetched, to be kept"
+        );
         fresh(60, "ETag: \"a\"\r\n")
     });
     scene.get("/a").header("If-None-Match", "\"a\"").send().expect(304);
@@ -70,7 +89,15 @@ fn conditions_that_only_the_origin_can_judge_are_left_to_it() {
         let before = scene.origin.requests();
         scene.get("/a").header(name, value).send().expect(200);
         assert_eq!(scene.origin.requests(), before + 1, "{name}");
-        assert_eq!(scene.origin.received().last().and_then(|request| request.header(name).map(str::to_owned)).as_deref(), Some(value));
+        assert_eq!(
+            scene
+                .origin
+                .received()
+                .last()
+                .and_then(|request| request.header(name).map(str::to_owned))
+                .as_deref(),
+            Some(value)
+        );
     }
 }
 

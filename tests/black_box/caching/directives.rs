@@ -24,13 +24,20 @@ fn a_client_may_have_it_validated() {
     for directives in ["no-cache", "max-age=0", "NO-CACHE", "foo, max-age=\"0\""] {
         let scene = kept_at(0);
         assert_eq!(asks(&scene, directives), 1, "{directives}");
-        assert_eq!(scene.origin.received()[1].header("if-none-match"), Some("\"a\""), "{directives}");
+        assert_eq!(
+            scene.origin.received()[1].header("if-none-match"),
+            Some("\"a\""),
+            "{directives}"
+        );
     }
     let scene = kept_at(0);
     scene.get("/a").header("Pragma", "no-cache").send().expect(200);
     assert_eq!(scene.origin.requests(), 2);
     // Only where nothing newer is said.
-    let request = scene.get("/a").header("Pragma", "no-cache").header("Cache-Control", "max-stale");
+    let request = scene
+        .get("/a")
+        .header("Pragma", "no-cache")
+        .header("Cache-Control", "max-stale");
     request.send().expect(200);
     assert_eq!(scene.origin.requests(), 2);
 }
@@ -88,6 +95,10 @@ fn a_policy_may_deny_clients_all_that() {
     let scene = Scene::with("{ client_directives: false }", |_, _| fresh(60, ""));
     assert_eq!(scene.nth(scene.get("/a")), 1);
     for directives in ["no-cache", "no-store", "max-age=0", "only-if-cached"] {
-        assert_eq!(scene.nth(scene.get("/a").header("Cache-Control", directives)), 1, "{directives}");
+        assert_eq!(
+            scene.nth(scene.get("/a").header("Cache-Control", directives)),
+            1,
+            "{directives}"
+        );
     }
 }

@@ -17,7 +17,9 @@ fn an_answer_is_fresh_as_long_as_it_says() {
     assert!(is_kept("Cache-Control: MAX-AGE=60\r\n"));
     assert!(is_kept("Cache-Control: max-age=\"60\"\r\n"));
     assert!(is_kept("Cache-Control: max-age=0060\r\n"));
-    assert!(is_kept("Cache-Control: foo\r\nCache-Control: max-age=60, bar=\"max-age=0\"\r\n"));
+    assert!(is_kept(
+        "Cache-Control: foo\r\nCache-Control: max-age=60, bar=\"max-age=0\"\r\n"
+    ));
     assert!(is_kept("Cache-Control: max-age=99999999999999999999\r\n"));
 }
 
@@ -48,7 +50,10 @@ fn an_answer_that_says_that_it_is_stale_is_not_given_again() {
 #[test]
 fn s_maxage_goes_before_max_age_and_max_age_before_expires() {
     assert!(is_kept("Cache-Control: max-age=0, s-maxage=60\r\n"));
-    assert!(is_kept(&format!("Cache-Control: max-age=60\r\nExpires: {}\r\n", date(-60))));
+    assert!(is_kept(&format!(
+        "Cache-Control: max-age=60\r\nExpires: {}\r\n",
+        date(-60)
+    )));
 }
 
 #[test]
@@ -56,7 +61,10 @@ fn time_spent_in_other_caches_counts() {
     assert!(is_kept("Cache-Control: max-age=60\r\nAge: 30\r\n"));
     assert!(!is_kept("Cache-Control: max-age=60\r\nAge: 60\r\n"));
     assert!(!is_kept("Cache-Control: max-age=60\r\nAge: 7200\r\n"));
-    assert!(!is_kept(&format!("Cache-Control: max-age=60\r\nDate: {}\r\n", date(-90))));
+    assert!(!is_kept(&format!(
+        "Cache-Control: max-age=60\r\nDate: {}\r\n",
+        date(-90)
+    )));
     assert!(!is_kept(&format!(
         "Expires: {}\r\nDate: {}\r\nAge: 90\r\n",
         date(60),
@@ -67,7 +75,10 @@ fn time_spent_in_other_caches_counts() {
 #[test]
 fn an_age_that_is_no_age_makes_an_answer_stale() {
     for age in ["old", "-1", "1.5", "1, 2", "0, 0", "0;x=1", "1 2"] {
-        assert!(!is_kept(&format!("Cache-Control: max-age=60\r\nAge: {age}\r\n")), "{age}");
+        assert!(
+            !is_kept(&format!("Cache-Control: max-age=60\r\nAge: {age}\r\n")),
+            "{age}"
+        );
     }
     assert!(!is_kept("Cache-Control: max-age=60\r\nAge: 0\r\nAge: 0\r\n"));
 }
@@ -101,7 +112,9 @@ fn what_says_nothing_is_fresh_for_as_long_as_the_policy_says_if_its_status_allow
     for status in [200, 203, 300, 301, 308, 404, 405, 410, 414, 501] {
         assert!(kept(status), "{status}");
     }
-    for status in [201, 202, 302, 303, 307, 400, 401, 403, 429, 500, 502, 503, 504, 299, 599] {
+    for status in [
+        201, 202, 302, 303, 307, 400, 401, 403, 429, 500, 502, 503, 504, 299, 599,
+    ] {
         let scene = Scene::of(move |_, _| reply(status, "Cache-Control: foo\r\n"));
         scene.get("/a").send().expect(status);
         scene.get("/a").send().expect(status);
@@ -112,7 +125,10 @@ fn what_says_nothing_is_fresh_for_as_long_as_the_policy_says_if_its_status_allow
 #[test]
 fn what_says_how_long_is_kept_whatever_its_status() {
     for status in [200, 201, 203, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499] {
-        let scene = Scene::of(move |_, _| Reply { status, ..fresh(60, "") });
+        let scene = Scene::of(move |_, _| Reply {
+            status,
+            ..fresh(60, "")
+        });
         assert!(scene.keeps("/a"), "{status}");
         let scene = Scene::of(move |_, _| Reply { status, ..fresh(0, "") });
         assert!(!scene.keeps("/a"), "{status}");
@@ -123,7 +139,10 @@ fn what_says_how_long_is_kept_whatever_its_status() {
 fn last_modified_gives_a_tenth_of_the_time_since_then() {
     let scene = |changed: i64| {
         Scene::with("{ ttl: 600s }", move |_, _| {
-            reply(200, &format!("Last-Modified: {}\r\nDate: {}\r\n", date(changed), date(0)))
+            reply(
+                200,
+                &format!("Last-Modified: {}\r\nDate: {}\r\n", date(changed), date(0)),
+            )
         })
     };
     assert!(scene(-3600).keeps("/a"));
@@ -142,10 +161,17 @@ fn a_field_for_caches_like_this_one_replaces_what_is_said_to_all() {
     assert!(is_kept("Cache-Control: no-store\r\nCDN-Cache-Control: max-age=60\r\n"));
     assert!(is_kept("Cache-Control: max-age=0\r\nCDN-Cache-Control: max-age=60\r\n"));
     assert!(!is_kept("Cache-Control: max-age=60\r\nCDN-Cache-Control: no-store\r\n"));
-    assert!(!is_kept("Cache-Control: max-age=60\r\nCDN-Cache-Control: max-age=0\r\n"));
-    assert!(!is_kept(&format!("Expires: {}\r\nCDN-Cache-Control: max-age=0\r\n", date(60))));
+    assert!(!is_kept(
+        "Cache-Control: max-age=60\r\nCDN-Cache-Control: max-age=0\r\n"
+    ));
+    assert!(!is_kept(&format!(
+        "Expires: {}\r\nCDN-Cache-Control: max-age=0\r\n",
+        date(60)
+    )));
     // Malformed as a structured field: as if it were not there (RFC 9213 section 2.1).
-    assert!(is_kept("Cache-Control: max-age=60\r\nCDN-Cache-Control: max-age=0, &&\r\n"));
+    assert!(is_kept(
+        "Cache-Control: max-age=60\r\nCDN-Cache-Control: max-age=0, &&\r\n"
+    ));
 }
 
 #[test]

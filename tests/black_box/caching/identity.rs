@@ -56,7 +56,11 @@ fn everybody_may_share_where_the_operator_says_so() {
     let scene = for_keys("{ share: everyone }");
     assert_eq!(ask(&scene, KEY), "mobile production 1");
     assert_eq!(ask(&scene, OTHER_KEY), "mobile production 1");
-    assert_eq!(ask(&scene, SANDBOX_KEY), "mobile sandbox 2", "types of keys are never shared");
+    assert_eq!(
+        ask(&scene, SANDBOX_KEY),
+        "mobile sandbox 2",
+        "types of keys are never shared"
+    );
 }
 
 #[test]
@@ -64,8 +68,15 @@ fn nothing_is_given_from_the_cache_to_those_who_are_not_let_in() {
     let scene = for_keys("{ share: everyone }");
     ask(&scene, KEY);
     scene.get("/a").send().expect_refusal(401, "credential_missing");
-    scene.get("/a").key("tg_live_nonsense").send().expect_refusal(401, "credential_invalid");
-    let conditional = scene.get("/a").header("If-None-Match", "*").header("Cache-Control", "only-if-cached");
+    scene
+        .get("/a")
+        .key("tg_live_nonsense")
+        .send()
+        .expect_refusal(401, "credential_invalid");
+    let conditional = scene
+        .get("/a")
+        .header("If-None-Match", "*")
+        .header("Cache-Control", "only-if-cached");
     conditional.send().expect_refusal(401, "credential_missing");
 }
 
@@ -79,7 +90,11 @@ fn kept_answers_count_for_limits() {
     let gateway = Gateway::with(revision).start();
     for left in [2, 1, 0] {
         let answer = gateway.client().get("/a").send().expect(200);
-        assert!(answer.header("ratelimit").is_some_and(|limit| limit.contains(&format!("r={left}"))));
+        assert!(
+            answer
+                .header("ratelimit")
+                .is_some_and(|limit| limit.contains(&format!("r={left}")))
+        );
     }
     gateway.client().get("/a").send().expect_refusal(429, "rate_limited");
     assert_eq!(origin.requests(), 1);
@@ -108,7 +123,11 @@ fn answers_to_tokens_are_kept_where_origin_or_operator_say_so_and_for_one_subjec
 
     let (scene, signer) = for_tokens("{}", "Cache-Control: max-age=600\r\n");
     let alice = token(&signer, "alice");
-    assert_ne!(ask(&scene, &alice), ask(&scene, &alice), "nobody said so (RFC 9111 section 3.5)");
+    assert_ne!(
+        ask(&scene, &alice),
+        ask(&scene, &alice),
+        "nobody said so (RFC 9111 section 3.5)"
+    );
 
     for (policy, fields) in [
         ("{}", "Cache-Control: max-age=600, public\r\n"),
@@ -122,7 +141,11 @@ fn answers_to_tokens_are_kept_where_origin_or_operator_say_so_and_for_one_subjec
         assert_eq!(ask(&scene, &bob), 2);
         assert_eq!(ask(&scene, &alice), 1);
         let nobody = Token::of(&signer).without("sub").sign(&signer);
-        assert_ne!(ask(&scene, &nobody), ask(&scene, &nobody), "who has no name shares with nobody");
+        assert_ne!(
+            ask(&scene, &nobody),
+            ask(&scene, &nobody),
+            "who has no name shares with nobody"
+        );
     }
 }
 
@@ -142,7 +165,10 @@ fn answers_that_vary_by_the_application_are_not_shared_by_all() {
         ));
     let gateway = Gateway::with(revision).start();
     let ask = |key: &str| gateway.client().get("/a").key(key).send().expect(200).text();
-    assert_eq!((ask(KEY), ask(OTHER_KEY), ask(KEY)), ("mobile".into(), "partner".into(), "mobile".into()));
+    assert_eq!(
+        (ask(KEY), ask(OTHER_KEY), ask(KEY)),
+        ("mobile".into(), "partner".into(), "mobile".into())
+    );
 }
 
 /// One request of the property below.
@@ -195,7 +221,14 @@ fn whatever_is_asked_in_whatever_order_an_answer_is_for_who_asked_what() {
         ));
     let gateway = Gateway::with(revision).start();
 
-    let asked = (0..KEYS.len(), 0..HOSTS.len(), 0..PATHS.len(), 0..QUERIES.len(), 0..SELECTING.len(), 0..20u32);
+    let asked = (
+        0..KEYS.len(),
+        0..HOSTS.len(),
+        0..PATHS.len(),
+        0..QUERIES.len(),
+        0..SELECTING.len(),
+        0..20u32,
+    );
     let asked = asked.prop_map(|(key, host, path, query, selecting, dice)| Asked {
         key,
         host,
@@ -236,5 +269,8 @@ fn whatever_is_asked_in_whatever_order_an_answer_is_for_who_asked_what() {
         .unwrap_or_else(|error| panic!("{error}"));
     let fetched = origin.requests();
     let asked = gateway.metric("tollgate_requests_total{api=\"all\",code=\"\",route=\"/*\",status=\"200\"}");
-    assert!(asked > fetched as f64 * 1.5, "of {asked} requests {fetched} were fetched: nothing was kept");
+    assert!(
+        asked > fetched as f64 * 1.5,
+        "of {asked} requests {fetched} were fetched: nothing was kept"
+    );
 }

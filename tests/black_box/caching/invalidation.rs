@@ -39,7 +39,11 @@ fn places_that_the_answer_names_are_invalid_too_on_this_host_alone() {
         assert!(invalidates(&scene(201, "Location: /a/9\r\n"), method, "/a/9"));
         assert!(invalidates(&scene(201, "Location: 9\r\n"), method, "/a/9"));
         assert!(invalidates(&scene(200, "Content-Location: /a/9\r\n"), method, "/a/9"));
-        assert!(!invalidates(&scene(201, "Location: http://elsewhere.example.com/a/9\r\n"), method, "/a/9"));
+        assert!(!invalidates(
+            &scene(201, "Location: http://elsewhere.example.com/a/9\r\n"),
+            method,
+            "/a/9"
+        ));
     }
 }
 

@@ -6,7 +6,17 @@ use super::*;
 fn another_target_is_another_answer() {
     let scene = Scene::of(|request, nth| fresh(60, "").with_body(&format!("{} {nth}", request.target)));
     let ask = |target: &str| scene.get(target).send().expect(200).text();
-    for target in ["/a", "/a?", "/a?x=1", "/a?x=2", "/a?x=1&y=2", "/a?y=2&x=1", "/a/", "/a%3Fx=1", "/A"] {
+    for target in [
+        "/a",
+        "/a?",
+        "/a?x=1",
+        "/a?x=2",
+        "/a?x=1&y=2",
+        "/a?y=2&x=1",
+        "/a/",
+        "/a%3Fx=1",
+        "/A",
+    ] {
         assert_eq!(ask(target), format!("{target} 1"));
         assert_eq!(ask(target), format!("{target} 1"));
     }
@@ -59,7 +69,15 @@ fn each_arm_of_a_split_keeps_its_own() {
              split: { override_header: X-Arm }, cache: {} }",
         );
     let gateway = Gateway::with(revision).start();
-    let ask = |arm: &str| gateway.client().get("/a").header("X-Arm", arm).send().expect(200).text();
+    let ask = |arm: &str| {
+        gateway
+            .client()
+            .get("/a")
+            .header("X-Arm", arm)
+            .send()
+            .expect(200)
+            .text()
+    };
     for _ in 0..3 {
         assert_eq!((ask("one").as_str(), ask("two").as_str()), ("one", "two"));
     }

@@ -20,7 +20,12 @@ fn tunnels_pass() {
 fn an_upgrade_is_not_answered_with_what_is_kept_for_others() {
     let scene = Scene::of(|_, _| fresh(600, ""));
     assert_eq!(scene.nth(scene.get("/a")), 1);
-    let ask = || scene.get("/a").header("Connection", "Upgrade").header("Upgrade", "websocket");
+    let ask = || {
+        scene
+            .get("/a")
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+    };
     assert_eq!(scene.nth(ask()), 2);
     assert_eq!(scene.nth(ask()), 3);
     assert_eq!(scene.nth(scene.get("/a")), 1);
@@ -75,7 +80,12 @@ fn http_2_and_http_1_share_what_is_kept() {
     let again = scene.gateway.http2().get("/a").host(&host).send().expect(200);
     assert_eq!(again.text(), "1");
     assert!(again.header("age").is_some());
-    let conditional = scene.gateway.http2().get("/a").host(&host).header("if-none-match", "\"a\"");
+    let conditional = scene
+        .gateway
+        .http2()
+        .get("/a")
+        .host(&host)
+        .header("if-none-match", "\"a\"");
     conditional.send().expect(304);
     assert_eq!(scene.origin.requests(), 1);
 }
@@ -83,12 +93,24 @@ fn http_2_and_http_1_share_what_is_kept() {
 #[test]
 fn what_a_client_of_http_2_asks_for_is_fetched_anew_in_the_background() {
     let scene = Scene::of(|_, _| fresh(60, "Age: 90\r\nCache-Control: stale-while-revalidate=600\r\n"));
-    let ask = || scene.gateway.http2().get("/a?x=1").header("x-mine", "kept").send().expect(200).text();
+    let ask = || {
+        scene
+            .gateway
+            .http2()
+            .get("/a?x=1")
+            .header("x-mine", "kept")
+            .send()
+            .expect(200)
+            .text()
+    };
     assert_eq!(ask(), "1");
     assert_eq!(ask(), "1");
     until("it was fetched anew", || ask() != "1");
     let refresh = &scene.origin.received()[1];
-    assert_eq!((refresh.target.as_str(), refresh.header("x-mine")), ("/a?x=1", Some("kept")));
+    assert_eq!(
+        (refresh.target.as_str(), refresh.header("x-mine")),
+        ("/a?x=1", Some("kept"))
+    );
 }
 
 #[test]
@@ -98,7 +120,12 @@ fn methods_that_are_not_asked_for_are_passed_on() {
     scene.gateway.client().request("HEAD", "/a").send().expect(200);
     scene.gateway.client().request("OPTIONS", "/a").send().expect(200);
     assert_eq!(scene.origin.requests(), 3);
-    let methods: Vec<_> = scene.origin.received().iter().map(|request| request.method.clone()).collect();
+    let methods: Vec<_> = scene
+        .origin
+        .received()
+        .iter()
+        .map(|request| request.method.clone())
+        .collect();
     assert_eq!(methods, ["GET", "HEAD", "OPTIONS"]);
 }
 
@@ -110,11 +137,17 @@ fn the_log_and_cache_status_say_what_the_cache_did() {
     });
     let first = scene.get("/a").send().expect(200);
     assert_eq!(first.all("cache-status")[0], "upstream; hit");
-    assert!(status_of(&first).starts_with("tollgate; fwd=uri-miss; fwd-status=200; stored"), "{first:?}");
+    assert!(
+        status_of(&first).starts_with("tollgate; fwd=uri-miss; fwd-status=200; stored"),
+        "{first:?}"
+    );
     let hit = scene.get("/a").send().expect(200);
     assert!(status_of(&hit).starts_with("tollgate; hit; ttl="), "{hit:?}");
     let validated = scene.get("/a").header("Cache-Control", "no-cache").send().expect(200);
-    assert!(status_of(&validated).starts_with("tollgate; fwd=request; fwd-status=304; stored"), "{validated:?}");
+    assert!(
+        status_of(&validated).starts_with("tollgate; fwd=request; fwd-status=304; stored"),
+        "{validated:?}"
+    );
     let posted = scene.gateway.client().post("/a", "x").send().expect(200);
     assert!(status_of(&posted).starts_with("tollgate; fwd=method"), "{posted:?}");
 

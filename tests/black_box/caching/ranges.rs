@@ -4,7 +4,11 @@ use super::*;
 
 fn scene() -> Scene {
     let scene = Scene::of(|request, _| match request.header("range") {
-        Some(_) => reply(206, "Cache-Control: max-age=60\r\nContent-Range: bytes 0-1/10\r\nX-From: origin\r\n").with_body("01"),
+        Some(_) => reply(
+            206,
+            "Cache-Control: max-age=60\r\nContent-Range: bytes 0-1/10\r\nX-From: origin\r\n",
+        )
+        .with_body("01"),
         None => fresh(60, "ETag: \"a\"\r\nAccept-Ranges: bytes\r\n").with_body("0123456789"),
     });
     scene.get("/a").send().expect(200);
@@ -59,10 +63,20 @@ fn a_range_that_is_none_is_ignored() {
 #[test]
 fn a_part_of_something_else_is_not_given() {
     let scene = scene();
-    let ask = |condition: &str| scene.get("/a").header("Range", "bytes=0-1").header("If-Range", condition).send();
+    let ask = |condition: &str| {
+        scene
+            .get("/a")
+            .header("Range", "bytes=0-1")
+            .header("If-Range", condition)
+            .send()
+    };
     assert_eq!(ask("\"a\"").expect(206).text(), "01");
     assert_eq!(ask("\"b\"").expect(200).text(), "0123456789");
-    assert_eq!(ask("W/\"a\"").expect(200).text(), "0123456789", "a weak tag says too little");
+    assert_eq!(
+        ask("W/\"a\"").expect(200).text(),
+        "0123456789",
+        "a weak tag says too little"
+    );
 }
 
 #[test]
@@ -71,7 +85,10 @@ fn a_part_of_what_is_not_kept_is_asked_of_the_origin_and_kept_by_nobody() {
     let ask = || scene.get("/b").header("Range", "bytes=0-1").send();
     for _ in 0..2 {
         let answer = ask().expect(206);
-        assert_eq!((answer.text().as_str(), answer.header("x-from")), ("01", Some("origin")));
+        assert_eq!(
+            (answer.text().as_str(), answer.header("x-from")),
+            ("01", Some("origin"))
+        );
     }
     assert_eq!(scene.get("/b").send().expect(200).text(), "0123456789");
     assert_eq!(scene.get("/b").send().expect(200).text(), "0123456789");

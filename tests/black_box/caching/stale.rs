@@ -20,7 +20,11 @@ fn behaving(fields: &'static str, policy: &str) -> (Scene, Arc<AtomicUsize>) {
                 exchange.reset();
                 Ok(())
             }
-            status => exchange.respond(u16::try_from(status).expect("a status"), fields, nth.to_string().as_bytes()),
+            status => exchange.respond(
+                u16::try_from(status).expect("a status"),
+                fields,
+                nth.to_string().as_bytes(),
+            ),
         }
     });
     let scene = Scene::serving(origin, |setup| setup, &format!("cache: {policy}"));
@@ -29,18 +33,29 @@ fn behaving(fields: &'static str, policy: &str) -> (Scene, Arc<AtomicUsize>) {
 
 #[test]
 fn a_stale_answer_is_given_while_it_is_fetched_anew() {
-    let (scene, _) = behaving("Cache-Control: max-age=60, stale-while-revalidate=600\r\nAge: 90\r\n", "{}");
+    let (scene, _) = behaving(
+        "Cache-Control: max-age=60, stale-while-revalidate=600\r\nAge: 90\r\n",
+        "{}",
+    );
     assert_eq!(scene.nth(scene.get("/a")), 1);
     let stale = scene.get("/a").send().expect(200);
     assert_eq!(stale.text(), "1");
     assert!(status_of(&stale).contains("hit; ttl=-"), "{}", status_of(&stale));
     until("it was fetched anew", || scene.nth(scene.get("/a")) > 1);
-    assert!(scene.gateway.metric("tollgate_cache_refreshes_total{result=\"done\",why=\"stale\"}") >= 1.0);
+    assert!(
+        scene
+            .gateway
+            .metric("tollgate_cache_refreshes_total{result=\"done\",why=\"stale\"}")
+            >= 1.0
+    );
 }
 
 #[test]
 fn a_policy_may_allow_that_where_the_origin_says_nothing() {
-    let (scene, _) = behaving("Cache-Control: max-age=60\r\nAge: 90\r\n", "{ stale_while_revalidate: 600s }");
+    let (scene, _) = behaving(
+        "Cache-Control: max-age=60\r\nAge: 90\r\n",
+        "{ stale_while_revalidate: 600s }",
+    );
     assert_eq!(scene.nth(scene.get("/a")), 1);
     assert_eq!(scene.nth(scene.get("/a")), 1);
     until("it was fetched anew", || scene.nth(scene.get("/a")) > 1);
@@ -71,12 +86,27 @@ fn what_is_not_a_failure_is_given_as_it_is() {
 #[test]
 fn no_stale_answer_is_given_where_the_origin_forbids_it_or_nobody_allows_it() {
     for (fields, policy) in [
-        ("Cache-Control: max-age=60, must-revalidate\r\nAge: 90\r\nETag: \"a\"\r\n", "{ stale_if_error: 600s, stale_while_revalidate: 600s }"),
-        ("Cache-Control: max-age=60, proxy-revalidate, stale-if-error=600\r\nAge: 90\r\nETag: \"a\"\r\n", "{}"),
-        ("Cache-Control: s-maxage=60, stale-if-error=600\r\nAge: 90\r\nETag: \"a\"\r\n", "{}"),
-        ("Cache-Control: no-cache, stale-if-error=600\r\nETag: \"a\"\r\n", "{ stale_if_error: 600s }"),
+        (
+            "Cache-Control: max-age=60, must-revalidate\r\nAge: 90\r\nETag: \"a\"\r\n",
+            "{ stale_if_error: 600s, stale_while_revalidate: 600s }",
+        ),
+        (
+            "Cache-Control: max-age=60, proxy-revalidate, stale-if-error=600\r\nAge: 90\r\nETag: \"a\"\r\n",
+            "{}",
+        ),
+        (
+            "Cache-Control: s-maxage=60, stale-if-error=600\r\nAge: 90\r\nETag: \"a\"\r\n",
+            "{}",
+        ),
+        (
+            "Cache-Control: no-cache, stale-if-error=600\r\nETag: \"a\"\r\n",
+            "{ stale_if_error: 600s }",
+        ),
         ("Cache-Control: max-age=60\r\nAge: 90\r\nETag: \"a\"\r\n", "{}"),
-        ("Cache-Control: max-age=60, stale-if-error=10\r\nAge: 90\r\nETag: \"a\"\r\n", "{}"),
+        (
+            "Cache-Control: max-age=60, stale-if-error=10\r\nAge: 90\r\nETag: \"a\"\r\n",
+            "{}",
+        ),
     ] {
         let (scene, mood) = behaving(fields, policy);
         assert_eq!(scene.nth(scene.get("/a")), 1);
@@ -89,7 +119,10 @@ fn no_stale_answer_is_given_where_the_origin_forbids_it_or_nobody_allows_it() {
 
 #[test]
 fn who_wants_it_validated_is_not_given_a_stale_answer() {
-    let (scene, mood) = behaving("Cache-Control: max-age=60, stale-if-error=600, stale-while-revalidate=600\r\n", "{}");
+    let (scene, mood) = behaving(
+        "Cache-Control: max-age=60, stale-if-error=600, stale-while-revalidate=600\r\n",
+        "{}",
+    );
     assert_eq!(scene.nth(scene.get("/a")), 1);
     assert_eq!(scene.nth(scene.get("/a").header("Cache-Control", "no-cache")), 2);
     mood.store(CUT, Ordering::SeqCst);
@@ -103,6 +136,16 @@ fn what_is_asked_for_often_is_fetched_anew_before_it_ends() {
     let scene = Scene::with(policy, |_, _| reply(200, ""));
     assert_eq!(scene.nth(scene.get("/a")), 1);
     until("it was fetched anew", || scene.nth(scene.get("/a")) == 2);
-    assert!(scene.gateway.metric("tollgate_cache_refreshes_total{result=\"done\",why=\"ahead\"}") >= 1.0);
-    assert_eq!(scene.gateway.metric("tollgate_cache_requests_total{result=\"miss\",tier=\"none\"}"), 1.0);
+    assert!(
+        scene
+            .gateway
+            .metric("tollgate_cache_refreshes_total{result=\"done\",why=\"ahead\"}")
+            >= 1.0
+    );
+    assert_eq!(
+        scene
+            .gateway
+            .metric("tollgate_cache_requests_total{result=\"miss\",tier=\"none\"}"),
+        1.0
+    );
 }

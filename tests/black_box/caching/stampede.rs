@@ -31,13 +31,21 @@ fn those_who_ask_for_the_same_wait_for_one_fetch() {
     });
     let answers: Vec<Answer> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..20).map(|_| scope.spawn(|| scene.get("/a").send())).collect();
-        until("all have asked", || scene.gateway.metric("tollgate_requests_in_flight") >= 20.0);
+        until("all have asked", || {
+            scene.gateway.metric("tollgate_requests_in_flight") >= 20.0
+        });
         gate.open();
-        asking.into_iter().map(|asked| asked.join().expect("an answer")).collect()
+        asking
+            .into_iter()
+            .map(|asked| asked.join().expect("an answer"))
+            .collect()
     });
     assert!(answers.iter().all(|answer| answer.text() == "1"), "{answers:?}");
     assert_eq!(scene.origin.requests(), 1);
-    let collapsed = answers.iter().filter(|answer| status_of(answer).contains("collapsed")).count();
+    let collapsed = answers
+        .iter()
+        .filter(|answer| status_of(answer).contains("collapsed"))
+        .count();
     assert!(collapsed >= 10, "{collapsed}");
 }
 
@@ -52,8 +60,12 @@ fn those_who_wait_for_what_can_not_be_kept_are_let_go_together() {
         reply(200, "Cache-Control: no-store\r\n")
     });
     std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..10).map(|_| scope.spawn(|| scene.get("/a").send().expect(200))).collect();
-        until("all have asked", || scene.gateway.metric("tollgate_requests_in_flight") >= 10.0);
+        let asking: Vec<_> = (0..10)
+            .map(|_| scope.spawn(|| scene.get("/a").send().expect(200)))
+            .collect();
+        until("all have asked", || {
+            scene.gateway.metric("tollgate_requests_in_flight") >= 10.0
+        });
         gate.open();
         for asked in asking {
             asked.join().expect("an answer");
@@ -78,7 +90,9 @@ fn a_stale_answer_is_validated_once_for_all_who_ask() {
     assert_eq!(scene.nth(scene.get("/a")), 1);
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..10).map(|_| scope.spawn(|| scene.nth(scene.get("/a")))).collect();
-        until("all have asked", || scene.gateway.metric("tollgate_requests_in_flight") >= 10.0);
+        until("all have asked", || {
+            scene.gateway.metric("tollgate_requests_in_flight") >= 10.0
+        });
         gate.open();
         for asked in asking {
             assert_eq!(asked.join().expect("an answer"), 1);
@@ -99,8 +113,12 @@ fn whoever_leaves_does_not_take_the_fetch_with_him_that_others_wait_for() {
     leaver.send(format!("GET /a HTTP/1.1\r\nHost: {}\r\n\r\n", scene.gateway.address()));
     until("it is asked for", || scene.origin.requests() == 1);
     std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..5).map(|_| scope.spawn(|| scene.get("/a").send().expect(200))).collect();
-        until("all have asked", || scene.gateway.metric("tollgate_requests_in_flight") >= 6.0);
+        let asking: Vec<_> = (0..5)
+            .map(|_| scope.spawn(|| scene.get("/a").send().expect(200)))
+            .collect();
+        until("all have asked", || {
+            scene.gateway.metric("tollgate_requests_in_flight") >= 6.0
+        });
         drop(leaver);
         gate.open();
         for asked in asking {

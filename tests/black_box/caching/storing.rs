@@ -43,7 +43,10 @@ fn a_status_that_is_not_understood_is_not_kept_where_that_is_asked_for() {
         })
         .keeps("/a")
     };
-    assert!(kept(200), "no-store is for those who do not know must-understand (RFC 9111 section 5.2.2.3)");
+    assert!(
+        kept(200),
+        "no-store is for those who do not know must-understand (RFC 9111 section 5.2.2.3)"
+    );
     assert!(!kept(299));
 }
 
@@ -74,7 +77,10 @@ fn whoever_comes_with_credentials_gets_what_is_kept_for_everybody() {
 fn a_cookie_is_kept_where_the_origin_says_how_long_and_never_by_default() {
     assert!(is_kept("Cache-Control: max-age=60\r\nSet-Cookie: a=b\r\n"));
     assert!(!is_kept("Set-Cookie: session=secret\r\n"));
-    assert!(!is_kept(&format!("Last-Modified: {}\r\nSet-Cookie: session=secret\r\n", date(-36_000))));
+    assert!(!is_kept(&format!(
+        "Last-Modified: {}\r\nSet-Cookie: session=secret\r\n",
+        date(-36_000)
+    )));
     let careful = Scene::with("{ set_cookie: false }", |_, _| fresh(60, "Set-Cookie: a=b\r\n"));
     assert!(!careful.keeps("/a"));
 }
@@ -126,7 +132,9 @@ fn fields_that_are_for_one_reader_are_not_kept() {
 
 #[test]
 fn an_answer_that_is_too_large_passes_and_is_not_kept() {
-    let scene = Scene::with("{ body_bytes: 1KiB }", |_, nth| fresh(60, "").with_body(&nth.to_string().repeat(2000)));
+    let scene = Scene::with("{ body_bytes: 1KiB }", |_, nth| {
+        fresh(60, "").with_body(&nth.to_string().repeat(2000))
+    });
     for nth in 1..=3 {
         assert_eq!(scene.get("/a").send().expect(200).text(), nth.to_string().repeat(2000));
     }
@@ -163,7 +171,10 @@ fn an_answer_that_breaks_off_is_not_kept() {
     let scene = Scene::serving(origin, |setup| setup, "cache: {}");
     let mut connection = scene.gateway.raw();
     connection.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(connection.try_answer(false).is_err(), "the client sees that it broke off");
+    assert!(
+        connection.try_answer(false).is_err(),
+        "the client sees that it broke off"
+    );
     assert_eq!(scene.get("/a").send().expect(200).text(), "all of it!");
     assert_eq!(scene.get("/a").send().expect(200).text(), "all of it!");
     assert_eq!(scene.origin.requests(), 2);

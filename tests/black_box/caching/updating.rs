@@ -17,7 +17,14 @@ fn validated(kept: &str, by: &str) -> [Answer; 2] {
 
 #[test]
 fn fields_of_the_validation_replace_those_that_were_kept() {
-    for name in ["X-Own", "Content-Type", "Content-Location", "Expires", "Set-Cookie", "Content-Security-Policy"] {
+    for name in [
+        "X-Own",
+        "Content-Type",
+        "Content-Location",
+        "Expires",
+        "Set-Cookie",
+        "Content-Security-Policy",
+    ] {
         let answers = validated(
             &format!("{name}: old\r\n{name}: older\r\nX-Other: 1\r\n"),
             &format!("Cache-Control: max-age=60\r\nETag: \"a\"\r\n{name}: new\r\n"),
@@ -47,7 +54,10 @@ fn fields_that_describe_the_content_stay_with_the_content() {
         }
     }
     for answer in validated("", "Cache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 7\r\n") {
-        assert_eq!((answer.header("content-length"), answer.text().as_str()), (Some("1"), "1"));
+        assert_eq!(
+            (answer.header("content-length"), answer.text().as_str()),
+            (Some("1"), "1")
+        );
     }
 }
 

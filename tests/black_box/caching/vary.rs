@@ -16,21 +16,31 @@ fn an_answer_is_given_only_to_requests_with_the_same_fields() {
     assert_eq!(ask("2"), 2);
     assert_eq!(scene.nth(scene.get("/a")), 3, "without the field");
     assert_eq!(ask(""), 4, "an empty one is not none");
-    assert_eq!((ask("1"), ask("2"), scene.nth(scene.get("/a"))), (1, 2, 3), "all are kept");
+    assert_eq!(
+        (ask("1"), ask("2"), scene.nth(scene.get("/a"))),
+        (1, 2, 3),
+        "all are kept"
+    );
 }
 
 #[test]
 fn all_fields_count_in_any_order() {
     let scene = varying("Vary: Foo, Bar\r\nVary: baz\r\n");
     let ask = |fields: &[(&str, &str)]| {
-        let request = fields.iter().fold(scene.get("/a"), |request, (name, value)| request.header(name, value));
+        let request = fields
+            .iter()
+            .fold(scene.get("/a"), |request, (name, value)| request.header(name, value));
         scene.nth(request)
     };
     assert_eq!(ask(&[("Foo", "1"), ("Bar", "a"), ("Baz", "x")]), 1);
     assert_eq!(ask(&[("Baz", "x"), ("Bar", "a"), ("Foo", "1")]), 1);
     assert_eq!(ask(&[("Foo", "1"), ("Bar", "a"), ("Baz", "y")]), 2);
     assert_eq!(ask(&[("Foo", "1"), ("Bar", "a")]), 3);
-    assert_eq!(ask(&[("Foo", "a"), ("Bar", "1"), ("Baz", "x")]), 4, "values of other fields");
+    assert_eq!(
+        ask(&[("Foo", "a"), ("Bar", "1"), ("Baz", "x")]),
+        4,
+        "values of other fields"
+    );
 }
 
 #[test]
@@ -55,7 +65,10 @@ fn the_same_list_written_differently_is_the_same() {
     assert_eq!(ask("de, en"), 1);
     assert_eq!(ask("de,en"), 1);
     assert_eq!(ask(" de ,  en "), 1);
-    let two_lines = scene.get("/a").header("Accept-Language", "de").header("Accept-Language", "en");
+    let two_lines = scene
+        .get("/a")
+        .header("Accept-Language", "de")
+        .header("Accept-Language", "en");
     assert_eq!(scene.nth(two_lines), 1);
     assert_eq!(ask("en, de"), 2, "the order may mean something");
 }
@@ -85,7 +98,11 @@ fn a_validation_carries_the_fields_that_select() {
     let validation = &scene.origin.received()[1];
     assert_eq!(validation.header("if-none-match"), Some("\"a\""));
     assert_eq!(validation.header("foo"), Some("1"));
-    assert_eq!(scene.nth(scene.get("/a").header("Foo", "2")), 3, "another variant is not validated with this one");
+    assert_eq!(
+        scene.nth(scene.get("/a").header("Foo", "2")),
+        3,
+        "another variant is not validated with this one"
+    );
     assert_eq!(scene.origin.received()[2].header("if-none-match"), None);
 }
 

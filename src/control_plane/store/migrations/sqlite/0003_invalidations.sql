@@ -1,0 +1,12 @@
+-- What gateways are to forget of what they keep of answers. One number for all environments; the newest record always
+-- stays, so that numbers never go back.
+CREATE TABLE cache_invalidations (
+    seq INTEGER NOT NULL PRIMARY KEY,
+    environment TEXT NOT NULL,
+    -- Unix milliseconds.
+    at_ms INTEGER NOT NULL,
+    -- Who said it.
+    author TEXT NOT NULL,
+    -- JSON.
+    what TEXT NOT NULL
+);
