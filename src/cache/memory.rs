@@ -95,6 +95,11 @@ pub enum Found {
 /// What is told of new entries: the key without the variant, what they vary by, and themselves.
 pub type Filled = dyn Fn(&Bytes, Option<&Arc<[HeaderName]>>, &Arc<Entry>) + Send + Sync;
 
+/// Whether an answer was not kept because of something in its own request, which says nothing of the next one.
+fn is_of_one_request(reason: &'static str) -> bool {
+    matches!(reason, "authorization" | "conditional" | "partial" | "request_no_store")
+}
+
 /// Answers that are kept in this process. Lives as long as it does, since the engine wants it so: leak one of it.
 pub struct Cache {
     table: Table<Fingerprint, Slot, Weight, Scatter, Collect>,
@@ -140,7 +145,7 @@ impl Cache {
             filling_at_most: (capacity / FILLING).max(largest),
             on_filled: OnceLock::new(),
             lock: CacheLock::new(LOCK_AGE),
-            predictor: Predictor::new(usize::try_from(remembered).unwrap_or(64), None),
+            predictor: Predictor::new(usize::try_from(remembered).unwrap_or(64), Some(is_of_one_request)),
         }
     }
 
