@@ -12,7 +12,6 @@ use rand::RngExt;
 use redis::{Pipeline, Value};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fills::Queue;
 use super::names::Name;
 use super::{Hit, Shared};
 use crate::redis::{Health, Node};
@@ -33,15 +32,15 @@ pub enum Turn {
 
 /// The right to fetch an answer. Given back when dropped.
 pub struct Lease {
-    name: Option<(Name, String)>,
-    queue: Queue,
+    shared: Shared,
+    name: Name,
+    token: String,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((name, token)) = self.name.take() {
-            self.queue.release(name, token);
-        }
+        let queue = &self.shared.0.queue;
+        queue.release(self.name.clone(), std::mem::take(&mut self.token));
     }
 }
 
@@ -95,8 +94,9 @@ impl Shared {
             Said::Ours => {
                 leases.taken.inc();
                 return Turn::Mine(Lease {
-                    name: Some((name, token)),
-                    queue: inner.queue.clone(),
+                    shared: self.clone(),
+                    name,
+                    token,
                 });
             }
             Said::Nothing => {
