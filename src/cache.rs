@@ -19,7 +19,11 @@ pub mod order;
 pub mod policy;
 pub mod status_field;
 pub mod storability;
+pub mod shared;
+pub mod spread;
 pub mod storage;
+#[cfg(test)]
+mod tests;
 pub mod update;
 pub mod vary;
 

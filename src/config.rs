@@ -3,6 +3,7 @@
 //! The file is read once. [`load`] turns the *raw* file (every key optional, every value as it was written) into
 //! the *resolved* [`Config`], in which every default is filled in and every port is the one that will be bound.
 
+mod cache;
 mod control_plane;
 mod dns;
 mod key_cache;
@@ -20,6 +21,7 @@ use crate::document::{self, Document, Environment, Mistakes, Secret};
 use crate::revision::{EnvironmentType, WithoutStore};
 use crate::units::Ratio;
 
+pub use self::cache::{Cache, CacheRedis};
 pub use self::dns::{Addresses, Dns};
 pub use self::key_cache::{KeyCache, KeyCacheLocation};
 pub use self::listener::{CertificateFiles, ClientCertificates, Listener, Tls, TlsVersion};
@@ -48,6 +50,8 @@ pub struct Config {
     pub key_cache: KeyCache,
     /// How host names and services of upstreams are looked up.
     pub dns: Dns,
+    /// Where answers are kept.
+    pub cache: Cache,
     /// What is written down about requests.
     pub telemetry: Telemetry,
 }
@@ -375,6 +379,7 @@ mod tests {
                 throttle: Throttle::default(),
                 key_cache: KeyCache::default(),
                 dns: Dns::default(),
+                cache: Cache::default(),
                 telemetry: Telemetry {
                     access_log: AccessLog {
                         target: LogTarget::Stdout,
@@ -424,7 +429,7 @@ listeners:
   - address: 0.0.0.0:8280
   - address: 0.0.0.0:8280
     tls: { certificates: [] }
-cache: { memory: 256MiB }
+cache: { memory: 256 }
 telemetry: { access_log: { sample: 2 }, traces: {} }
 ";
         assert_eq!(
@@ -443,7 +448,7 @@ t.yaml:9:23: the timeout \"header\" has to be longer than nothing and at most 1d
 t.yaml:11:14: \"localhost:8280\" is not an IP address and a port; write 127.0.0.1:8280, 0.0.0.0:8280 or [::]:8280
 t.yaml:13:14: the address 0.0.0.0:8280 is used by this process already, in line 12
 t.yaml:14:10: \"tls\" has no \"certificates\"; write certificates: [{ certificate: FILE, key: FILE }]
-t.yaml:15:1: \"cache\" is not available in this build
+t.yaml:15:18: \"256\" is not a size; write a whole number and B, KiB, MiB or GiB, such as 32KiB or 10MiB
 t.yaml:16:36: \"sample\" has to be from 0.0 to 1.0, not 2
 t.yaml:16:41: \"traces\" is not available in this build"
         );
@@ -452,8 +457,8 @@ t.yaml:16:41: \"traces\" is not available in this build"
     #[test]
     fn every_feature_of_a_later_build_is_named_as_such() {
         assert_eq!(
-            mistakes("revision: { file: r }\ncache: { any: [thing] }\n"),
-            "t.yaml:2:1: \"cache\" is not available in this build"
+            mistakes("revision: { file: r }\ntelemetry: { traces: { any: [thing] } }\n"),
+            "t.yaml:2:14: \"traces\" is not available in this build"
         );
     }
 
@@ -649,7 +654,7 @@ t.yaml:16:41: \"traces\" is not available in this build"
                 None => (0, ""),
             };
             inside = match rest {
-                "admin:" | "redis:" | "throttle:" | "control_plane:" => true,
+                "admin:" | "redis:" | "throttle:" | "control_plane:" | "cache:" => true,
                 rest => rest.starts_with("skip_list:") || inside && rest.starts_with("  "),
             };
             let indent = &line[..sign.saturating_sub(2)];
@@ -675,7 +680,8 @@ t.yaml:16:41: \"traces\" is not available in this build"
         let expected = super::tests::config(&format!(
             "revision:\n  file: conf/revision.yaml\n  control_plane: {{ urls: [\"https://control-1:9443\", \
              \"https://control-2:9443\"], token: {token}, state_dir: /var/lib/tollgate }}\n\
-             admin: {{ token: {token} }}\nredis: {{ urls: [redis://127.0.0.1] }}\n"
+             admin: {{ token: {token} }}\nredis: {{ urls: [redis://127.0.0.1] }}\n\
+             cache: {{ redis: {{ urls: [\"redis://127.0.0.1:6380\"] }} }}\n"
         ));
         assert!(expected.revision.control_plane.is_some() && expected.admin.is_some() && expected.redis.is_some());
         assert_eq!(config, expected);

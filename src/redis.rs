@@ -16,7 +16,7 @@ mod slot;
 mod topology;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 pub use self::node::{Failure, Health, Node, Reply};
-pub use self::probe::{Description, probe};
+pub use self::probe::{Description, Purpose, probe};
 pub use self::settings::{ServerUrl, Settings, SettingsError};
 pub use self::slot::{SLOTS, Slot};
 

@@ -5,10 +5,12 @@
 
 pub mod access_log;
 pub mod cache_metrics;
+pub mod cache_shared_metrics;
 pub mod metrics;
 pub mod upstream_metrics;
 
 pub use access_log::{AccessLog, Record};
 pub use cache_metrics::CacheMetrics;
+pub use cache_shared_metrics::CacheSharedMetrics;
 pub use metrics::{Metrics, SharingMetrics, StoreMetrics};
 pub use upstream_metrics::UpstreamMetrics;

@@ -109,3 +109,84 @@ fn with_century(parts: &TwoDigitYear<'_>, now: SystemTime) -> Option<SystemTime>
     }
     in_year(year)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{NOW, at, fields};
+    use super::*;
+
+    fn read(text: &str) -> Option<SystemTime> {
+        parse(&HeaderValue::from_str(text).unwrap(), at(0))
+    }
+
+    #[test]
+    fn a_date_is_written_in_three_ways_and_in_any_case() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "sun, 06 nov 1994 08:49:37 gmt",
+            "SUN, 06 NOV 1994 08:49:37 GMT",
+            "SUNDAY, 06-NOV-94 08:49:37 gmt",
+            "sun nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(read(text), Some(UNIX_EPOCH + NOW), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_date_is_none() {
+        for text in [
+            "",
+            "0",
+            "-1",
+            "784111777",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 +0000",
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 94 08:49:37 GMT",
+            "Sun, 06-Nov-94 08:49:37 GMT",
+            "Sunday, 06-Nov-94-1 08:49:37 GMT",
+            "Wed, 30 Feb 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT",
+            "1994-11-06T08:49:37Z",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    /// RFC 9110 section 5.6.7.
+    #[test]
+    fn a_year_of_two_digits_is_at_most_fifty_years_ahead() {
+        let in_2026 = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        let read = |text: &str| parse(&HeaderValue::from_str(text).unwrap(), in_2026);
+        let same = |text: &str| httpdate::parse_http_date(text).ok();
+        assert_eq!(
+            read("Wednesday, 01-Jan-70 00:00:00 GMT"),
+            same("Wed, 01 Jan 2070 00:00:00 GMT")
+        );
+        assert_eq!(
+            read("Saturday, 01-Jan-77 00:00:00 GMT"),
+            same("Sat, 01 Jan 1977 00:00:00 GMT")
+        );
+        // The day of the week is that of 1970, which the rule does not allow for.
+        assert_eq!(read("Thursday, 01-Jan-70 00:00:00 GMT"), None);
+    }
+
+    #[test]
+    fn a_date_that_stands_twice_is_none() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(only_date(&fields(&[("expires", date)]), "expires", at(0)), Some(at(0)));
+        assert_eq!(
+            only_date(&fields(&[("expires", date), ("expires", date)]), "expires", at(0)),
+            None
+        );
+        assert_eq!(
+            only_date(&fields(&[("expires", "0"), ("expires", date)]), "expires", at(0)),
+            None
+        );
+    }
+}

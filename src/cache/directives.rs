@@ -372,3 +372,6 @@ fn for_each_directive(line: &HeaderValue, mut note: impl FnMut(&[u8], Value<'_>)
 fn lessen(kept: &mut Option<Seconds>, said: Seconds) {
     *kept = Some(kept.map_or(said, |before| before.least(said)));
 }
+
+#[cfg(test)]
+mod tests;

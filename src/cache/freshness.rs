@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 
 use super::date;
-use super::directives::{LONGEST, ResponseDirectives};
+use super::directives::{LONGEST, ResponseDirectives, Seconds};
 
 /// For how long a kept answer may be given, and what may be done with it afterwards.
 ///
@@ -72,10 +72,7 @@ pub(super) fn origin(headers: &HeaderMap, asked: SystemTime, arrived: SystemTime
         .iter()
         .filter_map(|value| date::parse(value, arrived));
     let date = dates.min().unwrap_or(arrived);
-    let (age_value, is_age_invalid) = match age_value(headers) {
-        Some(age) => (age, false),
-        None => (Duration::ZERO, true),
-    };
+    let (age_value, is_age_invalid) = age_value(headers);
     // A date has no parts of a second: an answer of this second is not old.
     let apparent = Duration::from_secs(arrived.duration_since(date).unwrap_or_default().as_secs());
     let delay = arrived.duration_since(asked).unwrap_or_default();
@@ -89,22 +86,32 @@ pub(super) fn origin(headers: &HeaderMap, asked: SystemTime, arrived: SystemTime
     }
 }
 
-/// How long the answer says it is fresh from its birth on; none if it says nothing. What it says and can not be read is
-/// no time at all (RFC 9111 section 4.2.1).
-pub(super) fn said(directives: &ResponseDirectives, headers: &HeaderMap, origin: &Origin) -> Option<Duration> {
-    if let Some(seconds) = directives.s_maxage.or(directives.max_age) {
-        return Some(Duration::from_secs(u64::from(seconds.get())));
+/// How long an answer says it is fresh, from its birth on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It says nothing.
+    Nothing,
+    /// What it says can not be read: it counts as stale, and as nobody's permission to keep it (RFC 9111 section 4.2.1).
+    Invalid,
+    /// It says this, which may be no time at all.
+    Time(Duration),
+}
+
+/// Reads what an answer says, in the order of RFC 9111 section 4.2.1.
+pub(super) fn said(directives: &ResponseDirectives, headers: &HeaderMap, origin: &Origin) -> Said {
+    match directives.s_maxage.or(directives.max_age) {
+        Some(Seconds::Said(seconds)) => return Said::Time(Duration::from_secs(u64::from(seconds))),
+        Some(Seconds::Invalid) => return Said::Invalid,
+        None => {}
     }
     // A field for us alone goes before `Expires` too (RFC 9213 section 2.2).
     if directives.is_targeted || !headers.contains_key(EXPIRES) {
-        return None;
+        return Said::Nothing;
     }
-    let expires = date::only_date(headers, EXPIRES, origin.arrived);
-    Some(
-        expires
-            .and_then(|expires| expires.duration_since(origin.date).ok())
-            .unwrap_or_default(),
-    )
+    match date::only_date(headers, EXPIRES, origin.arrived) {
+        Some(expires) => Said::Time(expires.duration_since(origin.date).unwrap_or_default()),
+        None => Said::Invalid,
+    }
 }
 
 /// A tenth of the time for which it had not changed when it was made (RFC 9111 section 4.2.2), or what the operator says
@@ -116,16 +123,13 @@ pub(super) fn guessed(headers: &HeaderMap, origin: &Origin, most: Duration) -> D
     }
 }
 
-/// The `Age` of an answer, zero without one. None if it is not one single non-negative integer.
-fn age_value(headers: &HeaderMap) -> Option<Duration> {
-    let mut values = headers.get_all(AGE).iter();
-    let Some(value) = values.next() else {
-        return Some(Duration::ZERO);
-    };
-    if values.next().is_some() {
-        return None;
-    }
-    digits(value.as_bytes()).map(|seconds| Duration::from_secs(u64::from(seconds)))
+/// The `Age` of an answer, and whether it is something else than one single non-negative integer.
+fn age_value(headers: &HeaderMap) -> (Duration, bool) {
+    let values = headers.get_all(AGE).iter().map(|value| digits(value.as_bytes()));
+    let (count, largest, is_junk) = values.fold((0, 0, false), |(count, largest, is_junk), value| {
+        (count + 1, value.unwrap_or(0).max(largest), is_junk || value.is_none())
+    });
+    (Duration::from_secs(u64::from(largest)), is_junk || count > 1)
 }
 
 /// A delta-seconds (RFC 9111 section 1.2.2). What is too large is as large as it gets.

@@ -107,3 +107,69 @@ fn is_token_byte(byte: u8) -> bool {
 fn split(text: &[u8], at: usize) -> (&[u8], &[u8]) {
     text.split_at_checked(at).unwrap_or((text, &[]))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(line: &str) -> Vec<String> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        members(line.as_bytes())
+            .map(|member| match member {
+                Member::Directive { name, argument: None } => text(name),
+                Member::Directive {
+                    name,
+                    argument: Some(argument),
+                } => format!("{}:{}", text(name), text(argument)),
+                Member::Malformed(junk) => format!("?{}", text(junk)),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_list_has_members_between_commas_that_are_not_in_quotes() {
+        for (line, expected) in [
+            ("", &[][..]),
+            (" , ,\t,", &[]),
+            ("no-store", &["no-store"]),
+            ("a,b ,\tc=1 ", &["a", "b", "c:1"]),
+            (r#"x="max-age=3600, y", z"#, &["x:max-age=3600, y", "z"]),
+            (r#"x="a\", b", c"#, &[r#"x:a\", b"#, "c"]),
+            (r#"x="" , c"#, &["x:", "c"]),
+        ] {
+            assert_eq!(read(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_directive_ends_at_the_next_comma() {
+        for (line, expected) in [
+            (r#"x="a, no-store"#, &[r#"?x="a"#, "no-store"][..]),
+            (r#"x="a" b", no-store"#, &[r#"?x="a" b""#, "no-store"]),
+            (r#"x="\", no-store"#, &[r#"?x="\""#, "no-store"]),
+            ("max-age =1, a", &["?max-age =1", "a"]),
+            ("max-age= 1, a", &["?max-age= 1", "a"]),
+            ("max-age=, a", &["?max-age=", "a"]),
+            ("max-age=1; no-store, a", &["?max-age=1; no-store", "a"]),
+            ("=1,\"a\",a", &["?=1", "?\"a\"", "a"]),
+        ] {
+            assert_eq!(read(line), expected, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_front_of_a_directive_hides_it(junk in r#"[a-f"=, \\;0-9]{0,20}"#) {
+            let line = format!("{junk},no-store");
+            let last = members(line.as_bytes()).last().unwrap();
+            prop_assert_eq!(last, Member::Directive { name: b"no-store", argument: None });
+        }
+
+        #[test]
+        fn any_bytes_have_an_end(line in proptest::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert!(members(&line).count() <= line.len());
+        }
+    }
+}

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use pingora::cache::lock::CacheLock;
 use pingora::cache::predictor::Predictor;
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntGauge, Opts};
 use quick_cache::sync::{Cache as Table, Iter};
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
@@ -56,6 +56,26 @@ pub struct TierCounters {
     pub expired: IntCounter,
     /// Entries, and answers that were to become one, that an invalidation made invalid.
     pub invalidated: IntCounter,
+}
+
+impl TierCounters {
+    /// Counters that nobody sees, for tests and measurements.
+    #[must_use]
+    pub fn unregistered() -> Self {
+        let counter =
+            || IntCounter::with_opts(Opts::new("tier", "tier")).unwrap_or_else(|_| unreachable!("a good name"));
+        let gauge = || IntGauge::with_opts(Opts::new("tier", "tier")).unwrap_or_else(|_| unreachable!("a good name"));
+        Self {
+            entries: gauge(),
+            bytes: gauge(),
+            filling: gauge(),
+            evicted: counter(),
+            refused: counter(),
+            truncated: counter(),
+            expired: counter(),
+            invalidated: counter(),
+        }
+    }
 }
 
 /// What is kept under the key of a request.

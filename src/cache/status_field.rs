@@ -124,3 +124,54 @@ impl From<CacheStatus> for HeaderValue {
         status.value()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9211 section 2.
+    #[test]
+    fn the_field_reads_as_the_rfc_wants_it() {
+        assert_eq!(CacheStatus::hit(123).value(), "tollgate; hit; ttl=123");
+        assert_eq!(CacheStatus::hit(-5).value(), "tollgate; hit; ttl=-5");
+        let mut status = CacheStatus::forwarded(Forward::UriMiss);
+        assert_eq!(status.value(), "tollgate; fwd=uri-miss");
+        status.forward_status = Some(200);
+        status.is_stored = true;
+        status.ttl = Some(300);
+        assert_eq!(
+            status.value(),
+            "tollgate; fwd=uri-miss; fwd-status=200; stored; ttl=300"
+        );
+        status.forwarded = Some(Forward::Stale);
+        status.is_stored = false;
+        status.is_collapsed = true;
+        status.detail = Some("no_store");
+        assert_eq!(
+            status.value(),
+            "tollgate; fwd=stale; fwd-status=200; collapsed; ttl=300; detail=no_store"
+        );
+        assert!(
+            HeaderValue::from(CacheStatus::hit(i64::MIN))
+                .to_str()
+                .unwrap()
+                .ends_with("-9223372036854775808")
+        );
+    }
+
+    #[test]
+    fn every_value_is_a_structured_field() {
+        use Forward::{Bypass, Method, Miss, Partial, Request, Stale, UriMiss, VaryMiss};
+        for why in [Bypass, Method, UriMiss, VaryMiss, Miss, Request, Stale, Partial] {
+            for detail in super::super::WhyNot::ALL {
+                let mut status = CacheStatus::forwarded(why);
+                status.detail = Some(detail.as_str());
+                assert_eq!(
+                    sfv::Parser::parse_list(status.value().as_bytes()).unwrap().len(),
+                    1,
+                    "{status:?}"
+                );
+            }
+        }
+    }
+}

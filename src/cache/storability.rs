@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora::http::ResponseHeader;
 
 use super::directives::{RequestDirectives, ResponseDirectives};
-use super::freshness::{self, Lifetime, Origin};
+use super::freshness::{self, Lifetime, Origin, Said};
 use super::policy::{Policy, Share};
 use super::vary::Vary;
 
@@ -118,17 +118,20 @@ pub fn storability(
     let origin = freshness::origin(headers, asked.at, arrived);
     let said = freshness::said(&directives, headers, &origin);
     if headers.contains_key(SET_COOKIE)
-        && !(policy.set_cookie && said.is_some())
+        && !(policy.set_cookie && matches!(said, Said::Time(_)))
         && !directives.withheld().any(|name| name == SET_COOKIE)
     {
         return Err(WhyNot::SetCookie);
     }
+    let may_be_guessed = is_heuristic(answer.status) || directives.public;
     let whole = match said {
-        Some(said) => said,
-        None if is_heuristic(answer.status) || directives.public => guess(answer.status, headers, &origin, policy),
-        None => return Err(WhyNot::Status),
+        Said::Time(said) => said,
+        Said::Invalid if may_be_guessed => Duration::ZERO,
+        Said::Nothing if may_be_guessed => guess(answer.status, headers, &origin, policy),
+        Said::Nothing | Said::Invalid => return Err(WhyNot::Status),
     };
-    let lifetime = lifetime(whole, said.is_some(), &directives, &origin, policy, dice);
+    let explicit = said != Said::Nothing;
+    let lifetime = lifetime(whole, explicit, &directives, &origin, policy, dice);
     let is_of_use = lifetime.fresh_until > arrived
         || lifetime.stale_while_revalidate > 0
         || lifetime.stale_if_error > 0
@@ -206,7 +209,7 @@ fn lifetime(
     let fresh_until = match left {
         // It ended when it ended: `max-stale` and the windows count from there, not from its arrival.
         Duration::ZERO if is_stale_at_once => origin.born,
-        Duration::ZERO => ends,
+        Duration::ZERO => ends.min(origin.arrived),
         left => origin.arrived.checked_add(left).unwrap_or(origin.arrived),
     };
     let must_revalidate =
@@ -262,3 +265,6 @@ fn is_negative(status: StatusCode) -> bool {
 fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200..=206 | 300..=305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,3 +129,150 @@ fn push_length(into: &mut Vec<u8>, length: usize) {
 fn length_bytes(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::fields;
+    use super::*;
+
+    fn of(lines: &[&str]) -> Vec<String> {
+        let lines: Vec<_> = lines.iter().map(|line| ("vary", *line)).collect();
+        match Vary::of(&fields(&lines)) {
+            Vary::Nothing => vec![],
+            Vary::Everything => vec!["*".to_owned()],
+            Vary::Fields(names) => names.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn key(names: &[&'static str], request: &[(&str, &str)]) -> Vec<u8> {
+        let names: Vec<_> = names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let mut key = Vec::new();
+        variant(&names, &fields(request), &mut key);
+        key
+    }
+
+    /// RFC 9110 section 12.5.5.
+    #[test]
+    fn names_are_put_in_order_and_anything_that_is_none_is_everything() {
+        assert!(of(&[]).is_empty() && of(&[""]).is_empty() && of(&[" , "]).is_empty());
+        assert_eq!(of(&["Foo, accept", "ACCEPT,,bar"]), ["accept", "bar", "foo"]);
+        for line in [
+            "*", "a, *", "*, a", ", *", " * ,", "a b", "a;b", "a:", "\"a\"", "a=*, (", "ä",
+        ] {
+            assert_eq!(of(&["a", line]), ["*"], "{line}");
+        }
+    }
+
+    /// RFC 9111 section 4.1.
+    #[test]
+    fn requests_that_mean_the_same_are_one_variant() {
+        for (one, two) in [
+            (vec![("a", " 1\t")], vec![("a", "1")]),
+            (vec![("a", "1"), ("a", "2")], vec![("a", "1, 2")]),
+            (
+                vec![("accept-language", "en ,de")],
+                vec![("accept-language", "en,\tde")],
+            ),
+            (
+                vec![("accept-language", "en"), ("accept-language", "de")],
+                vec![("accept-language", "en,de")],
+            ),
+            (vec![("cookie", "a=1"), ("cookie", "b=2")], vec![("cookie", "a=1; b=2")]),
+            (vec![("a", "1"), ("other", "1")], vec![("a", "1"), ("other", "2")]),
+        ] {
+            let names = ["a", "accept-language", "cookie"];
+            assert_eq!(key(&names, &one), key(&names, &two), "{one:?} {two:?}");
+        }
+        assert_eq!(
+            key(&["b", "a"], &[("a", "1")]),
+            key(&["a", "b", "a"], &[("a", "1")]),
+            "the order of names is no matter"
+        );
+    }
+
+    #[test]
+    fn requests_that_may_mean_something_else_are_two() {
+        for (one, two) in [
+            (vec![], vec![("a", "")]),
+            (vec![("a", "1")], vec![("b", "1")]),
+            (vec![("a", "x")], vec![("a", "X")]),
+            (vec![("a", "1,2")], vec![("a", "1, 2")]),
+            (vec![("a", "1, 2")], vec![("a", "2, 1")]),
+            (vec![("a", "1"), ("b", "")], vec![("a", ""), ("b", "1")]),
+            (vec![("accept", "a;x=\"b ,c\"")], vec![("accept", "a;x=\"b, c\"")]),
+            (vec![("accept", "a;x=\"\\\" ,c\"")], vec![("accept", "a;x=\"\\\", c\"")]),
+            (vec![("accept", "a,b")], vec![("accept", "ab")]),
+            (vec![("cookie", "a=1"), ("cookie", "b=2")], vec![("cookie", "a=1, b=2")]),
+        ] {
+            let names = ["a", "accept", "b", "cookie"];
+            assert_ne!(key(&names, &one), key(&names, &two), "{one:?} {two:?}");
+        }
+    }
+
+    /// The same, said plainly: what a key may forget, and nothing more.
+    fn meaning(names: &[&str], request: &[(&str, String)]) -> Vec<(String, Option<String>)> {
+        let mut names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        names.sort();
+        names.dedup();
+        let value = |name: &String| {
+            let lines: Vec<_> = request
+                .iter()
+                .filter(|line| line.0 == name)
+                .map(|line| line.1.trim())
+                .collect();
+            let joined = lines.join(if name == "cookie" { "; " } else { ", " });
+            // No quotes in these, so a comma is a comma.
+            let is_list = name.starts_with("accept");
+            let joined = if is_list {
+                joined.split(',').map(str::trim).collect::<Vec<_>>().join(",")
+            } else {
+                joined
+            };
+            (!lines.is_empty()).then_some(joined)
+        };
+        names
+            .into_iter()
+            .map(|name| {
+                let value = value(&name);
+                (name, value)
+            })
+            .collect()
+    }
+
+    fn request() -> impl Strategy<Value = Vec<(&'static str, String)>> {
+        let name = proptest::sample::select(vec!["a", "b", "accept", "cookie"]);
+        proptest::collection::vec((name, "[ab,; ]{0,4}"), 0..4)
+    }
+
+    fn selecting() -> impl Strategy<Value = Vec<&'static str>> {
+        proptest::collection::vec(proptest::sample::select(vec!["a", "b", "accept", "cookie"]), 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn two_keys_are_the_same_just_when_two_requests_mean_the_same(
+            names in selecting(), other_names in selecting(), one in request(), two in request(),
+        ) {
+            let key = |names: &[&'static str], request: &[(&str, String)]| {
+                let lines: Vec<_> = request.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                key(names, &lines)
+            };
+            prop_assert_eq!(key(&names, &one) == key(&names, &two), meaning(&names, &one) == meaning(&names, &two));
+            prop_assert_eq!(
+                key(&names, &one) == key(&other_names, &one),
+                meaning(&names, &one) == meaning(&other_names, &one)
+            );
+        }
+
+        #[test]
+        fn any_bytes_have_a_variant(line in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if http::HeaderValue::from_bytes(&line).is_ok() {
+                let mut key = Vec::new();
+                variant(&[ACCEPT, COOKIE], &fields(&[("accept", &line), ("cookie", &line)]), &mut key);
+                let _ = Vary::of(&fields(&[("vary", &line)]));
+            }
+        }
+    }
+}

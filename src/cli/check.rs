@@ -2,6 +2,7 @@
 
 mod bodies;
 mod connect;
+mod memory;
 mod strict;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +70,7 @@ pub fn run(args: &Args, output: Output) -> u8 {
             .iter()
             .flat_map(|config| listeners::findings(config, &args.config)),
     );
+    mistakes.extend(config.iter().filter_map(|config| memory::finding(config, &args.config)));
     let dns = config.as_ref().map(|config| config.dns.clone()).unwrap_or_default();
     if args.connect
         && let Some(config) = &config

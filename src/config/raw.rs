@@ -1,5 +1,6 @@
 //! `tollgate.yaml` as it is written. The doc comments are the descriptions in the JSON Schema.
 
+mod cache;
 mod dns;
 pub(super) mod listener;
 
@@ -14,6 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+pub(super) use self::cache::{RawCache, RawCacheRedis};
 pub(super) use self::dns::{RawAddresses, RawDns};
 use self::listener::RawListener;
 use super::{KeysMode, OnPoolFull};
@@ -50,9 +52,8 @@ pub(super) struct RawConfig {
     pub(super) key_cache: Option<At<RawKeyCache>>,
     /// How host names and services of upstreams are looked up.
     pub(super) dns: Option<At<RawDns>>,
-    /// Caching of answers. Not available in this build.
-    #[serde(default)]
-    pub(super) cache: NotAvailable,
+    /// Where answers are kept. Which are kept, and for how long, the revision says (`cache` of an API or a route).
+    pub(super) cache: Option<At<RawCache>>,
     /// What is written down about requests.
     #[serde(default)]
     pub(super) telemetry: RawTelemetry,

@@ -1,5 +1,6 @@
 //! From raw to resolved: defaults filled in, ports shifted, every mistake reported.
 
+mod cache;
 mod control_plane;
 mod dns;
 mod key_cache;
@@ -61,7 +62,7 @@ pub(super) fn resolve(
         throttle,
         key_cache,
         dns,
-        cache: NotAvailable,
+        cache,
         telemetry,
     } = raw;
     let mut resolver = Resolver {
@@ -78,6 +79,7 @@ pub(super) fn resolve(
     let key_cache = resolver.key_cache(key_cache.as_ref());
     let dns = resolver.dns(dns.as_ref());
     let redis = redis.and_then(|raw| resolver.redis(raw));
+    let cache = resolver.cache(cache, redis.as_ref());
     let server = resolver.server(server);
     let gateway = resolver.gateway(gateway);
     let telemetry = resolver.telemetry(telemetry);
@@ -92,6 +94,7 @@ pub(super) fn resolve(
         throttle,
         key_cache,
         dns,
+        cache,
         telemetry,
     })
 }

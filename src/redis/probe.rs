@@ -1,4 +1,4 @@
-//! What `tollgate check --connect` asks: whether every server is there, and fit for counters.
+//! What `tollgate check --connect` asks: whether every server is there, and fit for what it is for.
 
 use ::redis::Pipeline;
 use tokio::time::timeout;
@@ -11,15 +11,37 @@ use super::topology::masters;
 /// The oldest server that is known to work.
 const OLDEST: (u32, u32) = (6, 0);
 
+/// What a deployment is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Counters, none of which may be lost.
+    Counters,
+    /// Answers that several gateways keep, any of which may be lost.
+    Answers,
+}
+
+impl Purpose {
+    /// What it is called in the file.
+    #[must_use]
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Counters => "redis",
+            Self::Answers => "cache.redis",
+        }
+    }
+}
+
 /// What was found out. Every text begins with the server's name, and none holds a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
     /// What is as it should be.
     pub facts: Vec<String>,
-    /// What works, but may cost counters.
+    /// What works, but not as it should.
     pub warnings: Vec<String>,
     /// What does not work.
     pub errors: Vec<String>,
+    /// Tells the servers that were looked at from all others; those that do not say who they are are missing.
+    pub identities: Vec<u64>,
 }
 
 /// Connects to every URL once and looks at who answers; in a cluster also to the masters, under the addresses that the
@@ -27,45 +49,56 @@ pub struct Description {
 ///
 /// # Errors
 /// When settings contradict each other, or the certificates can not be read.
-pub async fn probe(settings: &Settings) -> Result<Description, SettingsError> {
+pub async fn probe(settings: &Settings, purpose: Purpose) -> Result<Description, SettingsError> {
     let dial = Dial::new(settings)?;
     let mut description = Description::default();
     for url in &settings.urls {
-        if let Err(error) = look(&dial, &url.endpoint, &mut description).await {
-            description.errors.push(format!("redis {url}: {error}"));
+        if let Err(error) = look(&dial, &url.endpoint, purpose, &mut description).await {
+            let text = format!("{} {url}: {error}", purpose.section());
+            description.errors.push(text);
         }
     }
     if dial.cluster && description.errors.is_empty() {
-        look_at_cluster(&dial, settings, &mut description).await;
+        look_at_cluster(&dial, settings, purpose, &mut description).await;
     }
     Ok(description)
 }
 
-/// Seeds are reached by the operator's addresses, counters by those that the cluster announces.
-async fn look_at_cluster(dial: &Dial, settings: &Settings, description: &mut Description) {
+/// Seeds are reached by the operator's addresses, keys by those that the cluster announces.
+async fn look_at_cluster(dial: &Dial, settings: &Settings, purpose: Purpose, description: &mut Description) {
+    let section = purpose.section();
     let Some(seed) = settings.urls.first() else { return };
     match masters(&seed.endpoint, dial).await {
         Ok((masters, unassigned)) => {
             if unassigned > 0 {
-                let text = format!("redis cluster: {unassigned} of {SLOTS} slots have no server");
+                let text = format!("{section} cluster: {unassigned} of {SLOTS} slots have no server");
                 description.errors.push(text);
             }
             for master in masters {
-                if let Err(trouble) = dial.open(&master).await {
-                    description.errors.push(format!(
-                        "redis {master}: this is where the cluster says that a master is, but: {}",
+                match dial.open(&master).await {
+                    Err(trouble) => description.errors.push(format!(
+                        "{section} {master}: this is where the cluster says that a master is, but: {}",
                         trouble.text
-                    ));
-                } else {
-                    description.facts.push(format!("redis {master}: master of the cluster"));
+                    )),
+                    Ok(opened) => {
+                        description.identities.extend(opened.facts.identity);
+                        let text = format!("{section} {master}: master of the cluster");
+                        description.facts.push(text);
+                    }
                 }
             }
         }
-        Err(trouble) => description.errors.push(format!("redis cluster: {}", trouble.text)),
+        Err(trouble) => description.errors.push(format!("{section} cluster: {}", trouble.text)),
     }
 }
 
-async fn look(dial: &Dial, endpoint: &Endpoint, description: &mut Description) -> Result<(), String> {
+async fn look(
+    dial: &Dial,
+    endpoint: &Endpoint,
+    purpose: Purpose,
+    description: &mut Description,
+) -> Result<(), String> {
+    let section = purpose.section();
     let mut opened = dial.open(endpoint).await.map_err(|trouble| trouble.text)?;
     let facts = std::mem::take(&mut opened.facts);
     let shown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
@@ -80,14 +113,15 @@ async fn look(dial: &Dial, endpoint: &Endpoint, description: &mut Description) -
     };
     let policy = field(&answers, "maxmemory_policy");
     description.facts.push(format!(
-        "redis {endpoint}: version {}, mode {}, role {}, maxmemory-policy {}, round trip {:?}",
+        "{section} {endpoint}: version {}, mode {}, role {}, maxmemory-policy {}, round trip {:?}",
         shown(&facts.version),
         shown(&facts.mode),
         shown(&facts.role),
         shown(&policy),
         opened.received.saturating_duration_since(opened.sent),
     ));
-    let mut warn = |text: String| description.warnings.push(format!("redis {endpoint}: {text}"));
+    description.identities.extend(facts.identity);
+    let mut warn = |text: String| description.warnings.push(format!("{section} {endpoint}: {text}"));
     if facts.identity.is_none() {
         warn(
             "it does not say who it is, so that after every reconnection its data counts as changed; let the user run \
@@ -95,19 +129,51 @@ async fn look(dial: &Dial, endpoint: &Endpoint, description: &mut Description) -
                 .to_owned(),
         );
     }
-    if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
-        warn(format!(
+    let aof = field(&answers, "aof_enabled");
+    match purpose {
+        Purpose::Counters => fit_for_counters(policy.as_deref(), aof.as_deref()).into_iter().for_each(warn),
+        Purpose::Answers => {
+            let memory = field(&answers, "maxmemory");
+            fit_for_answers(policy.as_deref(), memory.as_deref()).into_iter().for_each(warn);
+        }
+    }
+    judge(&facts, dial.cluster)
+}
+
+/// What may cost counters.
+fn fit_for_counters(policy: Option<&str>, aof: Option<&str>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
+        warnings.push(format!(
             "maxmemory-policy is {policy}, so that counters may be evicted and limits begin anew; set it to noeviction"
         ));
     }
-    if field(&answers, "aof_enabled").as_deref() == Some("0") {
-        warn(
+    if aof == Some("0") {
+        warnings.push(
             "appendonly is off, so that a restart forgets what was used up; for limits per day or month set \
              appendonly yes"
                 .to_owned(),
         );
     }
-    judge(&facts, dial.cluster)
+    warnings
+}
+
+/// What makes a server fill up with answers. They have a time to live and may go before it; what tells gateways of
+/// invalidations has none and should stay, so of the policies those are best that look at what has one.
+fn fit_for_answers(policy: Option<&str>, memory: Option<&str>) -> Vec<String> {
+    match (policy, memory) {
+        (_, Some("0")) => vec![
+            "it has no maxmemory, so that kept answers may fill the memory of its host; set maxmemory, and \
+             maxmemory-policy volatile-lfu"
+                .to_owned(),
+        ],
+        (Some("noeviction"), Some(_)) => vec![
+            "maxmemory-policy is noeviction, so that no answer is kept and no invalidation is told once its memory is \
+             full; set it to volatile-lfu"
+                .to_owned(),
+        ],
+        _ => Vec::new(),
+    }
 }
 
 /// Why a server cannot be used.
@@ -136,6 +202,23 @@ fn number(version: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_want_a_bound_and_eviction_where_counters_want_none() {
+        assert!(fit_for_answers(Some("volatile-lfu"), Some("1048576")).is_empty());
+        assert!(fit_for_answers(None, None).is_empty());
+        for (policy, memory, expected) in [
+            ("noeviction", "0", "no maxmemory"),
+            ("allkeys-lru", "0", "no maxmemory"),
+            ("noeviction", "1048576", "set it to volatile-lfu"),
+        ] {
+            let found = fit_for_answers(Some(policy), Some(memory)).concat();
+            assert!(found.contains(expected), "{found}");
+        }
+        assert!(fit_for_counters(Some("noeviction"), Some("1")).is_empty());
+        let found = fit_for_counters(Some("allkeys-lru"), Some("0")).join("; ");
+        assert!(found.contains("counters may be evicted") && found.contains("appendonly yes"), "{found}");
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -1,6 +1,6 @@
 //! The stories of a connection, with real servers.
 
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::sync::Arc;
@@ -779,7 +779,7 @@ async fn a_replica_that_takes_over_gets_the_slots_and_the_others_stay_as_they_ar
 #[tokio::test]
 async fn a_probe_tells_what_is_there_what_is_risky_and_what_is_wrong() {
     let good = Server::with(&["--appendonly", "yes"]);
-    let found = probe(&settings(&[good.url()])).await.unwrap();
+    let found = probe(&settings(&[good.url()]), Purpose::Counters).await.unwrap();
     assert_eq!((found.warnings, found.errors), (vec![], vec![]));
     assert!(
         found.facts[0].contains("role master, maxmemory-policy noeviction"),
@@ -788,7 +788,7 @@ async fn a_probe_tells_what_is_there_what_is_risky_and_what_is_wrong() {
     );
 
     let risky = Server::with(&["--maxmemory-policy", "allkeys-lru", "--requirepass", "sesame"]);
-    let found = probe(&settings(&[risky.url().replace("//", "//:sesame@")]))
+    let found = probe(&settings(&[risky.url().replace("//", "//:sesame@")]), Purpose::Counters)
         .await
         .unwrap();
     assert!(
@@ -797,7 +797,7 @@ async fn a_probe_tells_what_is_there_what_is_risky_and_what_is_wrong() {
         found.warnings
     );
     assert!(found.warnings[1].contains("appendonly is off"), "{:?}", found.warnings);
-    let found = probe(&settings(&[risky.url().replace("//", "//:hunter2@")]))
+    let found = probe(&settings(&[risky.url().replace("//", "//:hunter2@")]), Purpose::Counters)
         .await
         .unwrap();
     assert!(
@@ -807,14 +807,36 @@ async fn a_probe_tells_what_is_there_what_is_risky_and_what_is_wrong() {
     );
     assert!(!found.errors[0].contains("hunter2"), "{:?}", found.errors);
 
+    let counters = found_identities(&good, Purpose::Counters).await;
+    assert_eq!(counters, found_identities(&good, Purpose::Answers).await);
+    assert_ne!(counters, found_identities(&Server::start(), Purpose::Answers).await);
+    let full = Server::with(&["--maxmemory", "64mb"]);
+    let found = probe(&settings(&[full.url()]), Purpose::Answers).await.unwrap();
+    assert!(found.warnings[0].contains("set it to volatile-lfu"), "{:?}", found.warnings);
+    let endless = probe(&settings(&[good.url()]), Purpose::Answers).await.unwrap();
+    assert!(
+        endless.warnings[0].starts_with("cache.redis ") && endless.warnings[0].contains("no maxmemory"),
+        "{:?}",
+        endless.warnings
+    );
+    let fit = Server::with(&["--maxmemory", "64mb", "--maxmemory-policy", "volatile-lfu"]);
+    let found = probe(&settings(&[fit.url()]), Purpose::Answers).await.unwrap();
+    assert_eq!((found.warnings, found.errors), (vec![], vec![]));
+
     let cluster = Cluster::start();
-    let found = probe(&settings(&cluster.urls()[1..])).await.unwrap();
+    let found = probe(&settings(&cluster.urls()[1..]), Purpose::Counters).await.unwrap();
     assert_eq!(found.errors, [""; 0]);
     let first = format!("redis 127.0.0.1:{}: master of the cluster", cluster.0[0].port);
     assert!(found.facts.contains(&first), "{:?}", found.facts);
 
     let mut gone = Server::start();
     gone.kill();
-    let found = probe(&settings(&[gone.url()])).await.unwrap();
+    let found = probe(&settings(&[gone.url()]), Purpose::Counters).await.unwrap();
     assert!(found.errors[0].contains("cannot connect"), "{:?}", found.errors);
+}
+
+async fn found_identities(server: &Server, purpose: Purpose) -> Vec<u64> {
+    let found = probe(&settings(&[server.url()]), purpose).await.unwrap();
+    assert_eq!(found.identities.len(), 1);
+    found.identities
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::config::Config;
+use crate::cache;
+use crate::config::{self, CacheRedis, Config};
 use crate::redis::{Redis, ServerUrl, Settings, SettingsError};
 use crate::telemetry::Metrics;
 use crate::throttle::courier::Courier;
@@ -121,18 +122,43 @@ pub fn defaults(config: &Config) -> Defaults {
 /// # Errors
 /// When a URL can not be used.
 pub fn settings(config: &Config) -> Result<Option<Settings>, SettingsError> {
-    let Some(redis) = &config.redis else {
+    let max_wait = config.throttle.max_wait;
+    let slow_after = if max_wait.is_zero() { SLOW } else { max_wait };
+    let redis = config.redis.as_ref();
+    redis.map(|redis| connection(redis, slow_after)).transpose()
+}
+
+/// How the Redis is reached and used in which kept answers are shared. None if each gateway keeps its own.
+///
+/// # Errors
+/// When a URL can not be used.
+pub fn answers(config: &Config) -> Result<Option<cache::shared::Settings>, SettingsError> {
+    let Some(CacheRedis {
+        redis,
+        budget,
+        object_bytes,
+        lease,
+    }) = &config.cache.redis
+    else {
         return Ok(None);
     };
+    Ok(Some(cache::shared::Settings {
+        redis: connection(redis, *budget)?,
+        budget: *budget,
+        object_bytes: usize::try_from(*object_bytes).unwrap_or(usize::MAX),
+        lease: *lease,
+    }))
+}
+
+fn connection(redis: &config::Redis, slow_after: Duration) -> Result<Settings, SettingsError> {
     let urls: Result<Vec<ServerUrl>, _> = redis.urls.iter().map(|url| url.parse()).collect();
-    let max_wait = config.throttle.max_wait;
-    Ok(Some(Settings {
+    Ok(Settings {
         username: redis.username.clone(),
         password: redis.password.clone(),
         tls_ca: redis.ca.clone(),
         connect_timeout: redis.connect_timeout,
         response_timeout: redis.response_timeout,
-        slow_after: if max_wait.is_zero() { SLOW } else { max_wait },
+        slow_after,
         ..Settings::new(urls?)
-    }))
+    })
 }

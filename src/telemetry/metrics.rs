@@ -14,6 +14,7 @@ use prometheus::{
 
 pub use self::transport::TransportMetrics;
 use super::cache_metrics::CacheMetrics;
+use super::cache_shared_metrics::CacheSharedMetrics;
 use super::upstream_metrics::UpstreamMetrics;
 
 /// The content type of [`Metrics::render`].
@@ -74,6 +75,7 @@ pub struct Metrics {
     jwks_age_seconds: IntGaugeVec,
     jwks_failures: IntGaugeVec,
     store: StoreMetrics,
+    cache_shared: CacheSharedMetrics,
     sharing: SharingMetrics,
     keys: KeyMetrics,
     control_plane: ControlPlaneMetrics,
@@ -297,6 +299,7 @@ impl Metrics {
                 )?,
             )?,
             store: StoreMetrics::new(&registry)?,
+            cache_shared: CacheSharedMetrics::new(&registry)?,
             sharing: SharingMetrics::new(&registry)?,
             keys: KeyMetrics::new(&registry)?,
             control_plane: ControlPlaneMetrics::new(&registry)?,
@@ -392,6 +395,12 @@ impl Metrics {
     #[must_use]
     pub fn store(&self) -> StoreMetrics {
         self.store.clone()
+    }
+
+    /// What is shown of the cache that gateways share.
+    #[must_use]
+    pub fn cache_shared(&self) -> CacheSharedMetrics {
+        self.cache_shared.clone()
     }
 
     /// What is shown of shared counters.

@@ -8,6 +8,7 @@ use crate::auth::{KeySetStatus, KeySets};
 use crate::config::{self, Config, ControlPlane};
 use crate::distribution::{Manifest, PublicKey, Signed, Topic};
 use crate::document::{Mistake, Place, Severity, Source};
+use crate::redis::{Purpose, probe};
 use crate::revision::{JwksSource, Loaded};
 use crate::server::sharing;
 use crate::sync::client::{Answer, Client, segment};
@@ -68,28 +69,45 @@ impl Resolver {
     }
 }
 
-/// What is known of Redis now, and what is wrong with it: by the name of the file that says where it is.
+/// What is known of Redis now, that of the counters and that of kept answers, and what is wrong with it: by the name of the
+/// file that says where it is.
 pub fn redis(config: &Config, path: &Path) -> (Vec<String>, Vec<Mistake>) {
     let file = Source::new(&path.display().to_string());
     let mistake = |severity, message: String| file.mistake(Place::default(), severity, message);
-    let failed = |error: String| (Vec::new(), vec![mistake(Severity::Error, format!("redis: {error}"))]);
-    let settings = match sharing::settings(config) {
-        Ok(None) => return (Vec::new(), Vec::new()),
-        Ok(Some(settings)) => settings,
-        Err(error) => return failed(error.to_string()),
-    };
-    let probed = match runtime() {
-        Ok(runtime) => runtime.block_on(crate::redis::probe(&settings)),
-        Err(error) => return failed(error),
-    };
-    match probed {
-        Ok(found) => {
-            let warnings = found.warnings.into_iter().map(|text| mistake(Severity::Warning, text));
-            let errors = found.errors.into_iter().map(|text| mistake(Severity::Error, text));
-            (found.facts, warnings.chain(errors).collect())
+    let (mut facts, mut mistakes) = (Vec::new(), Vec::new());
+    let mut known: Vec<(Purpose, Vec<u64>)> = Vec::new();
+    let answers = sharing::answers(config).map(|settings| settings.map(|settings| settings.redis));
+    for (purpose, settings) in [
+        (Purpose::Counters, sharing::settings(config)),
+        (Purpose::Answers, answers),
+    ] {
+        let probed = match settings {
+            Ok(None) => continue,
+            Ok(Some(settings)) => runtime().and_then(|runtime| {
+                let probed = runtime.block_on(probe(&settings, purpose));
+                probed.map_err(|error| error.to_string())
+            }),
+            Err(error) => Err(error.to_string()),
+        };
+        match probed {
+            Ok(found) => {
+                facts.extend(found.facts);
+                mistakes.extend(found.warnings.into_iter().map(|text| mistake(Severity::Warning, text)));
+                mistakes.extend(found.errors.into_iter().map(|text| mistake(Severity::Error, text)));
+                known.push((purpose, found.identities));
+            }
+            Err(error) => mistakes.push(mistake(Severity::Error, format!("{}: {error}", purpose.section()))),
         }
-        Err(error) => failed(error.to_string()),
     }
+    if let [(_, counters), (_, answers)] = known.as_slice()
+        && answers.iter().any(|server| counters.contains(server))
+    {
+        let message = "cache.redis: a server that keeps answers keeps the counters too (\"redis\"), whatever it is called \
+                       there: counters must not be evicted, and answers must be able to be; give answers a server of \
+                       their own, with maxmemory and maxmemory-policy volatile-lfu";
+        mistakes.push(mistake(Severity::Warning, message.to_owned()));
+    }
+    (facts, mistakes)
 }
 
 /// What is known of each address of the control plane now, and what is wrong with it. Nothing is registered, and nothing

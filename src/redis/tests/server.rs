@@ -11,28 +11,28 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a busy machine may take for what is expected.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server with a directory of its own.
-pub(super) struct Server {
+pub(crate) struct Server {
     directory: TempDir,
     arguments: Vec<String>,
-    pub(super) port: u16,
+    pub(crate) port: u16,
     child: Option<Child>,
 }
 
 impl Server {
     /// A server without anything special.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[])
     }
 
     /// A server with more arguments. `DIR` in them is its directory, `PORT` its port.
-    pub(super) fn with(arguments: &[&str]) -> Self {
+    pub(crate) fn with(arguments: &[&str]) -> Self {
         Self::in_directory(tempfile::tempdir().unwrap(), arguments)
     }
 
-    pub(super) fn in_directory(directory: TempDir, arguments: &[&str]) -> Self {
+    pub(crate) fn in_directory(directory: TempDir, arguments: &[&str]) -> Self {
         let mut server = Self {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             directory,
@@ -50,7 +50,7 @@ impl Server {
     }
 
     /// Starts the process again, on the same port.
-    pub(super) fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         self.try_run().unwrap();
     }
 
@@ -93,16 +93,16 @@ impl Server {
         }
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// What `redis-cli` prints for a command.
-    pub(super) fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
             .args(arguments)
@@ -112,7 +112,7 @@ impl Server {
     }
 
     /// SIGKILL: the connections break.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -120,12 +120,12 @@ impl Server {
     }
 
     /// SIGSTOP: the connections stay, and nobody answers.
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.signal("-STOP");
     }
 
     /// SIGCONT.
-    pub(super) fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.signal("-CONT");
     }
 
@@ -148,10 +148,10 @@ impl Drop for Server {
 }
 
 /// Three masters with a third of the slots each.
-pub(super) struct Cluster(pub(super) Vec<Server>);
+pub(crate) struct Cluster(pub(crate) Vec<Server>);
 
 impl Cluster {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let servers: Vec<Server> = (0..3).map(|_| Self::member()).collect();
         for (server, range) in servers
             .iter()
@@ -176,21 +176,21 @@ impl Cluster {
     }
 
     /// A server that may join a cluster.
-    pub(super) fn member() -> Server {
+    pub(crate) fn member() -> Server {
         Server::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
     }
 
-    pub(super) fn meet(&self, server: &Server) {
+    pub(crate) fn meet(&self, server: &Server) {
         self.0[0].cli(&["cluster", "meet", "127.0.0.1", &server.port.to_string()]);
     }
 
-    pub(super) fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         self.0.iter().map(Server::url).collect()
     }
 }
 
 /// A certificate authority, and a certificate of it for `127.0.0.1`: `ca.pem`, `server.pem`, `server.key`.
-pub(super) fn certificates(directory: &Path) {
+pub(crate) fn certificates(directory: &Path) {
     let openssl = |arguments: &[&str]| {
         let output = Command::new("openssl")
             .args(arguments)
@@ -268,7 +268,7 @@ fn is_taken(port: u16) -> bool {
 }
 
 /// Waits until something is so; fails after a long time.
-pub(super) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < until, "still waiting for {what}");
