@@ -16,6 +16,7 @@ use super::trust::Trust;
 use crate::cache::invalidator::{Invalidator, Source};
 use crate::cache::marks::Invalidation;
 use crate::cache::order::{MOST, Order};
+use crate::cache::spread::Channel;
 use crate::clock::unix_ms;
 use crate::distribution::{CachePage, CacheRecord, Signed, Topic};
 
@@ -248,12 +249,6 @@ impl Teller {
         self.arrived.notify_one();
     }
 
-    /// Tells what a request has changed. Does not wait.
-    pub fn publish(&self, what: &Invalidation) {
-        self.waiting.lock().changed(what);
-        self.arrived.notify_one();
-    }
-
     /// Tells until it is dropped.
     pub async fn run(self: Arc<Self>) {
         let mut failures = 0_u32;
@@ -300,6 +295,14 @@ impl Teller {
             }
             status => Err(ClientError::Status(status).to_string()),
         }
+    }
+}
+
+impl Channel for Teller {
+    /// The control plane says when it was: its clock is the one that all gateways hear.
+    fn publish(&self, what: &Invalidation, _at_ms: u64) {
+        self.waiting.lock().changed(what);
+        self.arrived.notify_one();
     }
 }
 

@@ -3,7 +3,9 @@
 //! Each answer of the origin says in its body which fetch it belongs to, counted per target, so that a story reads as
 //! "asked twice, fetched once". Ages are told by the origin (`Age`, `Date`) wherever a story would else have to wait.
 
+mod admin;
 mod conditional;
+mod control_plane;
 mod directives;
 mod freshness;
 mod identity;

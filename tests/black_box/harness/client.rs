@@ -52,6 +52,11 @@ pub trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}
 
 impl Client {
+    /// Whom it asks.
+    pub fn server(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A client of this address.
     pub fn of(address: SocketAddr) -> Self {
         Self { address }
