@@ -17,10 +17,10 @@ mod members;
 pub mod memory;
 pub mod order;
 pub mod policy;
-pub mod status_field;
-pub mod storability;
 pub mod shared;
 pub mod spread;
+pub mod status_field;
+pub mod storability;
 pub mod storage;
 #[cfg(test)]
 mod tests;

@@ -384,6 +384,8 @@ impl Compiler {
             split: (api.destinations.as_ref()).map(|destinations| Split::compile(destinations, upstreams)),
             edits: ApiEdits::compile(api),
             stripped_headers: credential::headers_to_strip(places)
+                // Where nobody is asked for a token, what is there is for the upstream. A key is only ever for us.
+                .filter(|name| !api.auth.is_empty() || **name != places.token_header)
                 .cloned()
                 .chain((api.destinations.iter()).filter_map(|destinations| destinations.override_header.clone()))
                 .collect(),

@@ -76,11 +76,7 @@ pub(super) fn origin(headers: &HeaderMap, asked: SystemTime, arrived: SystemTime
     let delay = arrived.duration_since(asked).unwrap_or_default();
     let initial = apparent.max(age_value.saturating_add(delay));
     let born = arrived.checked_sub(initial).unwrap_or(UNIX_EPOCH);
-    Origin {
-        born,
-        date,
-        arrived,
-    }
+    Origin { born, date, arrived }
 }
 
 /// How long an answer says it is fresh, from its birth on.
@@ -124,7 +120,9 @@ pub(super) fn guessed(headers: &HeaderMap, origin: &Origin, most: Duration) -> D
 /// section 5.1 has both; to take the largest, or to call the answer stale, was tried and is stricter than that, and keeps
 /// answers away from clients behind proxies that write `Age` twice.
 fn age_value(headers: &HeaderMap) -> Duration {
-    let first = headers.get(AGE).map(|line| line.as_bytes().split(|byte| *byte == b',').next());
+    let first = headers
+        .get(AGE)
+        .map(|line| line.as_bytes().split(|byte| *byte == b',').next());
     let first = first.flatten().unwrap_or_default().trim_ascii();
     Duration::from_secs(digits(first).map_or(0, u64::from))
 }

@@ -89,12 +89,7 @@ pub struct Caching {
 impl Caching {
     /// With this memory, and with what gateways share if there is such a tier.
     #[must_use]
-    pub fn new(
-        cache: &'static Cache,
-        shared: Option<Shared>,
-        spreading: Spreading,
-        metrics: CacheMetrics,
-    ) -> Self {
+    pub fn new(cache: &'static Cache, shared: Option<Shared>, spreading: Spreading, metrics: CacheMetrics) -> Self {
         Self {
             cache,
             shared,
@@ -272,12 +267,12 @@ impl Caching {
         }
         if let Some(change) = journey.change.take() {
             for mark in change.made_by(answer) {
-                self.spreading.invalidate(self.cache, &Invalidation::Mark(mark), unix_ms());
+                self.spreading
+                    .invalidate(self.cache, &Invalidation::Mark(mark), unix_ms());
                 self.metrics.invalidated("url", "unsafe_method");
             }
         }
     }
-
 
     /// Whether an answer is kept, and for how long.
     pub fn judge(&self, session: &Session, answer: &ResponseHeader, journey: &mut Journey) -> RespCacheable {

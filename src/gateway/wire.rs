@@ -249,7 +249,8 @@ impl Home {
         let end = memchr::memmem::find(head, b"\r\n\r\n")?;
         let mut head = head.to_vec();
         let place = find_date(head.get(..end)?)?;
-        head.get_mut(place..place + DATE_LENGTH)?.copy_from_slice(date.as_bytes());
+        head.get_mut(place..place + DATE_LENGTH)?
+            .copy_from_slice(date.as_bytes());
         Some(head)
     }
 

@@ -151,7 +151,9 @@ fn of_several_ages_the_first_counts_and_one_that_is_no_age_is_ignored() {
         lines.extend(values.iter().map(|value| ("age", *value)));
         judged(200, &lines, &policy()).unwrap().age(at(0)).as_secs()
     };
-    for value in ["x", "-50", "+50", "50.0", "50s", "", "'50'", "\"50\"", "5 0", "50;a=b", "x, 50"] {
+    for value in [
+        "x", "-50", "+50", "50.0", "50s", "", "'50'", "\"50\"", "5 0", "50;a=b", "x, 50",
+    ] {
         assert_eq!(age(&[value]), 0, "{value}");
     }
     assert_eq!(age(&["50, 0"]), 50);

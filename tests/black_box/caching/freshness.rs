@@ -75,7 +75,10 @@ fn time_spent_in_other_caches_counts() {
 #[test]
 fn of_several_ages_the_first_counts_and_one_that_is_no_age_is_ignored() {
     for age in ["old", "-7200", "7200.0", "0, 7200", "0;x=1"] {
-        assert!(is_kept(&format!("Cache-Control: max-age=60\r\nAge: {age}\r\n")), "{age}");
+        assert!(
+            is_kept(&format!("Cache-Control: max-age=60\r\nAge: {age}\r\n")),
+            "{age}"
+        );
     }
     assert!(is_kept("Cache-Control: max-age=60\r\nAge: 0\r\nAge: 7200\r\n"));
     assert!(!is_kept("Cache-Control: max-age=60\r\nAge: 7200\r\nAge: 0\r\n"));
@@ -146,7 +149,7 @@ fn last_modified_gives_a_tenth_of_the_time_since_then() {
         })
     };
     assert!(scene(-3600).keeps("/a"));
-    assert!(!scene(-1).keeps("/a"));
+    assert!(!scene(0).keeps("/a"));
 }
 
 #[test]

@@ -13,7 +13,6 @@ fn for_keys(policy: &str) -> Scene {
         fresh(600, "").with_body(&format!("{who} {kind} {nth}"))
     });
     let revision = Revision::of(&origin)
-        .plan("{ name: free, limits: [] }")
         .api(&format!(
             "{{ name: all, base_path: /, auth: [api_key], upstream: origin, cache: {policy} }}"
         ))
@@ -156,7 +155,6 @@ fn answers_that_vary_by_the_application_are_not_shared_by_all() {
         fresh(600, "Vary: X-Application\r\n").with_body(&who)
     });
     let revision = Revision::of(&origin)
-        .plan("{ name: free, limits: [] }")
         .api("{ name: all, base_path: /, auth: [api_key], upstream: origin, cache: { share: everyone } }")
         .mobile(&["all"])
         .application(&format!(
@@ -212,7 +210,6 @@ fn whatever_is_asked_in_whatever_order_an_answer_is_for_who_asked_what() {
         fresh(600, vary).with_body(&body)
     });
     let revision = Revision::of(&origin)
-        .plan("{ name: free, limits: [] }")
         .api("{ name: all, base_path: /, auth: [api_key], upstream: origin, cache: {} }")
         .mobile(&["all"])
         .application(&format!(

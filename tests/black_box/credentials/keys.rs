@@ -206,4 +206,7 @@ fn an_open_api_asks_for_nothing_and_passes_an_authorization_that_is_not_its_own(
         .expect(200)
         .echo();
     assert!(seen.header("x-application").is_none());
+    assert_eq!(seen.header("authorization"), Some("Basic dXNlcjpwYXNz"));
+    let seen = gateway.client().get("/open").key(KEY).send().expect(200).echo();
+    assert_eq!(seen.header("x-api-key"), None, "a key is only ever for the gateway");
 }
