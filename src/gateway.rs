@@ -30,12 +30,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::{DATE, HOST, TRANSFER_ENCODING};
 use ipnet::IpNet;
 use pingora::cache::key::CacheKey;
 use pingora::cache::{CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -517,6 +518,11 @@ impl ProxyHttp for Gateway {
             journey.tell_limits(headers);
         });
         self.caching.tell(session, journey, response);
+        if let (Some(date), Some(Downstream::Http1(wire))) = (response.headers.get(DATE), Downstream::of(session))
+            && date.as_bytes() != get_cached_date().as_bytes()
+        {
+            wire.home().is_of(date);
+        }
         if self.drain.is_begun() {
             session.set_keepalive(None);
         } else if session.req_header().version == http::Version::HTTP_11

@@ -198,7 +198,7 @@ impl Server {
         let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
 
         let sharing = Sharing::start(&config, &metrics, side.handle()).map_err(|error| machine("redis")(&error))?;
-        let keeping = Keeping::start(&config, &metrics, side.handle());
+        let keeping = Keeping::start(&config, &metrics, side.handle()).map_err(|error| machine("redis of the cache")(&error))?;
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));

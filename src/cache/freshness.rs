@@ -59,8 +59,6 @@ pub(super) struct Origin {
     pub date: SystemTime,
     /// When it arrived.
     pub arrived: SystemTime,
-    /// Its `Age` can not be relied on, so it counts as stale (RFC 9111 section 5.1 has one non-negative integer).
-    pub is_age_invalid: bool,
 }
 
 /// Reads `Date` and `Age`, and corrects by the time that the answer took (RFC 9111 section 4.2.3).
@@ -72,7 +70,7 @@ pub(super) fn origin(headers: &HeaderMap, asked: SystemTime, arrived: SystemTime
         .iter()
         .filter_map(|value| date::parse(value, arrived));
     let date = dates.min().unwrap_or(arrived);
-    let (age_value, is_age_invalid) = age_value(headers);
+    let age_value = age_value(headers);
     // A date has no parts of a second: an answer of this second is not old.
     let apparent = Duration::from_secs(arrived.duration_since(date).unwrap_or_default().as_secs());
     let delay = arrived.duration_since(asked).unwrap_or_default();
@@ -82,7 +80,6 @@ pub(super) fn origin(headers: &HeaderMap, asked: SystemTime, arrived: SystemTime
         born,
         date,
         arrived,
-        is_age_invalid,
     }
 }
 
@@ -123,13 +120,13 @@ pub(super) fn guessed(headers: &HeaderMap, origin: &Origin, most: Duration) -> D
     }
 }
 
-/// The `Age` of an answer, and whether it is something else than one single non-negative integer.
-fn age_value(headers: &HeaderMap) -> (Duration, bool) {
-    let values = headers.get_all(AGE).iter().map(|value| digits(value.as_bytes()));
-    let (count, largest, is_junk) = values.fold((0, 0, false), |(count, largest, is_junk), value| {
-        (count + 1, value.unwrap_or(0).max(largest), is_junk || value.is_none())
-    });
-    (Duration::from_secs(u64::from(largest)), is_junk || count > 1)
+/// The `Age` of an answer: the first member of what may be a list, and nothing if that is no non-negative integer. RFC 9111
+/// section 5.1 has both; to take the largest, or to call the answer stale, was tried and is stricter than that, and keeps
+/// answers away from clients behind proxies that write `Age` twice.
+fn age_value(headers: &HeaderMap) -> Duration {
+    let first = headers.get(AGE).map(|line| line.as_bytes().split(|byte| *byte == b',').next());
+    let first = first.flatten().unwrap_or_default().trim_ascii();
+    Duration::from_secs(digits(first).map_or(0, u64::from))
 }
 
 /// A delta-seconds (RFC 9111 section 1.2.2). What is too large is as large as it gets.

@@ -33,8 +33,9 @@ use self::flights::Flights;
 use self::names::Name;
 use super::entry::Entry;
 use super::key;
+use super::marks::Invalidation;
 use super::memory::Cache;
-use super::spread::Spread;
+use super::spread::{Channel, Spread};
 use crate::redis::{Health, Redis, SettingsError};
 use crate::telemetry::CacheSharedMetrics;
 
@@ -75,6 +76,7 @@ struct Inner {
     cache: &'static Cache,
     lookups: Redis,
     flights: Arc<Flights<Looked>>,
+    turns: Arc<Flights<Arc<Turn>>>,
     queue: Queue,
     spread: Spread,
     metrics: CacheSharedMetrics,
@@ -109,6 +111,12 @@ enum Miss {
     NotCurrent,
 }
 
+impl Channel for Shared {
+    fn publish(&self, what: &Invalidation, at_ms: u64) {
+        self.0.spread.publish(what, at_ms);
+    }
+}
+
 impl Shared {
     /// Connects, and starts what stands beside the requests on this runtime. What `cache` is filled with is written, and
     /// what others have invalidated is applied to it, from then on. Nothing is waited for: until all of that is there, nobody is asked.
@@ -140,6 +148,7 @@ impl Shared {
             cache,
             lookups,
             flights: Arc::new(Flights::new(LOOKUPS)),
+            turns: Arc::new(Flights::new(LOOKUPS)),
             queue,
             spread: Spread::start(behind, metrics.clone(), Arc::new(apply), runtime),
             metrics,
@@ -175,6 +184,12 @@ impl Shared {
     #[must_use]
     pub fn spread(&self) -> &Spread {
         &self.0.spread
+    }
+
+    /// Whether answers that are nowhere are fetched by one gateway at a time.
+    #[must_use]
+    pub fn has_leases(&self) -> bool {
+        self.0.settings.lease.is_some()
     }
 
     /// As [`get`](Self::get), for who looks again and again and is counted elsewhere.

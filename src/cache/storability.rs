@@ -200,7 +200,7 @@ fn lifetime(
     dice: f64,
 ) -> Lifetime {
     let must_validate = directives.no_cache.is_whole();
-    let is_stale_at_once = must_validate || origin.is_age_invalid || whole.is_zero();
+    let is_stale_at_once = must_validate || whole.is_zero();
     let ends = origin.born.checked_add(whole).unwrap_or(origin.arrived);
     let left = match ends.duration_since(origin.arrived) {
         Ok(left) if !is_stale_at_once => jittered(left.min(policy.ttl_max), explicit, policy, dice),

@@ -42,6 +42,8 @@ use crate::cache::key::{self, CallerPart, KeyParts};
 use crate::cache::marks::{Invalidation, MarkId};
 use crate::cache::memory::{Cache, Found};
 use crate::cache::policy::{Policy, Share};
+use crate::cache::shared::{self, Shared, Turn};
+use crate::cache::spread::Spreading;
 use crate::cache::storability::{Asked, WhyNot, storability};
 use crate::cache::storage::{Filling, Hit};
 use crate::cache::vary::{self, Vary};
@@ -78,6 +80,8 @@ const HOT: u32 = 10;
 /// The cache of this process, as requests use it.
 pub struct Caching {
     cache: &'static Cache,
+    shared: Option<Shared>,
+    spreading: Spreading,
     refreshing: Arc<Refreshing>,
     metrics: CacheMetrics,
 }
@@ -85,9 +89,16 @@ pub struct Caching {
 impl Caching {
     /// With this memory, and with what gateways share if there is such a tier.
     #[must_use]
-    pub fn new(cache: &'static Cache, metrics: CacheMetrics) -> Self {
+    pub fn new(
+        cache: &'static Cache,
+        shared: Option<Shared>,
+        spreading: Spreading,
+        metrics: CacheMetrics,
+    ) -> Self {
         Self {
             cache,
+            shared,
+            spreading,
             refreshing: Arc::default(),
             metrics,
         }
@@ -118,6 +129,11 @@ impl Caching {
             Err(bypass) => return self.pass(journey, bypass),
         };
         self.look(request, &mut visit);
+        if let Some(shared) = &self.shared
+            && !visit.is_fresh(SystemTime::now())
+        {
+            self.look_further(shared, &request.headers, &mut visit).await;
+        }
         if visit.course.found.is_none() && !visit.directives.only_if_cached {
             // The engine would fetch all of it, which is more than was asked for.
             if request.method == Method::HEAD || request.headers.contains_key(RANGE) {
@@ -256,15 +272,12 @@ impl Caching {
         }
         if let Some(change) = journey.change.take() {
             for mark in change.made_by(answer) {
-                self.invalidate(Invalidation::Mark(mark));
+                self.spreading.invalidate(self.cache, &Invalidation::Mark(mark), unix_ms());
+                self.metrics.invalidated("url", "unsafe_method");
             }
         }
     }
 
-    /// Makes kept answers invalid, here at once and on other gateways soon.
-    pub fn invalidate(&self, what: Invalidation) {
-        self.cache.invalidate(&what, unix_ms());
-    }
 
     /// Whether an answer is kept, and for how long.
     pub fn judge(&self, session: &Session, answer: &ResponseHeader, journey: &mut Journey) -> RespCacheable {
@@ -380,12 +393,13 @@ impl Caching {
             sequence: self.cache.marks().sequence(),
             asked_ms: journey.now_ms,
             course: Course::default(),
+            turn: None,
             not_modified: None,
             refresh: None,
         })
     }
 
-    /// Looks into memory, and then into what gateways share. What is found there is put into memory.
+    /// Looks into memory.
     fn look(&self, request: &RequestHeader, visit: &mut Visit) {
         visit.course.found = match self.cache.find(&visit.base) {
             Found::Nothing => None,
@@ -395,6 +409,42 @@ impl Caching {
                 self.cache.find_variant(&visit.key)
             }
         };
+    }
+
+    /// Looks into what gateways share, and puts what is found there into memory. Where there is nothing, and gateways
+    /// fetch one at a time, waits for whose turn it is.
+    async fn look_further(&self, shared: &Shared, request: &HeaderMap, visit: &mut Visit) {
+        let base = visit.base.clone();
+        let select = |fields: &[HeaderName]| variant_key(&base, fields, request).into();
+        if let Some(hit) = shared.get(&base, select).await {
+            self.take(hit, visit);
+        }
+        let is_wanted = visit.course.found.is_none() && !visit.directives.only_if_cached && !visit.directives.no_store;
+        if !is_wanted || !shared.has_leases() {
+            return;
+        }
+        let (key, request) = (visit.key.clone(), request.clone());
+        let select = {
+            let base = base.clone();
+            move |fields: &[HeaderName]| variant_key(&base, fields, &request).into()
+        };
+        let turn = shared.turn(&key, &base, select).await;
+        if let Turn::Filled(hit) = &*turn {
+            self.take(hit.clone(), visit);
+        }
+        visit.turn = Some(turn);
+    }
+
+    /// Takes what another gateway has kept, if that is newer.
+    fn take(&self, hit: shared::Hit, visit: &mut Visit) {
+        let kept = visit.course.found.as_ref();
+        if kept.is_some_and(|kept| kept.lifetime.fresh_until >= hit.entry.lifetime.fresh_until) {
+            return;
+        }
+        visit.key = hit.entry.key.clone();
+        self.cache.put(&visit.base, hit.vary, Arc::clone(&hit.entry));
+        visit.course.found = Some(hit.entry);
+        visit.course.is_shared = true;
     }
 
     fn refresh(&self, session: &Session, journey: &Journey, why: Why) {

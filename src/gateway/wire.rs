@@ -12,13 +12,13 @@ use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
@@ -29,6 +29,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::framing::{Body, BodyFault, Head, MessageBody};
 use crate::silence::Silence;
 use crate::transport::Transport;
+
+/// Bytes of a date: `Sun, 06 Nov 1994 08:49:37 GMT`.
+const DATE_LENGTH: usize = 29;
 
 /// Bytes of a next message that are kept while the current one is being answered.
 const AHEAD_MAX: usize = 16 * 1024;
@@ -82,6 +85,9 @@ pub struct Home {
     request_id: Mutex<Option<String>>,
     /// What its answer has to carry besides; left and taken like the id.
     fields: Mutex<Option<HeaderMap>>,
+    /// The `Date` of its answer, which the engine replaces by the present one.
+    date: Mutex<Option<HeaderValue>>,
+    has_date: AtomicBool,
 }
 
 /// How long the connection sees to it that an endpoint is not silent for too long.
@@ -223,6 +229,28 @@ impl Home {
         self.keep.store(false, Ordering::Relaxed);
         self.silence_ms.store(0, Ordering::Relaxed);
         self.watched.store(false, Ordering::Relaxed);
+        self.has_date.store(false, Ordering::Relaxed);
+    }
+
+    /// The answer was made at this time, whatever the engine writes: a kept one says how old it is by that.
+    pub fn is_of(&self, date: &HeaderValue) {
+        if date.len() == DATE_LENGTH {
+            *lock(&self.date) = Some(date.clone());
+            self.has_date.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The head of an answer with the date that it is to have; `None` when it has that, or this is no head.
+    fn dated(&self, head: &[u8]) -> Option<Vec<u8>> {
+        if !self.has_date.load(Ordering::Relaxed) || is_interim(head) || !head.starts_with(b"HTTP/1.") {
+            return None;
+        }
+        let date = lock(&self.date).clone()?;
+        let end = memchr::memmem::find(head, b"\r\n\r\n")?;
+        let mut head = head.to_vec();
+        let place = find_date(head.get(..end)?)?;
+        head.get_mut(place..place + DATE_LENGTH)?.copy_from_slice(date.as_bytes());
+        Some(head)
     }
 
     /// How long the endpoint may be silent after the end of the request, and how long a tunnel both ways.
@@ -483,7 +511,11 @@ impl AsyncWrite for Wire {
         if !self.home.is_answered() && !is_interim(bytes) {
             self.home.answered.store(true, Ordering::Relaxed);
         }
-        let written = ready!(self.core()?.poll_write(context, bytes))?;
+        let dated = self.home.dated(bytes);
+        let written = ready!(self.core()?.poll_write(context, dated.as_deref().unwrap_or(bytes)))?;
+        if dated.is_some() {
+            self.home.has_date.store(false, Ordering::Relaxed);
+        }
         if self.home.is_watched() {
             self.home.moved.store(true, Ordering::Relaxed);
         }
@@ -500,9 +532,29 @@ impl AsyncWrite for Wire {
     }
 }
 
+/// Where the value of `Date` begins in a head, if it is as long as they all are (RFC 9110 section 5.6.7).
+fn find_date(head: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(at) = memchr::memmem::find(head.get(from..)?, b"\r\n") {
+        let name = from + at + 2;
+        let value = name + b"date: ".len();
+        if head.get(name..value)?.eq_ignore_ascii_case(b"date: ") {
+            let end = head.get(value + DATE_LENGTH..)?;
+            return (end.is_empty() || end.starts_with(b"\r\n")).then_some(value);
+        }
+        from = name;
+    }
+    None
+}
+
 /// Whether an answer begins with `100 Continue` or another 1xx that a final answer follows (101 is final).
 fn is_interim(bytes: &[u8]) -> bool {
     bytes.starts_with(b"HTTP/1.1 1") && !bytes.starts_with(b"HTTP/1.1 101")
+}
+
+/// Nobody panics while he holds it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fault_error() -> io::Error {

@@ -92,12 +92,7 @@ async fn look_at_cluster(dial: &Dial, settings: &Settings, purpose: Purpose, des
     }
 }
 
-async fn look(
-    dial: &Dial,
-    endpoint: &Endpoint,
-    purpose: Purpose,
-    description: &mut Description,
-) -> Result<(), String> {
+async fn look(dial: &Dial, endpoint: &Endpoint, purpose: Purpose, description: &mut Description) -> Result<(), String> {
     let section = purpose.section();
     let mut opened = dial.open(endpoint).await.map_err(|trouble| trouble.text)?;
     let facts = std::mem::take(&mut opened.facts);
@@ -131,10 +126,14 @@ async fn look(
     }
     let aof = field(&answers, "aof_enabled");
     match purpose {
-        Purpose::Counters => fit_for_counters(policy.as_deref(), aof.as_deref()).into_iter().for_each(warn),
+        Purpose::Counters => fit_for_counters(policy.as_deref(), aof.as_deref())
+            .into_iter()
+            .for_each(warn),
         Purpose::Answers => {
             let memory = field(&answers, "maxmemory");
-            fit_for_answers(policy.as_deref(), memory.as_deref()).into_iter().for_each(warn);
+            fit_for_answers(policy.as_deref(), memory.as_deref())
+                .into_iter()
+                .for_each(warn);
         }
     }
     judge(&facts, dial.cluster)
@@ -217,7 +216,10 @@ mod tests {
         }
         assert!(fit_for_counters(Some("noeviction"), Some("1")).is_empty());
         let found = fit_for_counters(Some("allkeys-lru"), Some("0")).join("; ");
-        assert!(found.contains("counters may be evicted") && found.contains("appendonly yes"), "{found}");
+        assert!(
+            found.contains("counters may be evicted") && found.contains("appendonly yes"),
+            "{found}"
+        );
     }
 
     #[test]

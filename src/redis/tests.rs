@@ -797,9 +797,12 @@ async fn a_probe_tells_what_is_there_what_is_risky_and_what_is_wrong() {
         found.warnings
     );
     assert!(found.warnings[1].contains("appendonly is off"), "{:?}", found.warnings);
-    let found = probe(&settings(&[risky.url().replace("//", "//:hunter2@")]), Purpose::Counters)
-        .await
-        .unwrap();
+    let found = probe(
+        &settings(&[risky.url().replace("//", "//:hunter2@")]),
+        Purpose::Counters,
+    )
+    .await
+    .unwrap();
     assert!(
         found.errors[0].contains("refuses the credentials"),
         "{:?}",
@@ -812,7 +815,11 @@ async fn a_probe_tells_what_is_there_what_is_risky_and_what_is_wrong() {
     assert_ne!(counters, found_identities(&Server::start(), Purpose::Answers).await);
     let full = Server::with(&["--maxmemory", "64mb"]);
     let found = probe(&settings(&[full.url()]), Purpose::Answers).await.unwrap();
-    assert!(found.warnings[0].contains("set it to volatile-lfu"), "{:?}", found.warnings);
+    assert!(
+        found.warnings[0].contains("set it to volatile-lfu"),
+        "{:?}",
+        found.warnings
+    );
     let endless = probe(&settings(&[good.url()]), Purpose::Answers).await.unwrap();
     assert!(
         endless.warnings[0].starts_with("cache.redis ") && endless.warnings[0].contains("no maxmemory"),

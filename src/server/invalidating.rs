@@ -19,7 +19,9 @@ impl Server {
         ));
         Desk::new(
             Arc::clone(&invalidator),
-            self.way_of_control_plane(&invalidator).into_iter().collect(),
+            (self.keeping.way().into_iter())
+                .chain(self.way_of_control_plane(&invalidator))
+                .collect(),
         )
     }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::metrics::register;
-use crate::cache::TierCounters;
 
 /// Series of the cache. A clone is one more reference; no counter of the request path is looked up by its labels.
 #[derive(Clone)]
@@ -213,19 +212,22 @@ impl CacheMetrics {
         self.0.invalidations.with_label_values(&[kind, source]).inc();
     }
 
-    /// The counters of the memory tier.
+    /// The counter of answers that were to be kept, by what came of it.
     #[must_use]
-    pub fn tier(&self) -> TierCounters {
-        TierCounters {
-            entries: self.0.entries.clone(),
-            bytes: self.0.bytes.clone(),
-            filling: self.0.filling_bytes.clone(),
-            evicted: self.0.evictions.clone(),
-            refused: self.0.fills.get("too_large").clone(),
-            truncated: self.0.fills.get("truncated").clone(),
-            expired: self.0.dropped.get("expired").clone(),
-            invalidated: self.0.dropped.get("invalid").clone(),
-        }
+    pub fn fills(&self, result: &'static str) -> &IntCounter {
+        self.0.fills.get(result)
+    }
+
+    /// The counter of answers that are not kept any more, by the reason.
+    #[must_use]
+    pub fn dropped(&self, reason: &'static str) -> &IntCounter {
+        self.0.dropped.get(reason)
+    }
+
+    /// How much memory answers need that are just arriving.
+    #[must_use]
+    pub fn filling_bytes(&self) -> &IntGauge {
+        &self.0.filling_bytes
     }
 
     /// How many answers are kept in memory.

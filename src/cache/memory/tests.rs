@@ -321,7 +321,7 @@ proptest! {
         let mut asked: HashMap<usize, Vec<Answer>> = HashMap::new();
         let mut kept: HashMap<usize, Answer> = HashMap::new();
         let mut number = 0;
-        let mut invalidate = |asked: &mut HashMap<usize, Vec<Answer>>,
+        let invalidate = |asked: &mut HashMap<usize, Vec<Answer>>,
                               kept: &mut HashMap<usize, Answer>,
                               what: &Invalidation,
                               concerns: &dyn Fn(usize) -> bool| {

@@ -61,10 +61,15 @@ pub(super) enum Unfit {
     Foreign,
 }
 
+/// Whether an answer is larger than any record of at most `most` bytes can hold.
+pub(super) fn is_too_large(entry: &Entry, most: usize) -> bool {
+    entry.header.headers.len() > FIELDS || entry.body.len() > most.saturating_mul(UNPACKED)
+}
+
 /// The record of an answer, of at most `most` bytes.
 pub(super) fn entry(entry: &Entry, most: usize) -> Result<Vec<u8>, Unfit> {
     let header = &entry.header;
-    if header.headers.len() > FIELDS || entry.body.len() > most.saturating_mul(UNPACKED) {
+    if is_too_large(entry, most) {
         return Err(Unfit::TooLarge);
     }
     let mut payload = Writer(Vec::with_capacity(entry.body.len() + 1_024));
@@ -295,7 +300,9 @@ impl<'a> Reader<'a> {
 
     fn fields(&mut self) -> Option<Arc<[HeaderName]>> {
         let fields = self.count()?;
-        (0..fields).map(|_| HeaderName::from_bytes(self.bytes()?).ok()).collect()
+        (0..fields)
+            .map(|_| HeaderName::from_bytes(self.bytes()?).ok())
+            .collect()
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -405,7 +412,11 @@ mod tests {
     fn time() -> impl Strategy<Value = SystemTime> {
         any::<i32>().prop_map(|seconds| {
             let distance = Duration::new(u64::from(seconds.unsigned_abs()), 5);
-            if seconds < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+            if seconds < 0 {
+                UNIX_EPOCH - distance
+            } else {
+                UNIX_EPOCH + distance
+            }
         })
     }
 
@@ -540,7 +551,10 @@ mod tests {
         let record = entry(&zeros, MOST).unwrap();
         assert!(record.len() < 1_000);
         assert!(matches!(read(b"key", &record, 0, 4_000), Err(Unfit::TooLarge)));
-        assert!(matches!(read(b"key", &record, 0, record.len() - 1), Err(Unfit::TooLarge)));
+        assert!(matches!(
+            read(b"key", &record, 0, record.len() - 1),
+            Err(Unfit::TooLarge)
+        ));
         assert!(read(b"key", &record, 0, 10_000).is_ok());
     }
 

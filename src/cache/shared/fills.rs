@@ -47,6 +47,7 @@ const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redi
 pub(super) struct Queue {
     jobs: mpsc::Sender<Job>,
     bytes: Arc<AtomicUsize>,
+    most: usize,
     metrics: CacheSharedMetrics,
 }
 
@@ -75,6 +76,7 @@ impl Queue {
         let queue = Self {
             jobs,
             bytes: Arc::default(),
+            most,
             metrics: metrics.clone(),
         };
         let writer = Writer {
@@ -89,6 +91,11 @@ impl Queue {
 
     /// Puts an answer in, if there is room.
     pub(super) fn fill(&self, base: Bytes, vary: Option<Arc<[HeaderName]>>, entry: Arc<Entry>) {
+        // Known at once, and no reason to keep others out of the queue.
+        if codec::is_too_large(&entry, self.most) {
+            self.metrics.fills.too_large.inc();
+            return;
+        }
         let bytes = usize::try_from(entry.weight()).unwrap_or(usize::MAX);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let job = Job::Fill {
@@ -129,7 +136,9 @@ pub(super) fn time_to_live(entry: &Entry, now: SystemTime) -> Option<Duration> {
     } else {
         Duration::ZERO
     };
-    let end = lifetime.fresh_until.checked_add(Duration::from_secs(stale.into()) + validator)?;
+    let end = lifetime
+        .fresh_until
+        .checked_add(Duration::from_secs(stale.into()) + validator)?;
     let left = end.duration_since(now).ok()?;
     (left >= SHORTEST).then(|| left.min(LONGEST))
 }
@@ -186,7 +195,9 @@ impl Writer {
                 };
                 let record = codec::entry(&entry, self.most).map(|record| (&entry.key, record, true));
                 let fields = vary.map(|fields| codec::varies(&base, &fields, self.most));
-                let fields = fields.transpose().map(|record| record.map(|record| (&base, record, false)));
+                let fields = fields
+                    .transpose()
+                    .map(|record| record.map(|record| (&base, record, false)));
                 let (record, fields) = match (record, fields) {
                     (Ok(record), Ok(fields)) => (record, fields),
                     (Err(unfit), _) | (_, Err(unfit)) => {

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderName;
 use rand::RngExt;
 use redis::{Pipeline, Value};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fills::Queue;
 use super::names::Name;
 use super::{Hit, Shared};
 use crate::redis::{Health, Node};
@@ -32,15 +32,15 @@ pub enum Turn {
 
 /// The right to fetch an answer. Given back when dropped.
 pub struct Lease {
-    name: Option<(Name, String)>,
-    queue: Queue,
+    shared: Shared,
+    name: Name,
+    token: String,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((name, token)) = self.name.take() {
-            self.queue.release(name, token);
-        }
+        let queue = &self.shared.0.queue;
+        queue.release(self.name.clone(), std::mem::take(&mut self.token));
     }
 }
 
@@ -52,6 +52,27 @@ enum Said {
 }
 
 impl Shared {
+    /// [`lease`](Self::lease) once for all requests of this process that want the same at the same time. The lease, if it is
+    /// this gateway's, is over when the last of them has dropped it.
+    pub async fn turn<V>(&self, key: &[u8], base: &Bytes, variant: V) -> Arc<Turn>
+    where
+        V: Fn(&[HeaderName]) -> Vec<u8> + Send + Sync + 'static,
+    {
+        let inner = &self.0;
+        let Some(length) = inner.settings.lease else {
+            return Arc::new(Turn::Alone);
+        };
+        let (this, base) = (self.clone(), base.clone());
+        let landing = (inner.turns).join(key, &inner.runtime, |key| async move {
+            Arc::new(this.lease(&key, &base, variant).await)
+        });
+        let turn = match landing {
+            Some(landing) => landing.wait(Instant::now() + length + inner.settings.budget).await,
+            None => None,
+        };
+        turn.unwrap_or_else(|| Arc::new(Turn::Alone))
+    }
+
     /// Asks whether this gateway is the one to fetch what has this full key, and if it is not, waits for the one that is,
     /// no longer than the lease. `base` and `variant` are those of [`get`](Self::get), by which the answer is looked for.
     pub async fn lease(&self, key: &[u8], base: &[u8], variant: impl Fn(&[HeaderName]) -> Vec<u8>) -> Turn {
@@ -73,8 +94,9 @@ impl Shared {
             Said::Ours => {
                 leases.taken.inc();
                 return Turn::Mine(Lease {
-                    name: Some((name, token)),
-                    queue: inner.queue.clone(),
+                    shared: self.clone(),
+                    name,
+                    token,
                 });
             }
             Said::Nothing => {
@@ -86,7 +108,8 @@ impl Shared {
             Said::Theirs => {}
         }
         while Instant::now() < until {
-            sleep(LOOK.mul_f64(rand::rng().random_range(0.5..1.5))).await;
+            let pause = LOOK.mul_f64(rand::rng().random_range(0.5..1.5));
+            sleep(pause).await;
             // Asked first: when it is over, what was fetched is there.
             let over = match self.is_over(&node, &name).await {
                 Some(over) => over,

@@ -46,7 +46,10 @@ mod tests {
         let tag = name.record.strip_prefix("tollgate:{").unwrap();
         let tag = tag.strip_suffix("}:c1").unwrap();
         assert_eq!(tag.len(), 32);
-        assert!(tag.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase()));
+        assert!(
+            tag.bytes()
+                .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+        );
         assert_eq!(name.slot, Slot::of_tag(tag.as_bytes()));
         assert_eq!(name.lease(), format!("{}:lease", name.record));
         assert_eq!(name, Name::of(b"key"));

@@ -171,7 +171,8 @@ async fn what_one_gateway_is_filled_with_another_one_finds() {
     // What came from there is kept in memory, and does not go back.
     assert!(two.cache.put(&base, None, hit.entry));
     assert!(matches!(two.cache.find(&base), InMemory::Entry(_)));
-    two.fill(&self::base("/else"), None, entry(&self::base("/else"), "another")).await;
+    two.fill(&self::base("/else"), None, entry(&self::base("/else"), "another"))
+        .await;
     assert_eq!(two.metrics.fills.written.get(), 1);
     assert_eq!((two.metrics.lookups.hit.get(), two.metrics.lookups.miss.get()), (1, 1));
 }
@@ -243,7 +244,10 @@ async fn many_who_look_for_the_same_ask_once() {
         server.thaw();
     };
     let (found, ()) = tokio::join!(join_all((0..50).map(|_| gateway.get(&base))), thaw);
-    assert!(found.iter().all(|found| found.as_deref() == Some("an answer")), "{found:?}");
+    assert!(
+        found.iter().all(|found| found.as_deref() == Some("an answer")),
+        "{found:?}"
+    );
     let stats = server.cli(&["INFO", "commandstats"]);
     assert!(stats.contains("cmdstat_get:calls=1,"), "{stats}");
 }
@@ -255,9 +259,12 @@ async fn what_another_one_has_invalidated_is_not_found_any_more() {
     let base = base("/");
     sleep(Duration::from_millis(20)).await;
     // Later than the beginning of the stream, and not later than the invalidation by more than clocks may differ.
-    one.fill(&base, None, entry_of(&base, "old", 60, now_ms() + 5_000)).await;
+    one.fill(&base, None, entry_of(&base, "old", 60, now_ms() + 5_000))
+        .await;
     assert_eq!(two.get(&base).await.as_deref(), Some("old"));
-    one.shared.spread().publish(&Invalidation::Mark(MarkId::tag("news")), now_ms());
+    one.shared
+        .spread()
+        .publish(&Invalidation::Mark(MarkId::tag("news")), now_ms());
     until("it to be told", || two.metrics.invalidations_received.get() == 1).await;
     assert_eq!(two.get(&base).await, None);
     // Who begins only now knows it too.
@@ -307,10 +314,14 @@ async fn what_is_too_large_or_gone_too_soon_is_not_written() {
     let gateway = Gateway::start(&server).await;
     let base = base("/");
     let fills = &gateway.metrics.fills;
-    let noise: String = (0..500_000).map(|_| char::from(rand::random_range(b' '..=b'~'))).collect();
+    let noise: String = (0..500_000)
+        .map(|_| char::from(rand::random_range(b' '..=b'~')))
+        .collect();
     gateway.shared.put(&base, None, Arc::new(entry(&base, &noise)));
     until("it to be refused", || fills.too_large.get() == 1).await;
-    gateway.shared.put(&base, None, Arc::new(entry_of(&base, "short", 0, now_ms())));
+    gateway
+        .shared
+        .put(&base, None, Arc::new(entry_of(&base, "short", 0, now_ms())));
     until("it to be refused", || fills.too_short.get() == 1).await;
     assert_eq!(server.cli(&["EXISTS", &Name::of(&base).record]), "0");
     assert_eq!((fills.written.get(), fills.failed.get()), (0, 0));
@@ -356,7 +367,10 @@ async fn one_gateway_fetches_and_the_other_one_waits_for_it() {
     };
     assert_eq!(body(&hit.entry), "fetched once");
     until("the lease to be given back", || server.cli(&["EXISTS", &name]) == "0").await;
-    assert_eq!((one.metrics.leases.taken.get(), two.metrics.leases.shared.get()), (1, 1));
+    assert_eq!(
+        (one.metrics.leases.taken.get(), two.metrics.leases.shared.get()),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

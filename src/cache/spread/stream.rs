@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rand::RngExt;
-use redis::{Pipeline, Value};
+use redis::{Pipeline, ServerError, Value};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
@@ -38,6 +39,8 @@ const READ: usize = 64;
 /// Between two records that are added, and after one that could not be.
 const GATHER: Duration = Duration::from_millis(50);
 const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// Between two lines about what the server refuses.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What was read longer ago says too little.
 const CURRENT: Duration = Duration::from_secs(5);
@@ -80,18 +83,21 @@ impl Spread {
         });
         // Tells what this process has told from what others tell, those of an earlier process of this gateway too.
         let token = format!("{:016x}", rand::rng().random::<u64>());
+        let pen = Arc::new(Pen {
+            redis,
+            token,
+            said: Mutex::new(None),
+        });
         let teller = Teller {
-            redis: redis.clone(),
+            pen: Arc::clone(&pen),
             outbox: Arc::clone(&outbox),
             metrics: metrics.clone(),
-            token: token.clone(),
         };
         let reader = Reader {
-            redis,
+            pen,
             view: Arc::clone(&view),
             metrics: metrics.clone(),
             apply,
-            token,
             place: None,
         };
         let tasks = [
@@ -155,12 +161,11 @@ impl View {
     }
 }
 
-/// Adds to the stream.
+/// Tells what waits to be told.
 struct Teller {
-    redis: Redis,
+    pen: Arc<Pen>,
     outbox: Arc<Outbox>,
     metrics: CacheSharedMetrics,
-    token: String,
 }
 
 impl Teller {
@@ -168,7 +173,7 @@ impl Teller {
         loop {
             let batch = self.outbox.take().await;
             // Told twice is as good as told once, so a reply that is lost is no harm.
-            if add(&self.redis, &self.token, &batch).await.is_some() {
+            if self.pen.add(&batch).await.is_some() {
                 self.metrics.invalidations_sent.inc_by(batch.len() as u64);
                 self.outbox.told();
                 sleep(GATHER).await;
@@ -181,34 +186,55 @@ impl Teller {
     }
 }
 
-/// Adds a record. None: nobody knows whether it was added.
-async fn add(redis: &Redis, token: &str, batch: &[Invalidation]) -> Option<Id> {
-    let text = serde_json::to_string(batch).ok()?;
-    let mut pipeline = Pipeline::new();
-    let command = pipeline.cmd("XADD").arg(STREAM).arg("MAXLEN").arg("~").arg(LENGTH);
-    command.arg("*").arg("n").arg(token).arg("i").arg(text);
-    let reply = node(redis)?.send(&pipeline).await.ok()?;
-    match reply.values.into_iter().next()? {
-        Ok(value) => Id::of(&value),
-        Err(error) => {
+/// Adds to the stream.
+struct Pen {
+    redis: Redis,
+    /// Stands in each record, so that it is known by who wrote it.
+    token: String,
+    said: Mutex<Option<Instant>>,
+}
+
+impl Pen {
+    /// Adds a record. None: nobody knows whether it was added.
+    async fn add(&self, batch: &[Invalidation]) -> Option<Id> {
+        let text = serde_json::to_string(batch).ok()?;
+        let mut pipeline = Pipeline::new();
+        let command = pipeline.cmd("XADD").arg(STREAM).arg("MAXLEN").arg("~").arg(LENGTH);
+        command.arg("*").arg("n").arg(&self.token).arg("i").arg(text);
+        let reply = self.node()?.send(&pipeline).await.ok()?;
+        match reply.values.into_iter().next()? {
+            Ok(value) => Id::of(&value),
+            Err(error) => {
+                self.complain(&error);
+                None
+            }
+        }
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.redis.node_of(Slot::of_tag(TAG))
+    }
+
+    fn complain(&self, error: &ServerError) {
+        let now = Instant::now();
+        let mut said = self.said.lock();
+        if said.is_none_or(|then| now - then >= SAY_AGAIN) {
+            *said = Some(now);
             let details = error.details().unwrap_or_default();
-            log::warn!("shared cache: an invalidation was not told: {} {details}", error.code());
-            None
+            log::warn!(
+                "shared cache: what is invalidated can not be told to the other gateways: {} {details}",
+                error.code()
+            );
         }
     }
 }
 
-fn node(redis: &Redis) -> Option<Arc<Node>> {
-    redis.node_of(Slot::of_tag(TAG))
-}
-
 /// Reads the stream.
 struct Reader {
-    redis: Redis,
+    pen: Arc<Pen>,
     view: Arc<View>,
     metrics: CacheSharedMetrics,
     apply: Apply,
-    token: String,
     place: Option<Place>,
 }
 
@@ -233,7 +259,7 @@ impl Reader {
 
     /// Reads up to the end. None: nobody knows what there is.
     async fn catch_up(&mut self) -> Option<()> {
-        let node = node(&self.redis)?;
+        let node = self.pen.node()?;
         self.compare_clocks(&node).await?;
         let Some(mut place) = self.place else {
             return self.begin(&node).await;
@@ -258,7 +284,7 @@ impl Reader {
     /// Finds a place for the first time, and reads back what was told before.
     async fn begin(&mut self, node: &Node) -> Option<()> {
         let data = node.data_identity();
-        let hello = add(&self.redis, &self.token, &[]).await?;
+        let hello = self.pen.add(&[]).await?;
         let first = read(node, Id::default(), 1).await?.first()?.id;
         let window = Id {
             ms: hello.ms.saturating_sub(BACK_MS),
@@ -285,7 +311,7 @@ impl Reader {
     async fn begin_anew(&mut self, node: &Node) -> Option<()> {
         self.place = None;
         let data = node.data_identity();
-        let hello = add(&self.redis, &self.token, &[]).await;
+        let hello = self.pen.add(&[]).await;
         // Whether or not it is known what is there now, what was before is not.
         self.metrics.gaps.inc();
         (self.apply)(&Invalidation::All, hello.map_or_else(unix_ms, |id| id.ms));
@@ -295,7 +321,7 @@ impl Reader {
     }
 
     fn heed(&self, record: &Record) {
-        if record.token.as_deref() == Some(self.token.as_bytes()) {
+        if record.token.as_deref() == Some(self.pen.token.as_bytes()) {
             return;
         }
         let told: Vec<Invalidation> = match record.text.as_deref().map(serde_json::from_slice) {

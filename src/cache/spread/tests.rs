@@ -77,7 +77,10 @@ async fn what_one_invalidates_reaches_the_others_and_does_not_come_back() {
     let server = Server::start();
     let (one, two) = (Gateway::started(&server).await, Gateway::started(&server).await);
     // A beginner takes what was before the stream for invalid.
-    assert_eq!((one.news(), two.news()), (vec![Invalidation::All], vec![Invalidation::All]));
+    assert_eq!(
+        (one.news(), two.news()),
+        (vec![Invalidation::All], vec![Invalidation::All])
+    );
 
     let all = Spreading::new(vec![Arc::clone(&one.spread) as Arc<dyn Channel>]);
     assert!(!all.is_alone());

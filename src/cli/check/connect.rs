@@ -217,3 +217,40 @@ fn keys(source: &JwksSource) -> Result<(), String> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::document::Environment;
+    use crate::redis::tests::server::Server;
+
+    fn found(counters: &str, answers: &str) -> (Vec<String>, String) {
+        let text = format!(
+            "revision: {{ file: r }}\nthrottle: {{ instances: 2 }}\nredis: {{ urls: [{counters:?}] }}\n\
+             cache: {{ redis: {{ urls: [{answers:?}] }} }}\n"
+        );
+        let environment = Environment::fixed([], Timestamp::UNIX_EPOCH);
+        let config = config::parse(&text, "t.yaml", &environment, None).unwrap().config;
+        let (facts, mistakes) = redis(&config, Path::new("t.yaml"));
+        let texts: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        (facts, texts.join("\n"))
+    }
+
+    #[test]
+    fn answers_with_the_counters_are_found_out_under_another_name_and_two_servers_are_fine() {
+        let counters = Server::with(&["--appendonly", "yes"]);
+        let answers = Server::with(&["--maxmemory", "64mb", "--maxmemory-policy", "volatile-lfu"]);
+        let (facts, mistakes) = found(&counters.url(), &answers.url());
+        assert_eq!((facts.len(), mistakes.as_str()), (2, ""));
+        assert!(
+            facts[0].starts_with("redis 127") && facts[1].starts_with("cache.redis 127"),
+            "{facts:?}"
+        );
+
+        let (_, mistakes) = found(&counters.url(), &counters.url().replace("127.0.0.1", "localhost"));
+        assert!(mistakes.contains("keeps the counters too"), "{mistakes}");
+        assert!(mistakes.contains("it has no maxmemory"), "{mistakes}");
+    }
+}

@@ -47,7 +47,10 @@ mod tests {
         assert_eq!(there, 16_384_000 * 1024);
         assert_eq!(too_much(12 << 30, 16 << 30), None);
         let found = too_much((12 << 30) + 1, 16 << 30).unwrap();
-        assert!(found.contains("memory is 12288 MiB") && found.contains("16384 MiB on this machine"), "{found}");
+        assert!(
+            found.contains("memory is 12288 MiB") && found.contains("16384 MiB on this machine"),
+            "{found}"
+        );
         assert_eq!(total("MemFree: 1 kB"), None);
     }
 }

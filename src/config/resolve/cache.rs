@@ -160,7 +160,10 @@ mod tests {
         };
         assert_eq!(loaded("").config.cache, default);
         assert_eq!(loaded("cache: {}").config.cache, default);
-        let redis = loaded("cache: { redis: { urls: [redis://answers] } }").config.cache.redis;
+        let redis = loaded("cache: { redis: { urls: [redis://answers] } }")
+            .config
+            .cache
+            .redis;
         let redis = redis.unwrap();
         assert_eq!(redis.redis.urls, ["redis://answers:6379"]);
         assert_eq!(
@@ -198,7 +201,7 @@ mod tests {
             ),
             (
                 &format!("{redis} leese: 1s }}"),
-                "unknown key \"leese\" in cache.redis; did you mean \"lease\"?",
+                "unknown key \"leese\" in cache redis; did you mean \"lease\"?",
             ),
         ] {
             let found = read(&format!("cache: {{ {keys} }}")).unwrap_err();

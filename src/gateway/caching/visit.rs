@@ -13,6 +13,7 @@ use crate::cache::directives::RequestDirectives;
 use crate::cache::entry::Entry;
 use crate::cache::marks::MarkId;
 use crate::cache::policy::Policy;
+use crate::cache::shared::Turn;
 
 /// A request that may be answered from the cache.
 pub struct Visit {
@@ -32,6 +33,8 @@ pub struct Visit {
     pub asked_ms: u64,
     /// What came of it so far.
     pub course: Course,
+    /// Whose turn it is to fetch it, while that is decided among gateways.
+    pub turn: Option<Arc<Turn>>,
     /// The upstream's word that what is kept is still good, until that is updated.
     pub not_modified: Option<Box<ResponseHeader>>,
     /// Set when no client waits: this request fetches something anew in the background.
@@ -108,6 +111,7 @@ impl Visit {
             sequence: self.sequence,
             asked_ms: self.asked_ms,
             course: Course::default(),
+            turn: None,
             not_modified: None,
             refresh: Some(refresh),
         }
