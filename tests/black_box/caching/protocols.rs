@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn tunnels_pass() {
-    let service = WebSocketService::start();
+    let service = EchoSocket::start();
     let revision = Revision::empty()
         .behind("origin", service.address())
         .api("{ name: all, base_path: /, auth: none, upstream: origin, cache: {} }");
@@ -80,12 +80,8 @@ fn http_2_and_http_1_share_what_is_kept() {
     let again = scene.gateway.http2().get("/a").host(&host).send().expect(200);
     assert_eq!(again.text(), "1");
     assert!(again.header("age").is_some());
-    let conditional = scene
-        .gateway
-        .http2()
-        .get("/a")
-        .host(&host)
-        .header("if-none-match", "\"a\"");
+    let client = scene.gateway.http2();
+    let conditional = client.get("/a").host(&host).header("if-none-match", "\"a\"");
     conditional.send().expect(304);
     assert_eq!(scene.origin.requests(), 1);
 }
