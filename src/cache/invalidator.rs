@@ -157,12 +157,13 @@ fn names(order: &Order) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::cache::marks::MarkId;
+    use crate::cache::memory::TierCounters;
     use crate::telemetry::Metrics;
 
     #[test]
     fn an_order_is_carried_out_as_a_whole_or_not_at_all_and_remembered() {
         let metrics = Metrics::new().unwrap();
-        let cache: &'static Cache = Box::leak(Box::new(Cache::new(1 << 20, metrics.cache().tier())));
+        let cache: &'static Cache = Box::leak(Box::new(Cache::new(1 << 20, TierCounters::unregistered())));
         let invalidator = Invalidator::new(cache, Arc::default(), Introspectors::offline(), metrics.cache().clone());
         let before = cache.marks().sequence();
         let bad: Order = serde_json::from_str(r#"{"tags": ["news", "two words"]}"#).unwrap();

@@ -159,7 +159,8 @@ impl Order {
             add("route", Invalidation::Mark(MarkId::route(api, route)));
         }
         for (position, mark) in self.marks.iter().enumerate() {
-            let bits = u64::from_str_radix(mark, 16).ok().filter(|_| mark.len() == 16);
+            let is_hex = mark.len() == 16 && mark.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let bits = u64::from_str_radix(mark, 16).ok().filter(|_| is_hex);
             let bits = bits.ok_or_else(|| format!("\"marks\", item {}: 16 hex digits are meant", position + 1))?;
             add("mark", Invalidation::Mark(MarkId(bits)));
         }

@@ -2,6 +2,7 @@
 
 mod access;
 mod catalogue;
+mod invalidations;
 mod keys;
 mod objects;
 mod openapi;

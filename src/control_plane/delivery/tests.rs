@@ -12,7 +12,7 @@ use super::super::store::KeyWrite;
 use super::super::testing::{Node, PATIENCE, TOKEN, changes, client, content, verified};
 use crate::clock::unix_ms;
 use crate::distribution::protocol::ResolvedFor;
-use crate::distribution::{Content, ContentHash, KeyChange, KeyEntry, KeyHash, KeyPage, Topic};
+use crate::distribution::{CachePage, Content, ContentHash, KeyChange, KeyEntry, KeyHash, KeyPage, Topic};
 use crate::revision::{EnvironmentType, KeyType};
 
 fn sqlite(directory: &tempfile::TempDir) -> String {
@@ -521,4 +521,76 @@ fn publishes_until_it_is_killed() {
             std::io::stdout().flush().unwrap();
         }
     });
+}
+
+/// What a poll of the log of invalidations says.
+async fn invalidations(node: &Node, query: &str) -> CachePage {
+    let answer = node.get(&format!("/v1/environments/prod/cache/log{query}")).await;
+    assert_eq!(answer.status(), StatusCode::OK, "{query}");
+    verified(
+        &answer.bytes().await.unwrap(),
+        Topic::Cache,
+        node.plane.signing.public(),
+    )
+}
+
+async fn invalidate(node: &Node, environment: &str, what: &str) {
+    let seq = (node.plane.store)
+        .write_invalidation(environment, "me", what, unix_ms())
+        .await
+        .unwrap();
+    node.plane.heads.invalidated(seq);
+}
+
+#[tokio::test]
+async fn the_log_of_invalidations_tells_its_end_then_what_comes_and_wakes_who_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(&sqlite(&directory), "").await;
+    node.environment("prod", "production").await;
+    node.environment("test", "production").await;
+    invalidate(&node, "prod", r#"{"tags":["old"]}"#).await;
+    let end = invalidations(&node, "").await;
+    assert_eq!((end.after, end.next, end.records.len()), (None, 1, 0));
+    let path = "/v1/environments/prod/cache/log";
+    let nothing = node.get(&format!("{path}?after=1&wait=0")).await;
+    assert_eq!(nothing.status(), StatusCode::NOT_MODIFIED);
+
+    let (asking, begun) = (node.asking(&format!("{path}?after=1&wait=60")), Instant::now());
+    let waiting = tokio::spawn(async move { asking.send().await.unwrap().bytes().await.unwrap() });
+    until_polls(&node, 1).await;
+    invalidate(&node, "prod", r#"{"tags":["news"]}"#).await;
+    let woken: CachePage = verified(&waiting.await.unwrap(), Topic::Cache, node.plane.signing.public());
+    assert!(begun.elapsed() < PATIENCE);
+    assert_eq!((woken.after, woken.next), (Some(1), 2));
+    assert_eq!(woken.records[0].what, json!({ "tags": ["news"] }));
+
+    // What is for others is passed over.
+    invalidate(&node, "test", r#"{"all":true}"#).await;
+    let passed = invalidations(&node, "?after=2&wait=0").await;
+    assert_eq!((passed.next, passed.records.len()), (3, 0));
+    // Who is ahead has read another log.
+    let ahead = invalidations(&node, "?after=9&wait=60").await;
+    assert_eq!((ahead.next, ahead.records.len()), (3, 0));
+    // Who has missed too much is told so.
+    let store = &node.plane.store;
+    store.set_setting("cache_invalidations", Some("20000")).await.unwrap();
+    invalidate(&node, "prod", r#"{"all":true}"#).await;
+    let gone = node.get(&format!("{path}?after=3&wait=0")).await;
+    assert_eq!(gone.status(), StatusCode::GONE);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_of_invalidations_is_bounded_and_says_where_the_next_one_begins() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(&sqlite(&directory), "").await;
+    node.environment("prod", "production").await;
+    for _ in 0..130 {
+        invalidate(&node, "prod", r#"{"all":true}"#).await;
+    }
+    let first = invalidations(&node, "?after=0").await;
+    assert_eq!((first.records.len(), first.next), (100, 100));
+    let second = invalidations(&node, "?after=100").await;
+    assert_eq!((second.records.len(), second.next), (30, 130));
+    node.stop().await;
 }

@@ -109,7 +109,10 @@ fn the_answer_says_who_was_told_and_what_is_unknown_here() {
 
     assert_eq!(scene.nth(scene.get("/a")), 1);
     assert_eq!(scene.nth(scene.get("/a")), 1);
-    let facts = order(&scene.gateway, "GET", "/admin/cache", None).expect(200).json();
+    let look = || order(&scene.gateway, "GET", "/admin/cache", None).expect(200).json();
+    // A request is counted when its answer has gone out.
+    until("both requests are counted", || look()["requests"]["asked"] == 2);
+    let facts = look();
     assert_eq!(facts["memory"]["entries"], 1, "{facts}");
     assert!(facts["memory"]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(facts["requests"]["asked"], 2);

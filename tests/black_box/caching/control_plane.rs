@@ -22,8 +22,11 @@ fn kept(gateway: &Gateway, target: &str) -> String {
     answer
 }
 
-/// Waits until a gateway hears what others are told.
+/// Waits until a gateway serves, and hears what others are told.
 fn until_current(gateway: &Gateway) {
+    until("the gateway has its revision", || {
+        gateway.client().get("/ready").send().status == 200
+    });
     until("the gateway follows the log of invalidations", || {
         let facts = order(gateway, "GET", "/admin/cache", None).expect(200).json();
         facts["spread"][0]["is_current"] == true
