@@ -259,7 +259,6 @@ fn what_is_forbidden_is_not_kept() {
         (vec![fresh, ("vary", "a, *")], WhyNot::Vary),
         (vec![fresh, ("vary", "a b")], WhyNot::Vary),
         (vec![fresh, ("set-cookie", "a=b")], WhyNot::SetCookie),
-        (vec![fresh, ("content-range", "bytes 0-1/9")], WhyNot::Partial),
     ] {
         assert_eq!(judged(200, &lines, &policy()), Err(why), "{lines:?}");
     }
@@ -484,6 +483,8 @@ proptest! {
         let is_sound_dictionary = sfv::Parser::parse_dictionary(junk.1.as_bytes()).is_ok_and(|read| !read.is_empty());
         let has_dictionary = sound.iter().any(|line| line.0 == "cdn-cache-control");
         prop_assume!(junk.0 != "cdn-cache-control" || !(is_sound_dictionary || has_dictionary));
+        // Of several ages the first counts, and is ignored if it is none (RFC 9111 section 5.1).
+        prop_assume!(junk.0 != "age" || !in_front);
         let policy = policy();
         let without = judged(status, &sound, &policy);
         let mut lines = sound.clone();
