@@ -18,6 +18,7 @@ mod visit;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::header::{HeaderName, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 use pingora::cache::key::CacheKey;
@@ -109,7 +110,7 @@ impl Caching {
         }
         if visit.course.found.is_none() && !visit.directives.only_if_cached {
             // The engine would fetch all of it, which is more than was asked for.
-            if request.method == Method::HEAD || request.headers.contains_key(RANGE) {
+            if visit.is_partial {
                 return self.pass(journey, Bypass::Partial);
             }
             if visit.directives.no_store {
@@ -243,10 +244,15 @@ impl Caching {
             let says_so = answer.status == StatusCode::NOT_MODIFIED;
             visit.not_modified = says_so.then(|| Box::new(answer.clone()));
         }
-        if let Some(change) = journey.change.take() {
+        // An answer that is not the last one, because another endpoint is tried, changes nothing.
+        if let Some(change) = &journey.change {
             for mark in change.made_by(answer) {
-                self.spreading
-                    .invalidate(self.cache, &Invalidation::Mark(mark), unix_ms());
+                let what = Invalidation::Mark(mark);
+                if change.is_worth_telling() {
+                    self.spreading.invalidate(self.cache, &what, unix_ms());
+                } else {
+                    self.cache.invalidate(&what, unix_ms());
+                }
                 self.metrics.invalidated("url", "unsafe_method");
             }
         }
@@ -272,8 +278,11 @@ impl Caching {
         if let Some(hit) = shared.get(&base, select).await {
             self.take(hit, visit);
         }
-        let is_wanted = visit.course.found.is_none() && !visit.directives.only_if_cached && !visit.directives.no_store;
-        if !is_wanted || !shared.has_leases() {
+        let is_fetched = visit.course.found.is_none()
+            && !visit.directives.only_if_cached
+            && !visit.directives.no_store
+            && !visit.is_partial;
+        if !is_fetched || !shared.has_leases() || !self.is_likely_kept(&visit.key) {
             return;
         }
         let (key, request) = (visit.key.clone(), request.clone());
@@ -286,6 +295,13 @@ impl Caching {
             self.take(hit.clone(), visit);
         }
         visit.turn = Some(turn);
+    }
+
+    /// Whether nothing was learnt that speaks against it.
+    fn is_likely_kept(&self, key: &Bytes) -> bool {
+        self.cache
+            .predictor()
+            .cacheable_prediction(&key::engine_key(key.clone()))
     }
 
     /// Takes what another gateway has kept, if that is newer.

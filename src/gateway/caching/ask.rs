@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use sha2::{Digest, Sha256};
@@ -64,6 +64,7 @@ impl Caching {
             policy: Arc::clone(policy),
             key: base.clone(),
             base,
+            is_partial: request.method == Method::HEAD || headers.contains_key(RANGE),
             marks: marks.into_iter().chain(users).collect(),
             sequence: self.cache.marks().sequence(),
             asked_ms: journey.now_ms,

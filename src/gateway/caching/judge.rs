@@ -23,8 +23,8 @@ use crate::gateway::journey::Journey;
 /// Why an answer is not kept that was selected by what this gateway says of a request.
 pub const SELECTED_BY_GATEWAY: &str = "vary_by_gateway";
 
-/// Why an answer is not kept that has more tags than can be remembered.
-pub const TOO_MANY_TAGS: &str = "too_many_tags";
+/// Why an answer is not kept that could not be made invalid by its tags.
+pub const TAGS: &str = "tags";
 
 /// So many tags may one answer have.
 const TAGS_MAX: usize = 64;
@@ -67,13 +67,15 @@ impl Caching {
         };
         let verdict = lifetime.map_err(WhyNot::as_str).and_then(|lifetime| {
             let fields = selecting(&header, &visit.policy)?;
-            let tags = tags(&header.headers).ok_or(TOO_MANY_TAGS)?;
+            let tags = tags(&header.headers).ok_or(TAGS)?;
             Ok((lifetime, fields, tags))
         });
         let (lifetime, fields, tags) = match verdict {
             Ok(verdict) => verdict,
             Err(why) => {
                 visit.course.why_not = Some(why);
+                // Nobody has to wait any longer for what will not come.
+                visit.turn = None;
                 return RespCacheable::Uncacheable(NoCacheReason::Custom(why));
             }
         };
@@ -105,12 +107,13 @@ impl Caching {
     }
 }
 
-/// By what an origin wants to be able to make an answer invalid; `None` when that is more than can be remembered.
+/// By what an origin wants to be able to make an answer invalid; `None` when that can not be read, or is more than can be
+/// remembered.
 fn tags(headers: &HeaderMap) -> Option<SmallVec<[MarkId; 4]>> {
     let mut marks = SmallVec::new();
     for name in &TAG_FIELDS {
         for line in headers.get_all(name) {
-            let tags = line.to_str().unwrap_or_default().split([',', ' ']);
+            let tags = line.to_str().ok()?.split([',', ' ', '\t']);
             marks.extend(tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX + 1).map(MarkId::tag));
             if marks.len() > TAGS_MAX {
                 return None;

@@ -25,6 +25,8 @@ pub struct Visit {
     pub base: Bytes,
     /// The key of the variant that this request selects, as far as is known.
     pub key: Bytes,
+    /// It asks for a part, or for the head alone.
+    pub is_partial: bool,
     /// By what its answer can be made invalid, beside its own tags.
     pub marks: SmallVec<[MarkId; 4]>,
     /// The number of the last invalidation before it.
@@ -107,6 +109,7 @@ impl Visit {
             directives: RequestDirectives::default(),
             base: self.base.clone(),
             key: self.key.clone(),
+            is_partial: self.is_partial,
             marks: self.marks.clone(),
             sequence: self.sequence,
             asked_ms: self.asked_ms,

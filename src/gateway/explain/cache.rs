@@ -217,10 +217,12 @@ fn whose(share: Share, snapshot: &Snapshot, caller: &Caller) -> String {
 
 /// What is kept for such a request. Fields by which answers differ are those of the question.
 fn kept(cache: &Cache, base: &Bytes, request: &HeaderMap) -> Option<KeptFacts> {
-    let entry = match cache.find(base) {
-        Found::Nothing => return None,
-        Found::Entry(entry) => entry,
-        Found::Varies(fields) => cache.find_variant(&variant_key(base, &fields, request))?,
+    let found = match cache.peek(base) {
+        Found::Varies(fields) => cache.peek(&variant_key(base, &fields, request)),
+        found => found,
+    };
+    let Found::Entry(entry) = found else {
+        return None;
     };
     let now = SystemTime::now();
     Some(KeptFacts {
