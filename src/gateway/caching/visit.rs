@@ -77,6 +77,10 @@ pub enum Bypass {
     Precondition,
     /// It asks for a part or for the head alone, and nothing is kept: what would come is nothing to keep.
     Partial,
+    /// Its `Connection` names fields that the origin is not sent, so that they select nothing there.
+    Connection,
+    /// It carries a credential in its URL that the origin is sent, and that its key would not tell from another one.
+    Credential,
     /// Its answer differs by caller, and who calls has no name.
     UnknownCaller,
     /// It asks not to be kept, and nothing is kept.
@@ -94,6 +98,8 @@ impl Bypass {
             Self::Grpc => "grpc",
             Self::Precondition => "precondition",
             Self::Partial => "partial",
+            Self::Connection => "connection",
+            Self::Credential => "credential",
             Self::UnknownCaller => "unknown_caller",
             Self::NoStore => "no_store",
         }
