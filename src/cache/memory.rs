@@ -160,9 +160,13 @@ impl Cache {
     pub fn find_by(&self, fingerprint: Fingerprint, base: &[u8]) -> Found {
         match self.table.get(&fingerprint) {
             Some(Slot::Varies(varies)) if varies.base == base => Found::Varies(Arc::clone(&varies.fields)),
-            Some(Slot::Entry(entry)) => self
-                .admitted(fingerprint, base, entry)
-                .map_or(Found::Nothing, Found::Entry),
+            Some(Slot::Entry(entry)) => match self.admitted(fingerprint, base, entry) {
+                Some(entry) => {
+                    entry.count_hit();
+                    Found::Entry(entry)
+                }
+                None => Found::Nothing,
+            },
             _ => Found::Nothing,
         }
     }
@@ -176,6 +180,11 @@ impl Cache {
     /// The same for a key whose fingerprint is known.
     #[must_use]
     pub fn find_variant_by(&self, fingerprint: Fingerprint, key: &[u8]) -> Option<Arc<Entry>> {
+        self.find_again(fingerprint, key).inspect(|entry| entry.count_hit())
+    }
+
+    /// The same for the engine, which looks for what was found, and counted, before.
+    pub(super) fn find_again(&self, fingerprint: Fingerprint, key: &[u8]) -> Option<Arc<Entry>> {
         match self.table.get(&fingerprint)? {
             Slot::Entry(entry) => self.admitted(fingerprint, key, entry),
             Slot::Varies(_) => None,
@@ -272,7 +281,6 @@ impl Cache {
             return None;
         }
         if self.marks.admits(&entry) {
-            entry.count_hit();
             return Some(entry);
         }
         self.remove_this(fingerprint, &Slot::Entry(entry), &self.counters.invalidated);

@@ -70,7 +70,7 @@ impl Cache {
 #[async_trait]
 impl Storage for Cache {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let found = self.find_variant_by(Fingerprint(key.primary_bin()), key.primary_key());
+        let found = self.find_again(Fingerprint(key.primary_bin()), key.primary_key());
         Ok(found.map(|entry| (meta(&entry), Box::new(Hit::new(entry)) as HitHandler)))
     }
 

@@ -38,7 +38,7 @@ use super::tries;
 use crate::auth::{Caller, Identity, credential};
 use crate::cache::directives::{Acceptance, RequestDirectives};
 use crate::cache::entry::Entry;
-use crate::cache::key::{self, CallerPart, KeyParts};
+use crate::cache::key::{self, CallerPart, Key, KeyParts};
 use crate::cache::marks::{Invalidation, MarkId};
 use crate::cache::memory::{Cache, Found};
 use crate::cache::policy::{Policy, Share};
@@ -164,7 +164,7 @@ impl Caching {
     /// What the engine looks for.
     #[must_use]
     pub fn key(journey: &Journey) -> Option<CacheKey> {
-        journey.visit.as_ref().map(|visit| key::engine_key(visit.key.clone()))
+        journey.visit.as_ref().map(|visit| visit.key.for_engine())
     }
 
     /// Something was found: whether it is given as it is, or is validated first.
@@ -319,7 +319,7 @@ impl Caching {
             Some(fields) => variant_key(&visit.base, fields, asked.headers),
             None => visit.base.clone(),
         };
-        let mut marks = visit.marks.clone();
+        let mut marks = visit.marks(journey.snapshot.as_deref(), journey.caller.as_ref());
         marks.extend(tags);
         let mut meta = CacheMeta::new(
             lifetime.fresh_until,
@@ -356,35 +356,25 @@ impl Caching {
         let snapshot = journey.snapshot.as_ref().ok_or(Bypass::UnknownCaller)?;
         let caller = journey.caller.as_ref().ok_or(Bypass::UnknownCaller)?;
         let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
-        let host = text(headers.get(HOST)).to_ascii_lowercase();
         let issuer = caller.subject_hash().map(|hash| hash.to_string());
-        let place = &policy.place;
         let base = Bytes::from(key::base(&KeyParts {
             scheme: &scheme(headers, journey.scheme, journey.origin.trusted),
-            host: &host,
+            host: text(headers.get(HOST)),
             path: target.path,
             query: target.query,
-            place,
+            place: &policy.place,
             upstream: journey.upstream().map_or("", |upstream| upstream.name().as_str()),
             key_type: caller.key_type().map(KeyType::as_str),
             caller: caller_part(policy.share, caller, application, issuer.as_deref())?,
         }));
-        let users = [application, caller.key_id(), caller.subject()];
-        let marks = [
-            MarkId::url(&host, &target.text()),
-            MarkId::api(&place.api),
-            MarkId::route(&place.api, &place.route),
-        ];
-        let users = users.into_iter().flatten().map(MarkId::user);
         Ok(Visit {
             directives: match policy.client_directives {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
             },
             policy: Arc::clone(policy),
-            key: base.clone(),
+            key: Key::of(base.clone()),
             base,
-            marks: marks.into_iter().chain(users).collect(),
             sequence: self.cache.marks().sequence(),
             asked_ms: journey.now_ms,
             course: Course::default(),
@@ -396,12 +386,12 @@ impl Caching {
 
     /// Looks into memory.
     fn look(&self, request: &RequestHeader, visit: &mut Visit) {
-        visit.course.found = match self.cache.find(&visit.base) {
+        visit.course.found = match self.cache.find_by(visit.key.fingerprint(), &visit.base) {
             Found::Nothing => None,
             Found::Entry(entry) => Some(entry),
             Found::Varies(fields) => {
-                visit.key = variant_key(&visit.base, &fields, &request.headers);
-                self.cache.find_variant(&visit.key)
+                visit.key = Key::of(variant_key(&visit.base, &fields, &request.headers));
+                self.cache.find_variant_by(visit.key.fingerprint(), visit.key.bytes())
             }
         };
     }
@@ -418,7 +408,7 @@ impl Caching {
         if !is_wanted || !shared.has_leases() {
             return;
         }
-        let (key, request) = (visit.key.clone(), request.clone());
+        let (key, request) = (visit.key.bytes().clone(), request.clone());
         let select = {
             let base = base.clone();
             move |fields: &[HeaderName]| variant_key(&base, fields, &request).into()
@@ -436,7 +426,7 @@ impl Caching {
         if kept.is_some_and(|kept| kept.lifetime.fresh_until >= hit.entry.lifetime.fresh_until) {
             return;
         }
-        visit.key = hit.entry.key.clone();
+        visit.key = Key::of(hit.entry.key.clone());
         self.cache.put(&visit.base, hit.vary, Arc::clone(&hit.entry));
         visit.course.found = Some(hit.entry);
         visit.course.is_shared = true;
@@ -446,7 +436,7 @@ impl Caching {
         let Some(visit) = &journey.visit else {
             return;
         };
-        if let Some(refresh) = self.refreshing.begin(key::fingerprint(&visit.key), why) {
+        if let Some(refresh) = self.refreshing.begin(visit.key.fingerprint(), why) {
             refresh::start(session, journey, refresh);
         }
     }
