@@ -379,7 +379,7 @@ impl ProxyHttp for Gateway {
         response: &ResponseHeader,
         journey: &mut Box<Journey>,
     ) -> Result<RespCacheable> {
-        Ok(self.caching.judge(session, response, journey))
+        Ok(Caching::judge(session, response, journey))
     }
 
     async fn upstream_peer(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<Box<HttpPeer>> {

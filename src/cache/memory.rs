@@ -171,6 +171,16 @@ impl Cache {
         }
     }
 
+    /// What is kept under a key, with a variant or without, for who only wants to know: it is no hit.
+    #[must_use]
+    pub fn peek(&self, key: &[u8]) -> Found {
+        match self.table.peek(&fingerprint(key)) {
+            Some(Slot::Varies(varies)) if varies.base == key => Found::Varies(Arc::clone(&varies.fields)),
+            Some(Slot::Entry(entry)) if entry.key == key && self.marks.admits(&entry) => Found::Entry(entry),
+            _ => Found::Nothing,
+        }
+    }
+
     /// The answer that is kept under a whole key. It may be stale.
     #[must_use]
     pub fn find_variant(&self, key: &[u8]) -> Option<Arc<Entry>> {

@@ -29,6 +29,8 @@ pub struct Visit {
     pub base: Bytes,
     /// The key of the variant that this request selects, as far as is known.
     pub key: Key,
+    /// It asks for a part, or for the head alone.
+    pub is_partial: bool,
     /// The number of the last invalidation before it.
     pub sequence: u64,
     /// When it came, as unix time, for gateways whose invalidations have other numbers.
@@ -109,6 +111,7 @@ impl Visit {
             directives: RequestDirectives::default(),
             base: self.base.clone(),
             key: self.key.clone(),
+            is_partial: self.is_partial,
             sequence: self.sequence,
             asked_ms: self.asked_ms,
             course: Course::default(),
