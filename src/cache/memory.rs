@@ -157,10 +157,19 @@ impl Cache {
     /// The same for a key whose fingerprint is known.
     #[must_use]
     pub fn find_by(&self, fingerprint: Fingerprint, base: &[u8]) -> Found {
+        let found = self.find_again(fingerprint, base);
+        if let Found::Entry(entry) = &found {
+            entry.count_hit();
+        }
+        found
+    }
+
+    /// The same for the engine, which looks for what was found, and counted, before.
+    pub(super) fn find_again(&self, fingerprint: Fingerprint, key: &[u8]) -> Found {
         match self.table.get(&fingerprint) {
-            Some(Slot::Varies(varies)) if varies.base == base => Found::Varies(Arc::clone(&varies.fields)),
+            Some(Slot::Varies(varies)) if varies.base == key => Found::Varies(Arc::clone(&varies.fields)),
             Some(Slot::Entry(entry)) => self
-                .admitted(fingerprint, base, entry)
+                .admitted(fingerprint, key, entry)
                 .map_or(Found::Nothing, Found::Entry),
             _ => Found::Nothing,
         }
@@ -196,9 +205,9 @@ impl Cache {
     /// The same for a key whose fingerprint is known.
     #[must_use]
     pub fn find_variant_by(&self, fingerprint: Fingerprint, key: &[u8]) -> Option<Arc<Entry>> {
-        match self.table.get(&fingerprint)? {
-            Slot::Entry(entry) => self.admitted(fingerprint, key, entry),
-            Slot::Varies(_) => None,
+        match self.find_by(fingerprint, key) {
+            Found::Entry(entry) => Some(entry),
+            Found::Nothing | Found::Varies(_) => None,
         }
     }
 
@@ -292,7 +301,6 @@ impl Cache {
             return None;
         }
         if self.marks.admits(&entry) {
-            entry.count_hit();
             return Some(entry);
         }
         self.remove_this(fingerprint, &Slot::Entry(entry), &self.counters.invalidated);

@@ -80,11 +80,13 @@ impl Storage for Cache {
                 (meta, hit)
             }));
         }
-        Ok(match self.find_by(Fingerprint(key.primary_bin()), key.primary_key()) {
-            Found::Nothing => None,
-            Found::Entry(entry) => Some(hit(entry)),
-            Found::Varies(fields) => Some((varies(fields)?, Box::new(Nothing))),
-        })
+        Ok(
+            match self.find_again(Fingerprint(key.primary_bin()), key.primary_key()) {
+                Found::Nothing => None,
+                Found::Entry(entry) => Some(hit(entry)),
+                Found::Varies(fields) => Some((varies(fields)?, Box::new(Nothing))),
+            },
+        )
     }
 
     async fn get_miss_handler(&'static self, _: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {

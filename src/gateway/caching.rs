@@ -18,7 +18,6 @@ mod visit;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header::{HeaderName, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 use pingora::cache::key::{CacheKey, HashBinary};
@@ -37,7 +36,7 @@ use super::tries;
 use crate::auth::{Caller, Identity};
 use crate::cache::directives::{Acceptance, RequestDirectives};
 use crate::cache::entry::Entry;
-use crate::cache::key;
+use crate::cache::key::{self, Key};
 use crate::cache::marks::Invalidation;
 use crate::cache::memory::{Cache, Found};
 use crate::cache::policy::{Policy, Share};
@@ -156,7 +155,7 @@ impl Caching {
     /// What the engine looks for.
     #[must_use]
     pub fn key(journey: &Journey) -> Option<CacheKey> {
-        journey.visit.as_ref().map(|visit| key::engine_key(visit.key.clone()))
+        journey.visit.as_ref().map(|visit| visit.key.for_engine())
     }
 
     /// Which of several answers it is, by the fingerprint of its whole key. The engine asks of what it has found when it did
@@ -165,8 +164,8 @@ impl Caching {
     pub fn variant(meta: &CacheMeta, journey: &mut Journey, request: &RequestHeader) -> Option<HashBinary> {
         let visit = journey.visit.as_mut()?;
         if let Some(Varies(fields)) = meta.extensions().get() {
-            visit.key = variant_key(&visit.base, fields, &request.headers);
-            return Some(key::fingerprint(&visit.key).0);
+            visit.key = Key::of(variant_key(&visit.base, fields, &request.headers));
+            return Some(visit.key.fingerprint().0);
         }
         let filling: &Filling = meta.extensions().get()?;
         filling.vary.is_some().then(|| key::fingerprint(&filling.key).0)
@@ -179,7 +178,9 @@ impl Caching {
         let entry = Arc::clone(entry);
         let is_new =
             (visit.course.found.replace(Arc::clone(&entry))).is_none_or(|before| !Arc::ptr_eq(&before, &entry));
-        visit.key.clone_from(&entry.key);
+        if *visit.key.bytes() != entry.key {
+            visit.key = Key::of(entry.key.clone());
+        }
         let now = SystemTime::now();
         let is_fresh = entry.lifetime.fresh_until > now;
         visit.course.is_collapsed |= session.cache.lock_duration().is_some();
@@ -292,11 +293,10 @@ impl Caching {
 
     /// Looks into memory.
     fn look(&self, request: &RequestHeader, visit: &mut Visit) {
-        // The engine asks again, and is counted then.
-        let found = match self.cache.peek(&visit.base) {
+        let found = match self.cache.find_by(visit.key.fingerprint(), &visit.base) {
             Found::Varies(fields) => {
-                visit.key = variant_key(&visit.base, &fields, &request.headers);
-                self.cache.peek(&visit.key)
+                visit.key = Key::of(variant_key(&visit.base, &fields, &request.headers));
+                self.cache.find_by(visit.key.fingerprint(), visit.key.bytes())
             }
             found => found,
         };
@@ -320,7 +320,7 @@ impl Caching {
         if !is_fetched || !shared.has_leases() || !self.is_likely_kept(&visit.key) {
             return;
         }
-        let (key, request) = (visit.key.clone(), request.clone());
+        let (key, request) = (visit.key.bytes().clone(), request.clone());
         let select = {
             let base = base.clone();
             move |fields: &[HeaderName]| variant_key(&base, fields, &request).into()
@@ -333,10 +333,8 @@ impl Caching {
     }
 
     /// Whether nothing was learnt that speaks against it.
-    fn is_likely_kept(&self, key: &Bytes) -> bool {
-        self.cache
-            .predictor()
-            .cacheable_prediction(&key::engine_key(key.clone()))
+    fn is_likely_kept(&self, key: &Key) -> bool {
+        self.cache.predictor().cacheable_prediction(&key.for_engine())
     }
 
     /// Takes what another gateway has kept, if that is newer.
@@ -345,7 +343,7 @@ impl Caching {
         if kept.is_some_and(|kept| kept.lifetime.fresh_until >= hit.entry.lifetime.fresh_until) {
             return;
         }
-        visit.key = hit.entry.key.clone();
+        visit.key = Key::of(hit.entry.key.clone());
         self.cache.put(&visit.base, hit.vary, Arc::clone(&hit.entry));
         visit.course.found = Some(hit.entry);
         visit.course.is_shared = true;

@@ -14,8 +14,7 @@ use super::visit::{Bypass, Course, Visit};
 use crate::auth::{Caller, Identity, credential};
 use crate::cache::conditional;
 use crate::cache::directives::RequestDirectives;
-use crate::cache::key::{self, CallerPart, KeyParts};
-use crate::cache::marks::MarkId;
+use crate::cache::key::{self, CallerPart, Key, KeyParts};
 use crate::cache::policy::{Policy, Share};
 use crate::cache::vary;
 use crate::gateway::journey::Journey;
@@ -54,32 +53,22 @@ impl Caching {
         let snapshot = journey.snapshot.as_ref().ok_or(Bypass::UnknownCaller)?;
         let caller = journey.caller.as_ref().ok_or(Bypass::UnknownCaller)?;
         let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
-        let host = text(headers.get(HOST));
         let circumstances = Circumstances {
             scheme: &way(headers, journey.scheme, journey.origin.trusted),
-            host,
+            host: text(headers.get(HOST)),
             target,
             upstream: journey.upstream().map_or("", |upstream| upstream.name().as_str()),
         };
         let base = base_key(policy, (caller, application), &circumstances)?;
-        let users = [application, caller.key_id(), caller.subject()];
-        let place = &policy.place;
-        let marks = [
-            MarkId::url(host, &target.text()),
-            MarkId::api(&place.api),
-            MarkId::route(&place.api, &place.route),
-        ];
-        let users = users.into_iter().flatten().map(MarkId::user);
         Ok(Visit {
             directives: match policy.client_directives {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
             },
             policy: Arc::clone(policy),
-            key: base.clone(),
+            key: Key::of(base.clone()),
             base,
             is_partial: request.method == Method::HEAD || headers.contains_key(RANGE),
-            marks: marks.into_iter().chain(users).collect(),
             sequence: self.cache.marks().sequence(),
             asked_ms: journey.now_ms,
             course: Course::default(),

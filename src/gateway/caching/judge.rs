@@ -17,7 +17,7 @@ use crate::cache::policy::{Policy, Share};
 use crate::cache::storability::{self, Asked, WhyNot, storability};
 use crate::cache::storage::Filling;
 use crate::cache::vary::Vary;
-use crate::cache::{conditional, key, update};
+use crate::cache::{conditional, update};
 use crate::gateway::journey::Journey;
 
 /// Why an answer is not kept that was selected by what this gateway says of a request.
@@ -87,7 +87,7 @@ impl Caching {
                 // The origin has said something of what is kept, unless it only failed or meant this request alone.
                 let is_said = !answer.status.is_server_error() && !storability::is_of_one_request(why);
                 if visit.course.found.is_some() && (is_said || is_unconfirmed) {
-                    self.cache.remove(key::fingerprint(&visit.key));
+                    self.cache.remove(visit.key.fingerprint());
                 }
                 return RespCacheable::Uncacheable(NoCacheReason::Custom(why));
             }
@@ -96,7 +96,7 @@ impl Caching {
             Some(fields) => variant_key(&visit.base, fields, asked.headers),
             None => visit.base.clone(),
         };
-        let mut marks = visit.marks.clone();
+        let mut marks = visit.marks(journey.snapshot.as_deref(), journey.caller.as_ref());
         marks.extend(tags);
         let mut meta = CacheMeta::new(
             lifetime.fresh_until,

@@ -77,7 +77,7 @@ fn visited(session: &Session, visit: &Visit, answer: &ResponseHeader) -> CacheSt
     let why = match (&course.found, course.is_demanded) {
         (Some(_), true) => Forward::Request,
         (Some(_), false) => Forward::Stale,
-        (None, _) if visit.key != visit.base => Forward::VaryMiss,
+        (None, _) if *visit.key.bytes() != visit.base => Forward::VaryMiss,
         (None, _) => Forward::UriMiss,
     };
     let forwarded = |status: u16| CacheStatus {
