@@ -13,6 +13,7 @@ mod invalidation;
 mod keys;
 mod protocols;
 mod ranges;
+mod shared;
 mod stale;
 mod stampede;
 mod storing;
