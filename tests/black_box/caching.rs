@@ -4,9 +4,11 @@
 //! "asked twice, fetched once". Ages are told by the origin (`Age`, `Date`) wherever a story would else have to wait.
 
 mod admin;
+mod capacity;
 mod conditional;
 mod control_plane;
 mod directives;
+mod failures;
 mod freshness;
 mod identity;
 mod invalidation;

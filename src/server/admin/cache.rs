@@ -80,6 +80,9 @@ struct Forgotten {
     invalidated: std::collections::BTreeMap<&'static str, usize>,
     /// `redis`, `control_plane`, both with a `+` between, or `none`.
     spread: String,
+    /// Those of them that do not work at the moment: what was forgotten is told there again and again until they do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    late: Vec<&'static str>,
     /// What this gateway's revision does not have: other gateways may.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown_here: Vec<String>,
@@ -220,6 +223,21 @@ fn carry_out(admin: &Admin, order: &Order) -> Response {
     }
     let names: Vec<&str> = desk.ways.iter().map(|way| way.name).collect();
     let alone = names.is_empty();
+    let is_late = |way: &&Way| !(way.is_current)();
+    let late: Vec<_> = desk.ways.iter().filter(is_late).map(|way| way.name).collect();
+    let hint = if alone {
+        Some(
+            "no other gateway was told: they share neither a Redis for answers nor a control plane; ask each of them, or \
+             configure one of the two",
+        )
+    } else if late.is_empty() {
+        None
+    } else {
+        Some(
+            "forgotten here; a way to the other gateways does not work at the moment, and they are told as soon as it does: \
+             ask each of them if it can not wait",
+        )
+    };
     log::info!(
         "{} things of the cache are forgotten, says an administrator",
         items.len()
@@ -228,10 +246,8 @@ fn carry_out(admin: &Admin, order: &Order) -> Response {
         invalidated,
         spread: if alone { "none".to_owned() } else { names.join("+") },
         unknown_here: unknown(admin, order),
-        hint: alone.then_some(
-            "no other gateway was told: they share neither a Redis for answers nor a control plane; ask each of them, or \
-             configure one of the two",
-        ),
+        late,
+        hint,
     };
     Json(forgotten).into_response()
 }

@@ -1,0 +1,461 @@
+//! What clients notice of a cache when something around it fails or changes: nothing but what is fetched anew.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use serde_json::json;
+
+use super::admin::{admin_section, order};
+use super::shared::{HOST, Pair, from_redis, open, sharing, until_current};
+use super::*;
+
+/// A service whose answers say what they are for and which fetch they are.
+fn telling(fields: &'static str) -> Origin {
+    service(move |request, nth| fresh(600, fields).with_body(&format!("{} {nth}", request.target)))
+}
+
+/// Asks through a gateway; the answer has to be one for this target.
+#[track_caller]
+fn ask(gateway: &Gateway, target: &str) -> usize {
+    let answer = gateway.client().get(target).host(HOST).send().expect(200).text();
+    let (told, nth) = answer.split_once(' ').expect("what it is for");
+    assert_eq!(told, target);
+    nth.parse().expect("the number of a fetch")
+}
+
+/// Asks again and again for what is kept and what is new, with some clients at a time, as long as the story goes on. All
+/// answers have to be right.
+fn under_load(gateway: &Gateway, story: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..3)
+            .map(|client| {
+                let over = &over;
+                scope.spawn(move || {
+                    let mut asked = 0;
+                    while !over.load(Ordering::SeqCst) {
+                        asked += 1;
+                        ask(gateway, &format!("/load/{}", asked % 7));
+                        ask(gateway, &format!("/load/{client}/{asked}"));
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                    asked
+                })
+            })
+            .collect();
+        // Also when the story fails: whoever asks has to come to an end.
+        let story = std::panic::catch_unwind(std::panic::AssertUnwindSafe(story));
+        over.store(true, Ordering::SeqCst);
+        for asked in asking {
+            assert!(asked.join().expect("right answers") > 0);
+        }
+        story.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    });
+}
+
+#[test]
+fn whatever_becomes_of_redis_memory_gives_what_it_has_and_the_origin_the_rest() {
+    let origin = telling("");
+    let revision = open(&origin, "{}");
+    let pair = Pair::with(origin, &revision, "lease: 500ms");
+    pair.shares();
+    let gateway = &pair.gateways[0];
+    let mut story = 0;
+    let mut without = |what: &str, go: &dyn Fn(), come_back: &dyn Fn()| {
+        story += 1;
+        let kept: Vec<_> = (0..10).map(|nth| format!("/kept/{story}/{nth}")).collect();
+        for target in &kept {
+            assert_eq!(ask(gateway, target), 1, "{what}");
+        }
+        under_load(gateway, || {
+            go();
+            // More than once: before the gateway has noticed, and after.
+            for round in 0..5 {
+                for target in &kept {
+                    assert_eq!(ask(gateway, target), 1, "{what}: it is in memory");
+                }
+                let new = format!("/new/{story}/{round}");
+                assert_eq!([ask(gateway, &new), ask(gateway, &new)], [1, 1], "{what}");
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            come_back();
+        });
+        for target in &kept {
+            assert!(ask(gateway, target) <= 2, "{what}: fetched anew once at most");
+        }
+        pair.gateways.iter().for_each(until_current);
+    };
+    without("stopped", &|| pair.redis.stop(), &|| pair.redis.resume());
+    without("killed", &|| pair.redis.kill(), &|| pair.redis.restart());
+    // What was told meanwhile is gone with what was there: from then on all of it counts as invalid.
+    let gaps = || gateway.metric("tollgate_cache_shared_gaps_total");
+    until("the gateway has noticed", || gaps() >= 1.0);
+    let before = gaps();
+    under_load(gateway, || {
+        pair.redis.flush();
+        until("the gateway has noticed", || gaps() > before);
+    });
+    pair.shares();
+}
+
+#[test]
+fn what_is_forgotten_while_redis_is_away_is_told_when_it_is_back() {
+    let origin = telling("Surrogate-Key: news\r\n");
+    let revision = open(&origin, "{}");
+    let pair = Pair::with(origin, &revision, "");
+    pair.gateways.iter().for_each(until_current);
+    let [here, there] = &pair.gateways;
+    let before = [ask(here, "/a"), ask(there, "/a")];
+    assert_eq!([ask(here, "/a"), ask(there, "/a")], before);
+    pair.redis.stop();
+    until("the gateway has noticed", || {
+        order(here, "GET", "/admin/cache", None).expect(200).json()["spread"][0]["is_current"] == false
+    });
+    let body = json!({ "tags": ["news"] });
+    let told = order(here, "POST", "/admin/cache/invalidate", Some(body))
+        .expect(200)
+        .json();
+    assert_eq!(told["late"], json!(["redis"]), "{told}");
+    assert!(told["hint"].as_str().unwrap().contains("as soon as"), "{told}");
+    assert_ne!(ask(here, "/a"), before[0], "it is forgotten here at once");
+    pair.redis.resume();
+    until("the other one has heard of it", || ask(there, "/a") != before[1]);
+}
+
+#[test]
+fn what_lies_in_redis_and_is_no_answer_is_a_miss() {
+    let origin = telling("X-Filler: something that makes it long enough to be worth a look\r\n");
+    let revision = open(&origin, "{}");
+    let pair = Pair::with(origin, &revision, "");
+    pair.shares();
+    let [first, second] = &pair.gateways;
+    let broken = || second.metric("tollgate_cache_shared_lookups_total{result=\"broken\"}");
+    let records = || -> Vec<String> {
+        let keys = pair.redis.keys().into_iter();
+        keys.filter(|key| key.ends_with(":c1")).collect()
+    };
+    let set = |key: &str, value: &[u8]| {
+        let () = pair.redis.ask(redis::cmd("SET").arg(key).arg(value).arg("EX").arg(600));
+    };
+    type Spoil<'a> = &'a dyn Fn(&str, &[u8]);
+    let spoils: [(&str, Spoil<'_>); 7] = [
+        ("nothing", &|key, _| set(key, b"")),
+        ("words", &|key, _| set(key, b"HTTP/1.1 200 OK\r\n\r\n/load/1 1")),
+        ("cut short", &|key, record| set(key, &record[..record.len() / 2])),
+        ("longer", &|key, record| set(key, &[record, b"more"].concat())),
+        ("one bit", &|key, record| {
+            let mut record = record.to_vec();
+            let middle = record.len() / 2;
+            record[middle] ^= 1;
+            set(key, &record);
+        }),
+        ("another version", &|key, record| {
+            set(key, &[b"tgc9", &record[4..]].concat())
+        }),
+        ("another type", &|key, _| {
+            let () = pair.redis.ask(redis::cmd("DEL").arg(key));
+            let () = pair.redis.ask(redis::cmd("RPUSH").arg(key).arg("x"));
+        }),
+    ];
+    for (number, (what, spoil)) in spoils.iter().enumerate() {
+        pair.comes_out(&format!("{what} is found to be broken"), |nth| {
+            let target = format!("/{number}/{nth}");
+            let known = records();
+            assert_eq!(ask(first, &target), 1);
+            let key = eventually("Redis has it", || {
+                records().into_iter().find(|key| !known.contains(key))
+            });
+            let record: Vec<u8> = pair.redis.ask(redis::cmd("GET").arg(&key));
+            spoil(&key, &record);
+            let before = broken();
+            assert_eq!([ask(second, &target), ask(second, &target)], [2, 2], "{what}");
+            broken() > before
+        });
+    }
+    // A whole record of another answer, under this one's name.
+    let known = records();
+    ask(first, "/foreign/1");
+    let other = eventually("Redis has it", || {
+        records().into_iter().find(|key| !known.contains(key))
+    });
+    let known = records();
+    ask(first, "/foreign/2");
+    let own = eventually("Redis has it", || {
+        records().into_iter().find(|key| !known.contains(key))
+    });
+    let record: Vec<u8> = pair.redis.ask(redis::cmd("GET").arg(&other));
+    set(&own, &record);
+    assert_eq!(ask(second, "/foreign/2"), 2);
+}
+
+/// Something that is asked as if it was a Redis, and answers with nonsense. Ends when dropped.
+struct Nonsense {
+    address: SocketAddr,
+    over: Arc<AtomicBool>,
+    asked: Arc<std::sync::atomic::AtomicUsize>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Nonsense {
+    fn start(says: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (over, asked) = (Arc::<AtomicBool>::default(), Arc::default());
+        let accepting = {
+            let (over, asked) = (Arc::clone(&over), Arc::clone(&asked));
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    if over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let (Ok(mut stream), asked) = (stream, Arc::clone(&asked)) else {
+                        continue;
+                    };
+                    // Ends with the gateway, at the latest.
+                    std::thread::spawn(move || {
+                        let mut piece = [0; 4096];
+                        while let Ok(1..) = stream.read(&mut piece) {
+                            let _: usize = std::sync::atomic::AtomicUsize::fetch_add(&asked, 1, Ordering::SeqCst);
+                            if stream.write_all(says).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            })
+        };
+        Self {
+            address,
+            over,
+            asked,
+            accepting: Some(accepting),
+        }
+    }
+}
+
+impl Drop for Nonsense {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(self.address));
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+#[test]
+fn a_redis_that_talks_nonsense_is_as_good_as_none() {
+    for says in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        b"+OK\r\n",
+        b"$-5\r\n*999999999\r\n",
+        b"\x00\xff\xfe\r\n\r\n",
+        b"*1\r\n$5\r\nhello\r\n:9223372036854775807\r\n$9223372036854775807\r\n",
+    ] {
+        let nonsense = Nonsense::start(says);
+        let origin = telling("");
+        let setup = Gateway::with(open(&origin, "{}")).section(&admin_section());
+        let gateway = setup
+            .section(&sharing(&format!("redis://{}", nonsense.address), "lease: 1s"))
+            .start();
+        until("it was asked", || nonsense.asked.load(Ordering::SeqCst) > 0);
+        for nth in 0..20 {
+            let target = format!("/{nth}");
+            assert_eq!([ask(&gateway, &target), ask(&gateway, &target)], [1, 1]);
+        }
+        assert_eq!(origin.requests(), 20);
+        // Ended before what it talks to, so that nobody waits for it.
+        drop(gateway);
+    }
+}
+
+#[test]
+fn a_gateway_hands_over_while_it_keeps_answers_and_the_next_process_finds_them_in_redis() {
+    let redis = RedisServer::start();
+    let origin = service(|request, nth| {
+        let tag = request.target.split('/').nth(1).unwrap_or_default().to_owned();
+        fresh(600, &format!("Surrogate-Key: {tag}\r\n")).with_body(&format!("{} {nth}", request.target))
+    });
+    let setup = Gateway::with(open(&origin, "{}")).section(&admin_section());
+    let gateway = setup.section(&sharing(&redis.url(), "")).upgradable().start();
+    // What is asked for in the first seconds counts as older than the stream of invalidations.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let kept: Vec<_> = (0..50).map(|nth| format!("/kept/{nth}")).collect();
+    for target in kept.iter().map(String::as_str).chain(["/old/1"]) {
+        assert_eq!([ask(&gateway, target), ask(&gateway, target)], [1, 1]);
+    }
+    let old = json!({ "tags": ["old"] });
+    order(&gateway, "POST", "/admin/cache/invalidate", Some(old)).expect(200);
+    let series = "tollgate_cache_shared_invalidations_sent_total";
+    until("it is told", || gateway.metric(series) >= 1.0);
+    under_load(&gateway, || {
+        gateway.upgrade();
+        gateway.first_has_ended();
+        let mut kept = kept.iter();
+        until("an answer of the first process is given by the next one", || {
+            let target = kept.next().expect("one more to try");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            ask(&gateway, target) == 1
+        });
+        assert_eq!(ask(&gateway, "/old/1"), 2, "what was forgotten does not come back");
+    });
+    assert!(from_redis(&gateway) > 0.0);
+}
+
+#[test]
+fn a_gateway_hands_over_and_leaves_while_answers_are_fetched_anew_in_the_background() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let origin = service(move |request, nth| {
+        if nth > 1 && request.target.starts_with("/stale") {
+            held.pass();
+        }
+        let fields = match request.target.starts_with("/stale") {
+            true => "Age: 600\r\n",
+            false => "",
+        };
+        fresh(600, fields).with_body(&format!("{} {nth}", request.target))
+    });
+    let revision = open(&origin, "{ stale_while_revalidate: 1h }");
+    let gateway = Gateway::with(&revision).upgradable().start();
+    let stale: Vec<_> = (0..10).map(|nth| format!("/stale/{nth}")).collect();
+    for target in &stale {
+        assert_eq!([ask(&gateway, target), ask(&gateway, target)], [1, 1]);
+    }
+    until("they are being fetched anew", || origin.requests() == 20);
+    under_load(&gateway, || {
+        gateway.upgrade();
+        gate.open();
+        gateway.first_has_ended();
+        for target in &stale {
+            ask(&gateway, target);
+        }
+    });
+
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let origin = service(move |request, nth| {
+        if nth > 1 {
+            held.pass();
+        }
+        fresh(600, "Age: 600\r\n").with_body(&format!("{} {nth}", request.target))
+    });
+    let gateway = Gateway::with(open(&origin, "{ stale_while_revalidate: 1h }")).start();
+    assert_eq!([ask(&gateway, "/a"), ask(&gateway, "/a")], [1, 1]);
+    until("it is being fetched anew", || origin.requests() == 2);
+    gateway.terminate();
+    gate.open();
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn without_its_control_plane_a_gateway_forgets_what_it_is_told_to_and_says_who_has_not_heard_of_it() {
+    let origin = telling("Surrogate-Key: news\r\n");
+    let mut control_plane = ControlPlane::start();
+    control_plane.publish("Default", open(&origin, "{}"));
+    let gateways = [(); 2].map(|()| control_plane.gateway().section(&admin_section()).start());
+    for gateway in &gateways {
+        until("the gateway has its revision", || {
+            gateway.client().get("/ready").send().status == 200
+        });
+        until_current(gateway);
+    }
+    let [here, there] = &gateways;
+    let before = [ask(here, "/a"), ask(there, "/a")];
+    assert_eq!([ask(here, "/a"), ask(there, "/a")], before);
+    control_plane.kill();
+    until("the gateway has noticed", || {
+        order(here, "GET", "/admin/cache", None).expect(200).json()["spread"][0]["is_current"] == false
+    });
+    let body = json!({ "tags": ["news"] });
+    let told = order(here, "POST", "/admin/cache/invalidate", Some(body))
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&told["spread"], &told["late"]),
+        (&json!("control_plane"), &json!(["control_plane"])),
+        "{told}"
+    );
+    assert!(told["hint"].as_str().unwrap().contains("ask each of them"), "{told}");
+    assert_ne!(ask(here, "/a"), before[0]);
+    assert_eq!(ask(there, "/a"), before[1], "nobody has told this one");
+    control_plane.restart();
+    until("the other one has heard of it", || ask(there, "/a") != before[1]);
+}
+
+#[test]
+fn a_revision_switches_the_cache_off_and_on_at_once() {
+    let origin = telling("");
+    let with = |lines: &str| {
+        Revision::of(&origin).api(&format!(
+            "{{ name: all, base_path: /, auth: none, upstream: origin, {lines} }}"
+        ))
+    };
+    let routes = |cache: &str| format!("cache: {{}}, routes: [{{ path: /a, cache: {cache} }}, {{ path: /* }}]");
+    let gateway = Gateway::with(with("cache: {}")).start();
+    let kept = ask(&gateway, "/a");
+    assert_eq!(ask(&gateway, "/a"), kept);
+    for (off, on) in [("", "cache: {}".to_owned()), (&*routes("off"), routes("{}"))] {
+        gateway.apply(with(off));
+        let answers = [(); 3].map(|()| ask(&gateway, "/a"));
+        assert!(
+            answers[0] > kept && answers[1] > answers[0] && answers[2] > answers[1],
+            "{answers:?}"
+        );
+        gateway.apply(with(&on));
+        ask(&gateway, "/a");
+        let again = ask(&gateway, "/a");
+        assert_eq!(ask(&gateway, "/a"), again, "it is kept again");
+    }
+}
+
+#[test]
+fn whoever_may_share_changes_with_the_revision_and_nobody_gets_what_was_kept_for_others() {
+    const THIRD_KEY: &str = "tg_live_a-second-key-of-the-same-application-000001";
+    let origin = telling("");
+    let with = |share: &str| {
+        Revision::of(&origin)
+            .api(&format!(
+                "{{ name: all, base_path: /, auth: [api_key], upstream: origin, cache: {{ share: {share} }} }}"
+            ))
+            .application(&format!(
+                "{{ name: mobile, subscriptions: [{{ api: all, plan: free }}], keys: [{}, {}] }}",
+                key_record("mobile-1", KEY, "type: production"),
+                key_record("mobile-2", OTHER_KEY, "type: production"),
+            ))
+            .application(&format!(
+                "{{ name: partner, subscriptions: [{{ api: all, plan: free }}], keys: [{}] }}",
+                key_record("partner-1", THIRD_KEY, "type: production")
+            ))
+    };
+    let gateway = Gateway::with(with("caller")).start();
+    let callers = [(KEY, "mobile"), (OTHER_KEY, "mobile"), (THIRD_KEY, "partner")];
+    // Who was the first to be given each answer: it was fetched for him.
+    let mut fetched_for: HashMap<String, (&str, &str)> = HashMap::new();
+    for share in [
+        "caller",
+        "everyone",
+        "caller",
+        "application",
+        "everyone",
+        "application",
+        "caller",
+    ] {
+        gateway.apply(with(share));
+        for round in 0..2 {
+            for caller in callers.iter().cycle().skip(round).take(callers.len()) {
+                let answer = gateway.client().get("/a").key(caller.0).send().expect(200).text();
+                let first = *fetched_for.entry(answer).or_insert(*caller);
+                match share {
+                    "caller" => assert_eq!(first.0, caller.0, "an answer for another caller"),
+                    "application" => assert_eq!(first.1, caller.1, "an answer for another application"),
+                    _ => {}
+                }
+            }
+        }
+    }
+    // Three callers, two applications, and everybody: each of them was fetched for once.
+    assert_eq!(origin.requests(), 6);
+}
