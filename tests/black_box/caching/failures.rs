@@ -1,9 +1,6 @@
-//! What clients notice of a cache when something around it fails or changes: nothing but what is fetched anew.
+//! What clients notice of a cache when something around it fails: nothing but what is fetched anew.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use serde_json::json;
 
@@ -12,13 +9,13 @@ use super::shared::{HOST, Pair, from_redis, open, sharing, until_current};
 use super::*;
 
 /// A service whose answers say what they are for and which fetch they are.
-fn telling(fields: &'static str) -> Origin {
+pub(super) fn telling(fields: &'static str) -> Origin {
     service(move |request, nth| fresh(600, fields).with_body(&format!("{} {nth}", request.target)))
 }
 
 /// Asks through a gateway; the answer has to be one for this target.
 #[track_caller]
-fn ask(gateway: &Gateway, target: &str) -> usize {
+pub(super) fn ask(gateway: &Gateway, target: &str) -> usize {
     let answer = gateway.client().get(target).host(HOST).send().expect(200).text();
     let (told, nth) = answer.split_once(' ').expect("what it is for");
     assert_eq!(told, target);
@@ -59,7 +56,7 @@ fn under_load(gateway: &Gateway, story: impl FnOnce()) {
 fn whatever_becomes_of_redis_memory_gives_what_it_has_and_the_origin_the_rest() {
     let origin = telling("");
     let revision = open(&origin, "{}");
-    let pair = Pair::with(origin, &revision, "lease: 500ms");
+    let pair = Pair::trusting_for("250ms", origin, &revision, "lease: 500ms");
     pair.shares();
     let gateway = &pair.gateways[0];
     let mut story = 0;
@@ -105,7 +102,6 @@ fn what_is_forgotten_while_redis_is_away_is_told_when_it_is_back() {
     let origin = telling("Surrogate-Key: news\r\n");
     let revision = open(&origin, "{}");
     let pair = Pair::with(origin, &revision, "");
-    pair.gateways.iter().for_each(until_current);
     let [here, there] = &pair.gateways;
     let before = [ask(here, "/a"), ask(there, "/a")];
     assert_eq!([ask(here, "/a"), ask(there, "/a")], before);
@@ -122,153 +118,6 @@ fn what_is_forgotten_while_redis_is_away_is_told_when_it_is_back() {
     assert_ne!(ask(here, "/a"), before[0], "it is forgotten here at once");
     pair.redis.resume();
     until("the other one has heard of it", || ask(there, "/a") != before[1]);
-}
-
-#[test]
-fn what_lies_in_redis_and_is_no_answer_is_a_miss() {
-    let origin = telling("X-Filler: something that makes it long enough to be worth a look\r\n");
-    let revision = open(&origin, "{}");
-    let pair = Pair::with(origin, &revision, "");
-    pair.shares();
-    let [first, second] = &pair.gateways;
-    let broken = || second.metric("tollgate_cache_shared_lookups_total{result=\"broken\"}");
-    let records = || -> Vec<String> {
-        let keys = pair.redis.keys().into_iter();
-        keys.filter(|key| key.ends_with(":c1")).collect()
-    };
-    let set = |key: &str, value: &[u8]| {
-        let () = pair.redis.ask(redis::cmd("SET").arg(key).arg(value).arg("EX").arg(600));
-    };
-    type Spoil<'a> = &'a dyn Fn(&str, &[u8]);
-    let spoils: [(&str, Spoil<'_>); 7] = [
-        ("nothing", &|key, _| set(key, b"")),
-        ("words", &|key, _| set(key, b"HTTP/1.1 200 OK\r\n\r\n/load/1 1")),
-        ("cut short", &|key, record| set(key, &record[..record.len() / 2])),
-        ("longer", &|key, record| set(key, &[record, b"more"].concat())),
-        ("one bit", &|key, record| {
-            let mut record = record.to_vec();
-            let middle = record.len() / 2;
-            record[middle] ^= 1;
-            set(key, &record);
-        }),
-        ("another version", &|key, record| {
-            set(key, &[b"tgc9", &record[4..]].concat())
-        }),
-        ("another type", &|key, _| {
-            let () = pair.redis.ask(redis::cmd("DEL").arg(key));
-            let () = pair.redis.ask(redis::cmd("RPUSH").arg(key).arg("x"));
-        }),
-    ];
-    for (number, (what, spoil)) in spoils.iter().enumerate() {
-        pair.comes_out(&format!("{what} is found to be broken"), |nth| {
-            let target = format!("/{number}/{nth}");
-            let known = records();
-            assert_eq!(ask(first, &target), 1);
-            let key = eventually("Redis has it", || {
-                records().into_iter().find(|key| !known.contains(key))
-            });
-            let record: Vec<u8> = pair.redis.ask(redis::cmd("GET").arg(&key));
-            spoil(&key, &record);
-            let before = broken();
-            assert_eq!([ask(second, &target), ask(second, &target)], [2, 2], "{what}");
-            broken() > before
-        });
-    }
-    // A whole record of another answer, under this one's name.
-    let known = records();
-    ask(first, "/foreign/1");
-    let other = eventually("Redis has it", || {
-        records().into_iter().find(|key| !known.contains(key))
-    });
-    let known = records();
-    ask(first, "/foreign/2");
-    let own = eventually("Redis has it", || {
-        records().into_iter().find(|key| !known.contains(key))
-    });
-    let record: Vec<u8> = pair.redis.ask(redis::cmd("GET").arg(&other));
-    set(&own, &record);
-    assert_eq!(ask(second, "/foreign/2"), 2);
-}
-
-/// Something that is asked as if it was a Redis, and answers with nonsense. Ends when dropped.
-struct Nonsense {
-    address: SocketAddr,
-    over: Arc<AtomicBool>,
-    asked: Arc<std::sync::atomic::AtomicUsize>,
-    accepting: Option<JoinHandle<()>>,
-}
-
-impl Nonsense {
-    fn start(says: &'static [u8]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (over, asked) = (Arc::<AtomicBool>::default(), Arc::default());
-        let accepting = {
-            let (over, asked) = (Arc::clone(&over), Arc::clone(&asked));
-            std::thread::spawn(move || {
-                for stream in listener.incoming() {
-                    if over.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let (Ok(mut stream), asked) = (stream, Arc::clone(&asked)) else {
-                        continue;
-                    };
-                    // Ends with the gateway, at the latest.
-                    std::thread::spawn(move || {
-                        let mut piece = [0; 4096];
-                        while let Ok(1..) = stream.read(&mut piece) {
-                            let _: usize = std::sync::atomic::AtomicUsize::fetch_add(&asked, 1, Ordering::SeqCst);
-                            if stream.write_all(says).is_err() {
-                                return;
-                            }
-                        }
-                    });
-                }
-            })
-        };
-        Self {
-            address,
-            over,
-            asked,
-            accepting: Some(accepting),
-        }
-    }
-}
-
-impl Drop for Nonsense {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address));
-        if let Some(accepting) = self.accepting.take() {
-            let _ = accepting.join();
-        }
-    }
-}
-
-#[test]
-fn a_redis_that_talks_nonsense_is_as_good_as_none() {
-    for says in [
-        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
-        b"+OK\r\n",
-        b"$-5\r\n*999999999\r\n",
-        b"\x00\xff\xfe\r\n\r\n",
-        b"*1\r\n$5\r\nhello\r\n:9223372036854775807\r\n$9223372036854775807\r\n",
-    ] {
-        let nonsense = Nonsense::start(says);
-        let origin = telling("");
-        let setup = Gateway::with(open(&origin, "{}")).section(&admin_section());
-        let gateway = setup
-            .section(&sharing(&format!("redis://{}", nonsense.address), "lease: 1s"))
-            .start();
-        until("it was asked", || nonsense.asked.load(Ordering::SeqCst) > 0);
-        for nth in 0..20 {
-            let target = format!("/{nth}");
-            assert_eq!([ask(&gateway, &target), ask(&gateway, &target)], [1, 1]);
-        }
-        assert_eq!(origin.requests(), 20);
-        // Ended before what it talks to, so that nobody waits for it.
-        drop(gateway);
-    }
 }
 
 #[test]
@@ -383,79 +232,4 @@ fn without_its_control_plane_a_gateway_forgets_what_it_is_told_to_and_says_who_h
     assert_eq!(ask(there, "/a"), before[1], "nobody has told this one");
     control_plane.restart();
     until("the other one has heard of it", || ask(there, "/a") != before[1]);
-}
-
-#[test]
-fn a_revision_switches_the_cache_off_and_on_at_once() {
-    let origin = telling("");
-    let with = |lines: &str| {
-        Revision::of(&origin).api(&format!(
-            "{{ name: all, base_path: /, auth: none, upstream: origin, {lines} }}"
-        ))
-    };
-    let routes = |cache: &str| format!("cache: {{}}, routes: [{{ path: /a, cache: {cache} }}, {{ path: /* }}]");
-    let gateway = Gateway::with(with("cache: {}")).start();
-    let kept = ask(&gateway, "/a");
-    assert_eq!(ask(&gateway, "/a"), kept);
-    for (off, on) in [("", "cache: {}".to_owned()), (&*routes("off"), routes("{}"))] {
-        gateway.apply(with(off));
-        let answers = [(); 3].map(|()| ask(&gateway, "/a"));
-        assert!(
-            answers[0] > kept && answers[1] > answers[0] && answers[2] > answers[1],
-            "{answers:?}"
-        );
-        gateway.apply(with(&on));
-        ask(&gateway, "/a");
-        let again = ask(&gateway, "/a");
-        assert_eq!(ask(&gateway, "/a"), again, "it is kept again");
-    }
-}
-
-#[test]
-fn whoever_may_share_changes_with_the_revision_and_nobody_gets_what_was_kept_for_others() {
-    const THIRD_KEY: &str = "tg_live_a-second-key-of-the-same-application-000001";
-    let origin = telling("");
-    let with = |share: &str| {
-        Revision::of(&origin)
-            .api(&format!(
-                "{{ name: all, base_path: /, auth: [api_key], upstream: origin, cache: {{ share: {share} }} }}"
-            ))
-            .application(&format!(
-                "{{ name: mobile, subscriptions: [{{ api: all, plan: free }}], keys: [{}, {}] }}",
-                key_record("mobile-1", KEY, "type: production"),
-                key_record("mobile-2", OTHER_KEY, "type: production"),
-            ))
-            .application(&format!(
-                "{{ name: partner, subscriptions: [{{ api: all, plan: free }}], keys: [{}] }}",
-                key_record("partner-1", THIRD_KEY, "type: production")
-            ))
-    };
-    let gateway = Gateway::with(with("caller")).start();
-    let callers = [(KEY, "mobile"), (OTHER_KEY, "mobile"), (THIRD_KEY, "partner")];
-    // Who was the first to be given each answer: it was fetched for him.
-    let mut fetched_for: HashMap<String, (&str, &str)> = HashMap::new();
-    for share in [
-        "caller",
-        "everyone",
-        "caller",
-        "application",
-        "everyone",
-        "application",
-        "caller",
-    ] {
-        gateway.apply(with(share));
-        for round in 0..2 {
-            for caller in callers.iter().cycle().skip(round).take(callers.len()) {
-                let answer = gateway.client().get("/a").key(caller.0).send().expect(200).text();
-                let first = *fetched_for.entry(answer).or_insert(*caller);
-                match share {
-                    "caller" => assert_eq!(first.0, caller.0, "an answer for another caller"),
-                    "application" => assert_eq!(first.1, caller.1, "an answer for another application"),
-                    _ => {}
-                }
-            }
-        }
-    }
-    // Three callers, two applications, and everybody: each of them was fetched for once.
-    assert_eq!(origin.requests(), 6);
 }
