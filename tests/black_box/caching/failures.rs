@@ -121,6 +121,27 @@ fn what_is_forgotten_while_redis_is_away_is_told_when_it_is_back() {
 }
 
 #[test]
+fn a_gateway_that_leaves_right_after_an_order_tells_it_to_the_others_before() {
+    let origin = telling("Surrogate-Key: news\r\n");
+    let revision = open(&origin, "{}");
+    let pair = Pair::with(origin, &revision, "");
+    let [here, there] = &pair.gateways;
+    let before = ask(there, "/a");
+    assert_eq!(ask(there, "/a"), before);
+    let body = json!({ "tags": ["news"] });
+    order(here, "POST", "/admin/cache/invalidate", Some(body)).expect(200);
+    here.terminate();
+    until("the other one has heard of it", || ask(there, "/a") != before);
+    assert!(here.wait().success());
+
+    // With nobody there to tell, it leaves all the same.
+    pair.redis.stop();
+    order(there, "POST", "/admin/cache/invalidate/all", None).expect(200);
+    there.terminate();
+    assert!(there.wait().success());
+}
+
+#[test]
 fn a_gateway_hands_over_while_it_keeps_answers_and_the_next_process_finds_them_in_redis() {
     let redis = RedisServer::start();
     let origin = service(|request, nth| {
