@@ -109,12 +109,14 @@ fn explained(args: &Args) -> Result<Explanation, (u8, String)> {
     let certificate = args.client_certificate.clone().map(ClientIdentity::with_name);
     let question = Question {
         method: &method,
+        scheme: url.scheme_str().unwrap_or("http"),
         host,
         path: url.path(),
         query: url.query(),
         headers: &headers,
         client: args.client,
         certificate: certificate.as_ref(),
+        kept: None,
     };
     Ok(explain(
         &snapshot,

@@ -8,48 +8,43 @@
 //! are given as they are; the fetch is a request of its own in the background ([`refresh`]). The engine's own way to do
 //! that makes the request anew from the client's bytes, with nobody to say who was let in and why.
 
+pub mod ask;
+mod judge;
 pub mod refresh;
 mod tell;
 mod unsafe_methods;
 mod visit;
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{HeaderName, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use pingora::cache::key::CacheKey;
-use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
+use pingora::cache::key::{CacheKey, HashBinary};
+use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
-use sha2::{Digest, Sha256};
-use smallvec::SmallVec;
 
+use self::ask::{Target, own_query, variant_key};
 pub use self::refresh::{Refresh, Refreshing, Why};
 pub use self::unsafe_methods::Change;
-use self::visit::Course;
 pub use self::visit::{Bypass, Visit};
 
 use super::journey::Journey;
 use super::tries;
-use crate::auth::{Caller, Identity, credential};
+use crate::auth::{Caller, Identity};
 use crate::cache::directives::{Acceptance, RequestDirectives};
 use crate::cache::entry::Entry;
-use crate::cache::key::{self, CallerPart, KeyParts};
-use crate::cache::marks::{Invalidation, MarkId};
+use crate::cache::key;
+use crate::cache::marks::Invalidation;
 use crate::cache::memory::{Cache, Found};
 use crate::cache::policy::{Policy, Share};
 use crate::cache::shared::{self, Shared, Turn};
 use crate::cache::spread::Spreading;
-use crate::cache::storability::{Asked, WhyNot, storability};
-use crate::cache::storage::{Filling, Hit};
-use crate::cache::vary::{self, Vary};
-use crate::cache::{conditional, update};
+use crate::cache::storage::{Filling, Hit, Varies};
 use crate::clock::unix_ms;
-use crate::revision::KeyType;
 use crate::snapshot::{Api, Route};
 use crate::telemetry::CacheMetrics;
 
@@ -58,21 +53,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it looks again after such a wait.
 const LOOKS_MAX: usize = 3;
-
-/// Why an answer is not kept that was selected by what this gateway says of a request.
-pub const SELECTED_BY_GATEWAY: &str = "vary_by_gateway";
-
-/// Why an answer is not kept that has more tags than can be remembered.
-pub const TOO_MANY_TAGS: &str = "too_many_tags";
-
-/// So many tags may one answer have.
-const TAGS_MAX: usize = 64;
-
-/// Where they stand: separated by commas in the one, by spaces in the other.
-static TAG_FIELDS: [HeaderName; 2] = [
-    HeaderName::from_static("cache-tag"),
-    HeaderName::from_static("surrogate-key"),
-];
 
 /// So many times an answer was given before it is worth to be fetched anew ahead of its end.
 const HOT: u32 = 10;
@@ -108,10 +88,13 @@ impl Caching {
         (route, api): (&Route, &Api),
         journey: &mut Journey,
     ) {
-        let query = own_query(query, api.credential_parameter.as_deref());
+        let credential = api.credential_parameter.as_deref();
+        let own_query = own_query(query, credential);
+        // What goes upstream has to be in the key, and a credential has not.
+        let is_forwarded = api.stripped_parameter.is_none() && own_query.as_deref() != query;
         let target = Target {
             path,
-            query: query.as_deref(),
+            query: own_query.as_deref(),
         };
         if !request.method.is_safe() {
             journey.change = Some(Box::new(Change::of(request, target.text(), api)));
@@ -119,6 +102,10 @@ impl Caching {
         let Some(policy) = &route.cache else {
             return;
         };
+        let is_own = matches!(journey.caller.as_ref().map(Caller::identity), Some(Identity::Key(_)));
+        if is_forwarded && !(is_own && policy.share == Share::Caller) {
+            return self.pass(journey, Bypass::Credential);
+        }
         let mut visit = match self.visit(request, target, journey, policy) {
             Ok(visit) => visit,
             Err(bypass) => return self.pass(journey, bypass),
@@ -131,7 +118,7 @@ impl Caching {
         }
         if visit.course.found.is_none() && !visit.directives.only_if_cached {
             // The engine would fetch all of it, which is more than was asked for.
-            if request.method == Method::HEAD || request.headers.contains_key(RANGE) {
+            if visit.is_partial {
                 return self.pass(journey, Bypass::Partial);
             }
             if visit.directives.no_store {
@@ -147,15 +134,20 @@ impl Caching {
             return;
         };
         let mut overrides = CacheOptionOverrides::default();
-        overrides.wait_timeout = Some(PATIENCE);
+        // Who wants nothing fetched waits for no fetch.
+        let patience = if visit.directives.only_if_cached {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        };
+        overrides.wait_timeout = Some(patience);
         overrides.max_lock_retries = Some(LOOKS_MAX);
-        session.cache.enable(
-            self.cache,
-            None,
-            Some(self.cache.predictor()),
-            Some(self.cache.lock()),
-            Some(overrides),
-        );
+        // What is kept is looked for, whatever became of the last answer: it may be fresh, or be needed because the origin
+        // fails.
+        let predictor = (visit.course.found.is_none()).then(|| self.cache.predictor());
+        session
+            .cache
+            .enable(self.cache, None, predictor, Some(self.cache.lock()), Some(overrides));
         session
             .cache
             .set_max_file_size_bytes(usize::try_from(visit.policy.body_bytes).unwrap_or(usize::MAX));
@@ -167,22 +159,38 @@ impl Caching {
         journey.visit.as_ref().map(|visit| key::engine_key(visit.key.clone()))
     }
 
+    /// Which of several answers it is, by the fingerprint of its whole key. The engine asks of what it has found when it did
+    /// not know that answers vary, and of what is to be kept.
+    #[must_use]
+    pub fn variant(meta: &CacheMeta, journey: &mut Journey, request: &RequestHeader) -> Option<HashBinary> {
+        let visit = journey.visit.as_mut()?;
+        if let Some(Varies(fields)) = meta.extensions().get() {
+            visit.key = variant_key(&visit.base, fields, &request.headers);
+            return Some(key::fingerprint(&visit.key).0);
+        }
+        let filling: &Filling = meta.extensions().get()?;
+        filling.vary.is_some().then(|| key::fingerprint(&filling.key).0)
+    }
+
     /// Something was found: whether it is given as it is, or is validated first.
     pub fn found(&self, session: &Session, journey: &mut Journey, hit: &HitHandler) -> Option<ForcedFreshness> {
         let entry = hit.as_any().downcast_ref::<Hit>()?.entry();
         let visit = journey.visit.as_mut()?;
-        let entry = Arc::clone(visit.course.found.insert(Arc::clone(entry)));
+        let entry = Arc::clone(entry);
+        let is_new =
+            (visit.course.found.replace(Arc::clone(&entry))).is_none_or(|before| !Arc::ptr_eq(&before, &entry));
+        visit.key.clone_from(&entry.key);
         let now = SystemTime::now();
         let is_fresh = entry.lifetime.fresh_until > now;
         visit.course.is_collapsed |= session.cache.lock_duration().is_some();
-        if visit.refresh.is_some() {
+        if let Some(refresh) = &visit.refresh {
             // Somebody else may have done it meanwhile.
-            return (entry.asked_ms <= visit.asked_ms).then_some(ForcedFreshness::ForceExpired);
+            return Arc::ptr_eq(&refresh.of, &entry).then_some(ForcedFreshness::ForceExpired);
         }
         match visit.directives.accepts(&entry.lifetime, now) {
             Acceptance::AsIs => {
                 if refresh_is_due(&entry, &visit.policy, now) {
-                    self.refresh(session, journey, Why::Ahead);
+                    self.refresh(session, journey, &entry, Why::Ahead);
                 }
                 Some(ForcedFreshness::ForceFresh)
             }
@@ -190,9 +198,12 @@ impl Caching {
                 visit.course.is_stale = true;
                 Some(ForcedFreshness::ForceFresh)
             }
-            // It was fetched for requests that were waiting, this one among them (RFC 9111 section 4): one validation
-            // is enough for all that were there before it.
-            Acceptance::Validate if is_fresh && entry.asked_ms > visit.asked_ms => Some(ForcedFreshness::ForceFresh),
+            // It was fetched while this request waited for that: one fetch is enough for all that were there before it.
+            Acceptance::Validate
+                if is_fresh && visit.course.is_collapsed && is_new && entry.asked_ms > visit.asked_ms =>
+            {
+                Some(ForcedFreshness::ForceFresh)
+            }
             Acceptance::Validate if is_fresh => {
                 visit.course.is_demanded = true;
                 Some(ForcedFreshness::ForceExpired)
@@ -205,7 +216,7 @@ impl Caching {
                 let window = Duration::from_secs(u64::from(entry.lifetime.stale_while_revalidate));
                 if now < entry.lifetime.fresh_until + window {
                     visit.course.is_stale = true;
-                    self.refresh(session, journey, Why::Stale);
+                    self.refresh(session, journey, &entry, Why::Stale);
                     return Some(ForcedFreshness::ForceFresh);
                 }
                 None
@@ -265,145 +276,33 @@ impl Caching {
             let says_so = answer.status == StatusCode::NOT_MODIFIED;
             visit.not_modified = says_so.then(|| Box::new(answer.clone()));
         }
-        if let Some(change) = journey.change.take() {
+        // An answer that is not the last one, because another endpoint is tried, changes nothing.
+        if let Some(change) = &journey.change {
             for mark in change.made_by(answer) {
-                self.spreading
-                    .invalidate(self.cache, &Invalidation::Mark(mark), unix_ms());
+                let what = Invalidation::Mark(mark);
+                if change.is_worth_telling() {
+                    self.spreading.invalidate(self.cache, &what, unix_ms());
+                } else {
+                    self.cache.invalidate(&what, unix_ms());
+                }
                 self.metrics.invalidated("url", "unsafe_method");
             }
         }
     }
 
-    /// Whether an answer is kept, and for how long.
-    pub fn judge(&self, session: &Session, answer: &ResponseHeader, journey: &mut Journey) -> RespCacheable {
-        let elapsed = journey
-            .upstream_started
-            .map_or(Duration::ZERO, |started| started.elapsed());
-        let Some(visit) = &mut journey.visit else {
-            return RespCacheable::Uncacheable(NoCacheReason::NeverEnabled);
-        };
-        let now = SystemTime::now();
-        let asked = Asked {
-            // The engine fetches all of what a HEAD wants validated.
-            method: &Method::GET,
-            headers: &session.req_header().headers,
-            at: now.checked_sub(elapsed).unwrap_or(now),
-            is_authorized: session.req_header().headers.contains_key(AUTHORIZATION),
-        };
-        let kept = session.cache.maybe_cache_meta().map(CacheMeta::response_header);
-        let not_modified = visit.not_modified.take();
-        let confirmed = not_modified.as_ref().and(visit.course.found.clone());
-        let (header, lifetime) = match (not_modified, kept) {
-            // The engine's own merge leaves out fields that it does not know.
-            (Some(not_modified), Some(kept)) => {
-                update::refreshed(&asked, kept, &not_modified, now, &visit.policy, rand::random())
-            }
-            _ => {
-                let lifetime = storability(&asked, answer, now, &visit.policy, rand::random());
-                (update::storable(answer), lifetime)
-            }
-        };
-        let verdict = lifetime.map_err(WhyNot::as_str).and_then(|lifetime| {
-            let fields = selecting(&header, &visit.policy)?;
-            let tags = tags(&header.headers).ok_or(TOO_MANY_TAGS)?;
-            Ok((lifetime, fields, tags))
-        });
-        let (lifetime, fields, tags) = match verdict {
-            Ok(verdict) => verdict,
-            Err(why) => {
-                visit.course.why_not = Some(why);
-                return RespCacheable::Uncacheable(NoCacheReason::Custom(why));
-            }
-        };
-        let key = match &fields {
-            Some(fields) => variant_key(&visit.base, fields, asked.headers),
-            None => visit.base.clone(),
-        };
-        let mut marks = visit.marks.clone();
-        marks.extend(tags);
-        let mut meta = CacheMeta::new(
-            lifetime.fresh_until,
-            lifetime.born,
-            lifetime.stale_while_revalidate,
-            lifetime.stale_if_error,
-            header,
-        );
-        meta.extensions_mut().insert(Filling {
-            base: visit.base.clone(),
-            key,
-            vary: fields,
-            marks,
-            sequence: visit.sequence,
-            asked_ms: visit.asked_ms,
-            lifetime,
-            body_bytes: visit.policy.body_bytes,
-            confirmed,
-        });
-        RespCacheable::Cacheable(meta)
-    }
-
-    fn visit(
-        &self,
-        request: &RequestHeader,
-        target: Target<'_>,
-        journey: &Journey,
-        policy: &Arc<Policy>,
-    ) -> Result<Visit, Bypass> {
-        let headers = &request.headers;
-        if let Some(bypass) = bypass(request, journey.is_grpc, policy) {
-            return Err(bypass);
-        }
-        let snapshot = journey.snapshot.as_ref().ok_or(Bypass::UnknownCaller)?;
-        let caller = journey.caller.as_ref().ok_or(Bypass::UnknownCaller)?;
-        let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
-        let host = text(headers.get(HOST)).to_ascii_lowercase();
-        let issuer = caller.subject_hash().map(|hash| hash.to_string());
-        let place = &policy.place;
-        let base = Bytes::from(key::base(&KeyParts {
-            scheme: &scheme(headers, journey.scheme, journey.origin.trusted),
-            host: &host,
-            path: target.path,
-            query: target.query,
-            place,
-            upstream: journey.upstream().map_or("", |upstream| upstream.name().as_str()),
-            key_type: caller.key_type().map(KeyType::as_str),
-            caller: caller_part(policy.share, caller, application, issuer.as_deref())?,
-        }));
-        let users = [application, caller.key_id(), caller.subject()];
-        let marks = [
-            MarkId::url(&host, &target.text()),
-            MarkId::api(&place.api),
-            MarkId::route(&place.api, &place.route),
-        ];
-        let users = users.into_iter().flatten().map(MarkId::user);
-        Ok(Visit {
-            directives: match policy.client_directives {
-                true => RequestDirectives::of(headers),
-                false => RequestDirectives::default(),
-            },
-            policy: Arc::clone(policy),
-            key: base.clone(),
-            base,
-            marks: marks.into_iter().chain(users).collect(),
-            sequence: self.cache.marks().sequence(),
-            asked_ms: journey.now_ms,
-            course: Course::default(),
-            turn: None,
-            not_modified: None,
-            refresh: None,
-        })
-    }
-
     /// Looks into memory.
     fn look(&self, request: &RequestHeader, visit: &mut Visit) {
-        visit.course.found = match self.cache.find(&visit.base) {
-            Found::Nothing => None,
-            Found::Entry(entry) => Some(entry),
+        // The engine asks again, and is counted then.
+        let found = match self.cache.peek(&visit.base) {
             Found::Varies(fields) => {
                 visit.key = variant_key(&visit.base, &fields, &request.headers);
-                self.cache.find_variant(&visit.key)
+                self.cache.peek(&visit.key)
             }
+            found => found,
         };
+        if let Found::Entry(entry) = found {
+            visit.course.found = Some(entry);
+        }
     }
 
     /// Looks into what gateways share, and puts what is found there into memory. Where there is nothing, and gateways
@@ -414,8 +313,11 @@ impl Caching {
         if let Some(hit) = shared.get(&base, select).await {
             self.take(hit, visit);
         }
-        let is_wanted = visit.course.found.is_none() && !visit.directives.only_if_cached && !visit.directives.no_store;
-        if !is_wanted || !shared.has_leases() {
+        let is_fetched = visit.course.found.is_none()
+            && !visit.directives.only_if_cached
+            && !visit.directives.no_store
+            && !visit.is_partial;
+        if !is_fetched || !shared.has_leases() || !self.is_likely_kept(&visit.key) {
             return;
         }
         let (key, request) = (visit.key.clone(), request.clone());
@@ -430,6 +332,13 @@ impl Caching {
         visit.turn = Some(turn);
     }
 
+    /// Whether nothing was learnt that speaks against it.
+    fn is_likely_kept(&self, key: &Bytes) -> bool {
+        self.cache
+            .predictor()
+            .cacheable_prediction(&key::engine_key(key.clone()))
+    }
+
     /// Takes what another gateway has kept, if that is newer.
     fn take(&self, hit: shared::Hit, visit: &mut Visit) {
         let kept = visit.course.found.as_ref();
@@ -442,11 +351,8 @@ impl Caching {
         visit.course.is_shared = true;
     }
 
-    fn refresh(&self, session: &Session, journey: &Journey, why: Why) {
-        let Some(visit) = &journey.visit else {
-            return;
-        };
-        if let Some(refresh) = self.refreshing.begin(key::fingerprint(&visit.key), why) {
+    fn refresh(&self, session: &Session, journey: &Journey, entry: &Arc<Entry>, why: Why) {
+        if let Some(refresh) = self.refreshing.begin(entry, why, Instant::now()) {
             refresh::start(session, journey, refresh);
         }
     }
@@ -455,148 +361,6 @@ impl Caching {
         self.metrics.bypassed(bypass.as_str());
         journey.bypass = Some(bypass);
     }
-}
-
-/// What a request is for, as keys have it.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    path: &'a str,
-    query: Option<&'a str>,
-}
-
-impl Target<'_> {
-    fn text(self) -> String {
-        match self.query {
-            Some(query) => [self.path, "?", query].concat(),
-            None => self.path.to_owned(),
-        }
-    }
-}
-
-/// The query without the credential, which says who asks and not what for.
-fn own_query<'a>(query: Option<&'a str>, parameter: Option<&str>) -> Option<Cow<'a, str>> {
-    match (query, parameter) {
-        (Some(query), Some(parameter)) => {
-            let left = credential::strip_query_parameter(query, parameter);
-            (!left.is_empty()).then_some(left)
-        }
-        (query, _) => query.map(Cow::Borrowed),
-    }
-}
-
-/// By what an origin wants to be able to make an answer invalid; `None` when that is more than can be remembered.
-fn tags(headers: &HeaderMap) -> Option<SmallVec<[MarkId; 4]>> {
-    let mut marks = SmallVec::new();
-    for name in &TAG_FIELDS {
-        for line in headers.get_all(name) {
-            let tags = line.to_str().unwrap_or_default().split([',', ' ']);
-            marks.extend(tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX + 1).map(MarkId::tag));
-            if marks.len() > TAGS_MAX {
-                return None;
-            }
-        }
-    }
-    Some(marks)
-}
-
-/// Why a request has nothing to do with the cache although its route has.
-#[must_use]
-pub fn bypass(request: &RequestHeader, is_grpc: bool, policy: &Policy) -> Option<Bypass> {
-    let headers = &request.headers;
-    let answers = match request.method {
-        Method::GET => policy.methods.get,
-        Method::HEAD => policy.methods.head,
-        _ => false,
-    };
-    let has_content =
-        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    if !answers {
-        Some(Bypass::Method)
-    } else if is_grpc {
-        Some(Bypass::Grpc)
-    } else if headers.contains_key(UPGRADE) {
-        Some(Bypass::Upgrade)
-    } else if has_content {
-        Some(Bypass::Content)
-    } else if conditional::needs_origin(headers) {
-        Some(Bypass::Precondition)
-    } else {
-        None
-    }
-}
-
-/// The variant of an answer that a request selects. What fields say may be a secret (`Vary: Authorization`), and keys
-/// are written down where several gateways share them: it is hashed.
-fn variant_key(base: &Bytes, fields: &[HeaderName], request: &HeaderMap) -> Bytes {
-    let mut selecting = Vec::new();
-    vary::variant(fields, request, &mut selecting);
-    let mut key = Vec::with_capacity(base.len() + 32);
-    key.extend_from_slice(base);
-    key.extend_from_slice(&Sha256::digest(&selecting));
-    key.into()
-}
-
-/// The fields by which an answer was selected among others.
-///
-/// # Errors
-/// When it was selected by what this gateway says of a request and is not in its key.
-fn selecting(answer: &ResponseHeader, policy: &Policy) -> Result<Option<Arc<[HeaderName]>>, &'static str> {
-    let fields = match Vary::of(&answer.headers) {
-        Vary::Nothing => return Ok(None),
-        Vary::Everything => return Err(WhyNot::Vary.as_str()),
-        Vary::Fields(fields) => fields,
-    };
-    let is_hidden = |field: &HeaderName| match field.as_str() {
-        "x-application" => policy.share == Share::Everyone,
-        "forwarded" | "traceparent" | "tracestate" | "x-forwarded-for" | "x-real-ip" | "x-request-id" => true,
-        _ => false,
-    };
-    if fields.iter().any(is_hidden) {
-        return Err(SELECTED_BY_GATEWAY);
-    }
-    Ok(Some(fields.iter().cloned().collect()))
-}
-
-/// Whose answer it is.
-fn caller_part<'a>(
-    share: Share,
-    caller: &'a Caller,
-    application: Option<&'a str>,
-    issuer: Option<&'a str>,
-) -> Result<CallerPart<'a>, Bypass> {
-    match (share, application) {
-        (Share::Everyone, _) => return Ok(CallerPart::Everyone),
-        (Share::Application, Some(application)) => return Ok(CallerPart::Application(application)),
-        (Share::Application, None) | (Share::Caller, _) => {}
-    }
-    match caller.identity() {
-        Identity::Anonymous => Ok(CallerPart::Anonymous),
-        Identity::Key(_) => caller.key_id().map(CallerPart::Key).ok_or(Bypass::UnknownCaller),
-        Identity::Certificate(_) => caller
-            .key_id()
-            .map(CallerPart::Certificate)
-            .ok_or(Bypass::UnknownCaller),
-        Identity::Token(_) => match (issuer, caller.subject()) {
-            (Some(issuer), Some(subject)) => Ok(CallerPart::Token { issuer, subject }),
-            _ => Err(Bypass::UnknownCaller),
-        },
-    }
-}
-
-/// How the client came here, as the upstream is told: answers may contain links.
-fn scheme(headers: &HeaderMap, own: &'static str, trusted: bool) -> Cow<'static, str> {
-    if !trusted {
-        return Cow::Borrowed(own);
-    }
-    let told = |name: &str| text(headers.get(name));
-    let told = [
-        own,
-        told("x-forwarded-proto"),
-        told("x-forwarded-host"),
-        told("x-forwarded-port"),
-        told("x-forwarded-prefix"),
-    ];
-    Cow::Owned(told.join(","))
 }
 
 /// Whether it is the client who wants a stale answer validated, so that it is not given while it is fetched anew.
@@ -614,8 +378,4 @@ fn refresh_is_due(entry: &Entry, policy: &Policy, now: SystemTime) -> bool {
     let whole = lifetime.fresh_until.duration_since(lifetime.born).unwrap_or_default();
     let left = lifetime.fresh_until.duration_since(now).unwrap_or_default();
     left < whole.mul_f64(policy.refresh_ahead)
-}
-
-fn text(value: Option<&http::HeaderValue>) -> &str {
-    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -19,6 +19,7 @@ use super::counter_name::subject_name;
 use super::refusal::Refusal;
 use super::{denied, missed, upstream_target};
 use crate::auth::{Caller, Identity};
+use crate::cache::Cache;
 use crate::edit::Action;
 use crate::route::path::normalise;
 use crate::snapshot::{Api, Route, Snapshot};
@@ -27,10 +28,11 @@ use crate::transport::ClientIdentity;
 use crate::upstream::{Moment, balance};
 
 /// A request to be explained.
-#[derive(Debug)]
 pub struct Question<'a> {
     /// Method.
     pub method: &'a Method,
+    /// `https` or `http`.
+    pub scheme: &'a str,
     /// Value of `Host`.
     pub host: &'a str,
     /// Path as a client would send it.
@@ -43,6 +45,8 @@ pub struct Question<'a> {
     pub client: IpAddr,
     /// Whose certificate the client would show in its handshake.
     pub certificate: Option<&'a ClientIdentity>,
+    /// What is kept of answers; absent where nothing is, because nobody serves.
+    pub kept: Option<&'a Cache>,
 }
 
 /// What would happen.

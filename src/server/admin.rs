@@ -172,7 +172,8 @@ async fn explained(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRej
     let Some(snapshot) = admin.revisions.current() else {
         return no_revision();
     };
-    match explain::answer(&body, &snapshot, &admin.throttle, admin.now()) {
+    let kept = admin.cache.as_ref().map(cache::Desk::kept);
+    match explain::answer(&body, &snapshot, &admin.throttle, kept, admin.now()) {
         Ok(explanation) => Json(explanation).into_response(),
         Err(wrong) => problem(StatusCode::BAD_REQUEST, "bad_request", wrong),
     }

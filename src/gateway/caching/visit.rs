@@ -25,6 +25,8 @@ pub struct Visit {
     pub base: Bytes,
     /// The key of the variant that this request selects, as far as is known.
     pub key: Bytes,
+    /// It asks for a part, or for the head alone.
+    pub is_partial: bool,
     /// By what its answer can be made invalid, beside its own tags.
     pub marks: SmallVec<[MarkId; 4]>,
     /// The number of the last invalidation before it.
@@ -75,6 +77,10 @@ pub enum Bypass {
     Precondition,
     /// It asks for a part or for the head alone, and nothing is kept: what would come is nothing to keep.
     Partial,
+    /// Its `Connection` names fields that the origin is not sent, so that they select nothing there.
+    Connection,
+    /// It carries a credential in its URL that the origin is sent, and that its key would not tell from another one.
+    Credential,
     /// Its answer differs by caller, and who calls has no name.
     UnknownCaller,
     /// It asks not to be kept, and nothing is kept.
@@ -92,6 +98,8 @@ impl Bypass {
             Self::Grpc => "grpc",
             Self::Precondition => "precondition",
             Self::Partial => "partial",
+            Self::Connection => "connection",
+            Self::Credential => "credential",
             Self::UnknownCaller => "unknown_caller",
             Self::NoStore => "no_store",
         }
@@ -107,6 +115,7 @@ impl Visit {
             directives: RequestDirectives::default(),
             base: self.base.clone(),
             key: self.key.clone(),
+            is_partial: self.is_partial,
             marks: self.marks.clone(),
             sequence: self.sequence,
             asked_ms: self.asked_ms,

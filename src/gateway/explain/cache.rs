@@ -1,13 +1,19 @@
 //! Whether a request would be answered from the cache, told: what is looked for, and for how long an answer is kept.
 
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_UNMODIFIED_SINCE, PRAGMA};
-use http::header::{TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA};
 use serde::Serialize;
 
 use super::Question;
 use crate::auth::{Caller, Identity};
-use crate::cache::policy::{Policy, Share};
+use crate::cache::policy::Share;
+use crate::cache::{Cache, Found};
+use crate::gateway::caching::ask::{
+    About, Circumstances, Target, base_key, bypass, has_content, own_query, variant_key,
+};
 use crate::snapshot::{Api, Route, Snapshot};
 
 /// What the cache would do with a request whose route has one.
@@ -18,6 +24,9 @@ pub struct CacheFacts {
     /// Why not, as in `tollgate_cache_bypass_total`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bypass: Option<&'static str>,
+    /// What is kept in this process for such a request; absent when nothing is, or nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptFacts>,
     /// What the answer is kept under, part by part: two requests that differ in one of them never share an answer. The
     /// fields that the answer's `Vary` names come on top.
     pub key: Vec<KeyPart>,
@@ -42,6 +51,19 @@ pub struct CacheFacts {
     pub body_bytes: u64,
 }
 
+/// A kept answer.
+#[derive(Debug, Serialize)]
+pub struct KeptFacts {
+    /// Its status.
+    pub status: u16,
+    /// How old it is.
+    pub age_seconds: u64,
+    /// How long it is fresh; negative since when it is not.
+    pub ttl_seconds: i64,
+    /// Its content, in bytes.
+    pub bytes: usize,
+}
+
 /// A part of a key.
 #[derive(Debug, Serialize)]
 pub struct KeyPart {
@@ -62,11 +84,41 @@ impl CacheFacts {
         upstream: Option<&str>,
     ) -> Option<Self> {
         let policy = route.cache.as_deref()?;
-        let bypass = bypass(question.method, question.headers, policy);
+        let headers = question.headers;
+        let is_grpc =
+            (headers.get(CONTENT_TYPE)).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let own_query = own_query(question.query, api.credential_parameter.as_deref());
+        let circumstances = Circumstances {
+            scheme: question.scheme,
+            host: question.host,
+            target: Target {
+                path,
+                query: own_query.as_deref(),
+            },
+            upstream: upstream.unwrap_or_default(),
+        };
+        let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
+        let about = About {
+            is_grpc,
+            has_content: has_content(headers),
+        };
+        let base = match bypass(question.method, headers, about, policy) {
+            Some(bypass) => Err(bypass),
+            None => base_key(policy, (caller, application), &circumstances),
+        };
+        let bypass = base.as_ref().err().map(|bypass| bypass.as_str());
+        let kept = base
+            .ok()
+            .zip(question.kept)
+            .and_then(|(base, cache)| kept(cache, &base, headers));
         let mut parts = vec![
+            ("scheme", question.scheme.to_owned()),
             ("host", question.host.to_ascii_lowercase()),
             ("path", path.to_owned()),
-            ("query", query(question.query, api.credential_parameter.as_deref())),
+            (
+                "query",
+                own_query.map_or_else(|| "(none)".to_owned(), |query| format!("?{query}")),
+            ),
             ("route", format!("{} of api {}", policy.place.route, policy.place.api)),
         ];
         parts.extend(upstream.map(|upstream| ("upstream", upstream.to_owned())));
@@ -80,6 +132,7 @@ impl CacheFacts {
         Some(Self {
             looked_up: bypass.is_none(),
             bypass,
+            kept,
             key: parts.into_iter().map(|(part, value)| KeyPart { part, value }).collect(),
             share: match policy.share {
                 Share::Caller => "caller",
@@ -105,6 +158,18 @@ impl CacheFacts {
             None => "a kept answer is looked for".to_owned(),
             Some(why) => format!("has nothing to do with it: {}", because(why)),
         });
+        if let Some(kept) = &self.kept {
+            sentences.push(match kept.ttl_seconds {
+                left @ 1.. => format!(
+                    "{} is kept, {} s old, fresh for {left} s",
+                    kept.status, kept.age_seconds
+                ),
+                over => format!(
+                    "{} is kept, {} s old, stale since {} s",
+                    kept.status, kept.age_seconds, -over
+                ),
+            });
+        }
         if self.looked_up {
             let parts = self.key.iter().map(|KeyPart { part, value }| format!("{part} {value}"));
             sentences.push(format!("kept by {}", parts.collect::<Vec<_>>().join(", ")));
@@ -126,29 +191,6 @@ impl CacheFacts {
     }
 }
 
-/// Why a request has nothing to do with the cache although its route has one.
-fn bypass(method: &Method, headers: &HeaderMap, policy: &Policy) -> Option<&'static str> {
-    let answered = match *method {
-        Method::GET => policy.methods.get,
-        Method::HEAD => policy.methods.head,
-        _ => false,
-    };
-    let is_grpc = (headers.get(CONTENT_TYPE)).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    let has_content =
-        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    let reasons = [
-        (!answered, "method"),
-        (is_grpc, "grpc"),
-        (headers.contains_key(UPGRADE), "upgrade"),
-        (has_content, "content"),
-        (
-            headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE),
-            "precondition",
-        ),
-    ];
-    reasons.into_iter().find_map(|(applies, why)| applies.then_some(why))
-}
-
 /// A reason in words.
 fn because(why: &str) -> &str {
     match why {
@@ -157,6 +199,9 @@ fn because(why: &str) -> &str {
         "upgrade" => "it wants another protocol",
         "content" => "it has content, on which the answer may depend",
         "precondition" => "it has a condition that only the upstream can judge",
+        "connection" => "its Connection takes fields away from the upstream",
+        "credential" => "it carries a credential that the upstream is sent and its key would not tell from another one",
+        "unknown_caller" => "its answer is for its caller alone, and he has no name",
         other => other,
     }
 }
@@ -178,17 +223,22 @@ fn whose(share: Share, snapshot: &Snapshot, caller: &Caller) -> String {
     }
 }
 
-/// The query without the parameter that carries a credential. One that is absent is another key than one that is empty.
-fn query(query: Option<&str>, credential: Option<&str>) -> String {
-    let Some(query) = query else {
-        return "(none)".to_owned();
+/// What is kept for such a request. Fields by which answers differ are those of the question.
+fn kept(cache: &Cache, base: &Bytes, request: &HeaderMap) -> Option<KeptFacts> {
+    let found = match cache.peek(base) {
+        Found::Varies(fields) => cache.peek(&variant_key(base, &fields, request)),
+        found => found,
     };
-    let is_secret = |pair: &&str| {
-        let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
-        credential == Some(name)
+    let Found::Entry(entry) = found else {
+        return None;
     };
-    let kept: Vec<&str> = query.split('&').filter(|pair| !is_secret(pair)).collect();
-    format!("?{}", kept.join("&"))
+    let now = SystemTime::now();
+    Some(KeptFacts {
+        status: entry.header.status.as_u16(),
+        age_seconds: entry.lifetime.age(now).as_secs(),
+        ttl_seconds: entry.lifetime.remaining(now),
+        bytes: entry.body.len(),
+    })
 }
 
 fn client_says(headers: &HeaderMap) -> Option<String> {
@@ -204,8 +254,11 @@ fn client_says(headers: &HeaderMap) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
+    use http::Method;
+
     use super::*;
-    use crate::cache::policy::{Methods, Place};
+    use crate::cache::policy::{Methods, Place, Policy};
+    use crate::gateway::caching::Bypass;
 
     fn policy(methods: Methods) -> Policy {
         Policy {
@@ -240,28 +293,45 @@ mod tests {
     #[test]
     fn what_can_not_be_answered_from_the_cache_says_why() {
         let both = policy(Methods { get: true, head: true });
-        let of = |method: &Method, headers| bypass(method, &fields(headers), &both);
+        let about = |headers: &[(&'static str, &'static str)]| About {
+            is_grpc: false,
+            has_content: has_content(&fields(headers)),
+        };
+        let of = |method: &Method, headers| bypass(method, &fields(headers), about(headers), &both).map(Bypass::as_str);
         assert_eq!(of(&Method::GET, &[]), None);
         assert_eq!(of(&Method::HEAD, &[("content-length", "0")]), None);
         assert_eq!(of(&Method::POST, &[]), Some("method"));
         assert_eq!(of(&Method::GET, &[("content-length", "5")]), Some("content"));
         assert_eq!(of(&Method::GET, &[("upgrade", "websocket")]), Some("upgrade"));
         assert_eq!(
-            of(&Method::GET, &[("content-type", "application/grpc+proto")]),
-            Some("grpc")
+            bypass(
+                &Method::GET,
+                &fields(&[]),
+                About {
+                    is_grpc: true,
+                    has_content: false
+                },
+                &both
+            ),
+            Some(Bypass::Grpc)
         );
         assert_eq!(of(&Method::GET, &[("if-match", "\"a\"")]), Some("precondition"));
         let get = policy(Methods { get: true, head: false });
-        assert_eq!(bypass(&Method::HEAD, &fields(&[]), &get), Some("method"));
-        for why in ["method", "grpc", "upgrade", "content", "precondition"] {
+        assert_eq!(
+            bypass(&Method::HEAD, &fields(&[]), About::default(), &get),
+            Some(Bypass::Method)
+        );
+        for why in [
+            "method",
+            "grpc",
+            "upgrade",
+            "content",
+            "precondition",
+            "connection",
+            "credential",
+            "unknown_caller",
+        ] {
             assert_ne!(because(why), why, "every reason has words");
         }
-    }
-
-    #[test]
-    fn a_credential_in_the_query_is_not_shown() {
-        assert_eq!(query(Some("a=1&api_key=secret&b"), Some("api_key")), "?a=1&b");
-        assert_eq!(query(Some(""), None), "?");
-        assert_eq!(query(None, None), "(none)");
     }
 }

@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, problem};
+use crate::cache::Cache;
 use crate::cache::invalidator::{Done, Invalidator, Source};
 use crate::cache::order::{Item, Order, RouteName};
 use crate::clock::unix_ms;
@@ -106,6 +107,14 @@ impl Desk {
     #[must_use]
     pub fn new(invalidator: Arc<Invalidator>, ways: Vec<Way>) -> Self {
         Self { invalidator, ways }
+    }
+}
+
+impl Desk {
+    /// What is kept.
+    #[must_use]
+    pub fn kept(&self) -> &Cache {
+        self.invalidator.cache()
     }
 }
 

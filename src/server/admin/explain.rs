@@ -8,6 +8,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Deserialize;
 
+use crate::cache::Cache;
 use crate::gateway::explain::{Explanation, Question, explain};
 use crate::san::San;
 use crate::snapshot::Snapshot;
@@ -42,7 +43,13 @@ enum Values {
 ///
 /// # Errors
 /// What is wrong with the question, for whoever has asked it.
-pub(super) fn answer(body: &[u8], snapshot: &Snapshot, throttle: &Throttle, now: Time) -> Result<Explanation, String> {
+pub(super) fn answer(
+    body: &[u8],
+    snapshot: &Snapshot,
+    throttle: &Throttle,
+    kept: Option<&Cache>,
+    now: Time,
+) -> Result<Explanation, String> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| {
         format!("{error}; write {{\"method\": \"GET\", \"url\": \"http://host/path\", \"headers\": {{\"name\": \"value\"}}}}")
     })?;
@@ -57,6 +64,7 @@ pub(super) fn answer(body: &[u8], snapshot: &Snapshot, throttle: &Throttle, now:
     let given = headers.get(HOST).and_then(|host| host.to_str().ok());
     let question = Question {
         method: &method,
+        scheme: url.scheme_str().unwrap_or("http"),
         host: given
             .or_else(|| url.authority().map(http::uri::Authority::as_str))
             .unwrap_or_default(),
@@ -65,6 +73,7 @@ pub(super) fn answer(body: &[u8], snapshot: &Snapshot, throttle: &Throttle, now:
         headers: &headers,
         client: asked.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         certificate: certificate.as_ref(),
+        kept,
     };
     Ok(explain(snapshot, throttle, &question, now))
 }
