@@ -25,12 +25,15 @@ pub struct Desk {
     ways: Vec<Way>,
 }
 
+/// Tells other gateways what an order was, what of it was forgotten here, and when (unix milliseconds).
+pub type Tell = dyn Fn(&Order, &[Item], u64) + Send + Sync;
+
 /// A way to other gateways.
 pub struct Way {
     /// `redis` or `control_plane`.
     pub name: &'static str,
     /// Tells them what was forgotten here at this time (unix milliseconds), behind the answer.
-    pub tell: Box<dyn Fn(&Order, &[Item], u64) + Send + Sync>,
+    pub tell: Box<Tell>,
     /// Whether what others tell arrives here at the moment.
     pub is_current: Box<dyn Fn() -> bool + Send + Sync>,
 }
