@@ -48,6 +48,8 @@ const SLOW_BEHIND: Duration = Duration::from_secs(1);
 /// How the shared tier is reached and used.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Gateways of other environments share nothing with this one, also when they share the Redis.
+    pub environment: String,
     /// Where it is. It counts as slow, and is not asked, when more than a tenth of its answers take longer than the budget.
     pub redis: crate::redis::Settings,
     /// How long a request may wait for it in all.
@@ -73,6 +75,8 @@ pub struct Hit {
 
 struct Inner {
     settings: Settings,
+    /// What stands for the environment in names.
+    realm: String,
     cache: &'static Cache,
     lookups: Redis,
     flights: Arc<Flights<Looked>>,
@@ -137,20 +141,29 @@ impl Shared {
         let behind = Redis::new(&behind, metrics.fill_store.clone())?;
         lookups.start(runtime);
         behind.start(runtime);
-        let (queue, writer) = Queue::new(behind.clone(), settings.object_bytes, metrics.clone());
+        let realm = key::realm(&settings.environment);
         let apply = move |what: &super::Invalidation, at_ms| cache.invalidate(what, at_ms);
+        let apply = Arc::new(apply);
+        let spread = Spread::start(behind.clone(), &settings.environment, metrics.clone(), apply, runtime);
+        let (queue, writer) = Queue::new(
+            behind,
+            (&realm, settings.object_bytes),
+            spread.current(),
+            metrics.clone(),
+        );
         let filled = queue.clone();
         cache.on_filled(Box::new(move |base, vary, entry| {
             filled.fill(base.clone(), vary.cloned(), Arc::clone(entry));
         }));
         Ok(Self(Arc::new(Inner {
             settings,
+            realm,
             cache,
             lookups,
             flights: Arc::new(Flights::new(LOOKUPS)),
             turns: Arc::new(Flights::new(LOOKUPS)),
             queue,
-            spread: Spread::start(behind, metrics.clone(), Arc::new(apply), runtime),
+            spread,
             metrics,
             runtime: runtime.clone(),
             writer: runtime.spawn(writer).abort_handle(),
@@ -221,7 +234,7 @@ impl Shared {
         if !inner.spread.is_current() {
             return Err(Miss::NotCurrent);
         }
-        let name = Name::of(key);
+        let name = Name::of(&inner.realm, key);
         if inner.lookups.health_of(name.slot) != Health::Up {
             return Err(Miss::Down);
         }
