@@ -129,6 +129,7 @@ fn size(what: &Invalidation) -> usize {
     const FRAME: usize = 32;
     match what {
         Invalidation::All | Invalidation::Mark(_) => FRAME,
+        Invalidation::User(user) => FRAME + user.len(),
         Invalidation::Prefix { host, path } => FRAME + host.as_ref().map_or(0, String::len) + path.len(),
     }
 }
