@@ -22,6 +22,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -41,6 +42,9 @@ use crate::telemetry::CacheSharedMetrics;
 
 /// Keys that are looked up at a time; beyond it nobody is asked.
 const LOOKUPS: usize = 1_024;
+
+/// Large records that are unpacked at a time, beside the thread on which everything else waits.
+const UNPACKED: usize = 4;
 
 /// From which round trip on the connection is slow on which nobody waits.
 const SLOW_BEHIND: Duration = Duration::from_secs(1);
@@ -80,6 +84,7 @@ struct Inner {
     cache: &'static Cache,
     lookups: Redis,
     flights: Arc<Flights<Looked>>,
+    unpacking: Arc<Semaphore>,
     turns: Arc<Flights<Arc<Turn>>>,
     queue: Queue,
     spread: Spread,
@@ -123,13 +128,15 @@ impl Channel for Shared {
 
 impl Shared {
     /// Connects, and starts what stands beside the requests on this runtime. What `cache` is filled with is written, and
-    /// what others have invalidated is applied to it, from then on. Nothing is waited for: until all of that is there, nobody is asked.
+    /// what others have invalidated is applied to it, from then on; whom they have forgotten is forgotten by `forget_user`
+    /// too. Nothing is waited for: until all of that is there, nobody is asked.
     ///
     /// # Errors
     /// When the settings can not be used: a certificate that can not be read, for one.
     pub fn start(
         settings: Settings,
         cache: &'static Cache,
+        forget_user: impl Fn(&str) + Send + Sync + 'static,
         metrics: CacheSharedMetrics,
         runtime: &Handle,
     ) -> Result<Self, SettingsError> {
@@ -142,7 +149,12 @@ impl Shared {
         lookups.start(runtime);
         behind.start(runtime);
         let realm = key::realm(&settings.environment);
-        let apply = move |what: &super::Invalidation, at_ms| cache.invalidate(what, at_ms);
+        let apply = move |what: &Invalidation, at_ms| {
+            cache.invalidate(what, at_ms);
+            if let Invalidation::User(user) = what {
+                forget_user(user);
+            }
+        };
         let apply = Arc::new(apply);
         let spread = Spread::start(behind.clone(), &settings.environment, metrics.clone(), apply, runtime);
         let (queue, writer) = Queue::new(
@@ -161,6 +173,7 @@ impl Shared {
             cache,
             lookups,
             flights: Arc::new(Flights::new(LOOKUPS)),
+            unpacking: Arc::new(Semaphore::new(UNPACKED)),
             turns: Arc::new(Flights::new(LOOKUPS)),
             queue,
             spread,
@@ -265,12 +278,36 @@ impl Inner {
             Some(Ok(Value::Nil)) => return Err(Miss::Absent),
             _ => return Err(Miss::Broken),
         };
-        match codec::read(key, &record, sequence, self.settings.object_bytes) {
+        match self.unpacked(key, record, sequence, until).await? {
             Ok(Record::Varies(fields)) => Ok(Found::Varies(fields)),
             Ok(Record::Entry(entry)) => Ok(Found::Entry(Arc::new(*entry))),
             Err(Unfit::Foreign) => Err(Miss::Absent),
             Err(Unfit::Broken | Unfit::TooLarge) => Err(Miss::Broken),
         }
+    }
+
+    /// Reads a record: a large one on a thread of its own, of which there are few.
+    async fn unpacked(
+        &self,
+        key: &[u8],
+        record: Vec<u8>,
+        sequence: u64,
+        until: Instant,
+    ) -> Result<Result<Record, Unfit>, Miss> {
+        let most = self.settings.object_bytes;
+        if codec::length(&record) <= codec::LARGE {
+            return Ok(codec::read(key, &record, sequence, most));
+        }
+        let place = timeout_at(until, Arc::clone(&self.unpacking).acquire_owned()).await;
+        let place = place.map_err(|_| Miss::Timeout)?.map_err(|_| Miss::Busy)?;
+        let key = Bytes::copy_from_slice(key);
+        // It is read to its end, also when nobody waits for it any more.
+        let read = self.runtime.spawn_blocking(move || {
+            let _place = place;
+            codec::read(&key, &record, sequence, most)
+        });
+        let read = timeout_at(until, read).await.map_err(|_| Miss::Timeout)?;
+        Ok(read.unwrap_or(Err(Unfit::Broken)))
     }
 
     /// Whether it was asked for before it was invalidated, as far as this can be told of another process's clock.

@@ -133,6 +133,17 @@ impl Queue {
     }
 }
 
+/// The record of an answer; of a large one it is made on a thread of its own, so that nobody waits behind it.
+async fn record_of(entry: &Arc<Entry>, most: usize) -> Result<Vec<u8>, Unfit> {
+    if entry.body.len() <= codec::LARGE {
+        return codec::entry(entry, most);
+    }
+    let entry = Arc::clone(entry);
+    let made = tokio::task::spawn_blocking(move || codec::entry(&entry, most)).await;
+    // The process ends.
+    made.unwrap_or(Err(Unfit::TooLarge))
+}
+
 /// For how long an answer is of use. None: it is not worth the way.
 pub(super) fn time_to_live(entry: &Entry, now: SystemTime) -> Option<Duration> {
     let lifetime = &entry.lifetime;
@@ -188,7 +199,7 @@ impl Writer {
             let mut batches: Vec<Batch> = Vec::new();
             for job in jobs.drain(..) {
                 let size = if let Job::Fill { bytes, .. } = &job { *bytes } else { 0 };
-                self.pack(job, &mut batches);
+                self.pack(job, &mut batches).await;
                 self.bytes.fetch_sub(size, Ordering::Relaxed);
                 if batches.iter().map(|batch| batch.bytes).sum::<usize>() >= BATCH_BYTES {
                     self.send(&mut batches).await;
@@ -198,14 +209,16 @@ impl Writer {
         }
     }
 
-    fn pack(&self, job: Job, batches: &mut Vec<Batch>) {
+    async fn pack(&self, job: Job, batches: &mut Vec<Batch>) {
         match job {
             Job::Fill { base, vary, entry, .. } => {
                 let Some(left) = time_to_live(&entry, SystemTime::now()) else {
                     self.metrics.fills.too_short.inc();
                     return;
                 };
-                let record = codec::entry(&entry, self.most).map(|record| (&entry.key, record, true));
+                let record = record_of(&entry, self.most)
+                    .await
+                    .map(|record| (&entry.key, record, true));
                 let fields = vary.map(|fields| codec::varies(&base, &fields, self.most));
                 let fields = fields
                     .transpose()

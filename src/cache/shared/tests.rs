@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use pingora::http::ResponseHeader;
 use prometheus::{IntCounter, IntGauge};
 use smallvec::smallvec;
@@ -31,6 +32,8 @@ struct Gateway {
     cache: &'static Cache,
     shared: Shared,
     metrics: CacheSharedMetrics,
+    /// Whom others have told it to forget.
+    forgotten: Arc<Mutex<Vec<String>>>,
 }
 
 /// Settings that a busy machine does not trip over; what a test is about, it sets itself.
@@ -74,8 +77,16 @@ impl Gateway {
         );
         let cache: &'static Cache = Box::leak(Box::new(cache));
         let metrics = Metrics::new().unwrap().cache_shared();
-        let shared = Shared::start(settings, cache, metrics.clone(), &Handle::current()).unwrap();
-        Self { cache, shared, metrics }
+        let forgotten: Arc<Mutex<Vec<String>>> = Arc::default();
+        let list = Arc::clone(&forgotten);
+        let forget = move |user: &str| list.lock().push(user.to_owned());
+        let shared = Shared::start(settings, cache, forget, metrics.clone(), &Handle::current()).unwrap();
+        Self {
+            cache,
+            shared,
+            metrics,
+            forgotten,
+        }
     }
 
     async fn start(server: &Server) -> Self {
@@ -187,6 +198,24 @@ async fn what_one_gateway_is_filled_with_another_one_finds() {
         .await;
     assert_eq!(two.metrics.fills.written.get(), 1);
     assert_eq!((two.metrics.lookups.hit.get(), two.metrics.lookups.miss.get()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_large_answer_is_found_whole_and_one_that_lies_about_its_length_not_at_all() {
+    let server = Server::start();
+    let (one, two) = (Gateway::start(&server).await, Gateway::start(&server).await);
+    let base = base("/large");
+    let text = "all the same ".repeat(50_000);
+    assert!(text.len() > codec::LARGE);
+    one.fill(&base, None, entry(&base, &text)).await;
+    let record: usize = server.cli(&["STRLEN", &name(&base).record]).parse().unwrap();
+    assert!(record < codec::LARGE, "{record}");
+    assert_eq!(two.get(&base).await.as_deref(), Some(text.as_str()));
+    assert_eq!(two.shared.0.unpacking.available_permits(), UNPACKED);
+    // Its length is in the bytes from ten on.
+    server.cli(&["SETRANGE", &name(&base).record, "11", "zz"]);
+    assert_eq!(two.get(&base).await, None);
+    assert_eq!(two.metrics.lookups.broken.get(), 1);
 }
 
 #[tokio::test]
@@ -331,6 +360,12 @@ async fn what_another_one_has_invalidated_is_not_found_any_more() {
         .publish(&Invalidation::Mark(MarkId::tag("news")), now_ms());
     until("it to be told", || two.metrics.invalidations_received.get() == 1).await;
     assert_eq!(two.get(&base).await, None);
+    // Somebody is forgotten with what is remembered of him.
+    one.shared
+        .spread()
+        .publish(&Invalidation::User("mobile".to_owned()), now_ms());
+    until("it to be told", || two.metrics.invalidations_received.get() == 2).await;
+    assert_eq!(*two.forgotten.lock(), ["mobile"]);
     // Who begins only now knows it too.
     let three = Gateway::start(&server).await;
     assert_eq!(three.get(&base).await, None);
