@@ -29,6 +29,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as Engine};
 
 use crate::auth::{Introspectors, KeySets, TokenCache};
+use crate::cache::invalidator::Callers;
 use crate::clock::unix_ms;
 use crate::config::{Config, LogTarget};
 use crate::gateway::Gateway;
@@ -198,8 +199,6 @@ impl Server {
         let (access_log, log_writer) = access_log(&config, &metrics).map_err(|error| machine("access log")(&error))?;
 
         let sharing = Sharing::start(&config, &metrics, side.handle()).map_err(|error| machine("redis")(&error))?;
-        let keeping =
-            Keeping::start(&config, &metrics, side.handle()).map_err(|error| machine("redis of the cache")(&error))?;
         let (leave, drain) = leaving::pair();
         let key_sets = KeySets::new(side.handle().clone(), drain.watch());
         let registry = Arc::new(Registry::new(config.gateway.zone.clone(), metrics.upstreams().clone()));
@@ -214,6 +213,9 @@ impl Server {
             discovery: Arc::clone(&discovery),
             tally: Tally::default(),
         });
+        let callers = Callers::new(Arc::clone(&estate.tokens), estate.introspectors.clone());
+        let keeping = Keeping::start(&config, &metrics, side.handle(), callers, remote.as_deref());
+        let keeping = keeping.map_err(|error| machine("redis of the cache")(&error))?;
         // Before anything is compiled: counters are named by what the process before named them by.
         if let Some(before) = before {
             before.warm_up(&estate).map_err(StartError::Machine)?;
@@ -315,6 +317,7 @@ impl Server {
         self.leave.begin();
         wait_until_empty(&census);
         self.bequest.settle(&self.estate);
+        self.keeping.settle(self.side.handle());
         self.sharing.settle(self.side.handle());
         let full = self.remote.and_then(|remote| remote.end(self.side.handle()));
         self.side.shutdown_timeout(Duration::from_secs(1));

@@ -42,11 +42,31 @@ pub struct Done {
     pub names: Vec<String>,
 }
 
+/// What is remembered of who callers are. Cheap to clone.
+#[derive(Clone)]
+pub struct Callers {
+    tokens: Arc<TokenCache>,
+    introspectors: Introspectors,
+}
+
+impl Callers {
+    /// What is remembered of tokens: of those that were verified here, and of those that were asked about.
+    #[must_use]
+    pub fn new(tokens: Arc<TokenCache>, introspectors: Introspectors) -> Self {
+        Self { tokens, introspectors }
+    }
+
+    /// Forgets what is remembered of somebody.
+    pub fn forget(&self, user: &str) {
+        self.tokens.forget(user);
+        self.introspectors.forget(user);
+    }
+}
+
 /// Carries out orders.
 pub struct Invalidator {
     cache: &'static Cache,
-    tokens: Arc<TokenCache>,
-    introspectors: Introspectors,
+    callers: Callers,
     metrics: CacheMetrics,
     recent: Mutex<VecDeque<Done>>,
 }
@@ -54,16 +74,10 @@ pub struct Invalidator {
 impl Invalidator {
     /// On this memory.
     #[must_use]
-    pub fn new(
-        cache: &'static Cache,
-        tokens: Arc<TokenCache>,
-        introspectors: Introspectors,
-        metrics: CacheMetrics,
-    ) -> Self {
+    pub fn new(cache: &'static Cache, callers: Callers, metrics: CacheMetrics) -> Self {
         Self {
             cache,
-            tokens,
-            introspectors,
+            callers,
             metrics,
             recent: Mutex::default(),
         }
@@ -80,10 +94,7 @@ impl Invalidator {
             self.cache.invalidate(&item.what, at_ms);
             self.metrics.invalidated(item.kind, source.as_str());
         }
-        for user in &order.users {
-            self.tokens.forget(user);
-            self.introspectors.forget(user);
-        }
+        order.users.iter().for_each(|user| self.callers.forget(user));
         self.remember(Done {
             at_ms,
             source,
@@ -93,7 +104,8 @@ impl Invalidator {
         Ok(items)
     }
 
-    /// Forgets everything, because something was missed. `at_ms` is 0 where that says nothing of what other gateways keep.
+    /// Forgets everything, because something was missed. `at_ms` is when at the latest, or 0 where that says nothing of what
+    /// other gateways keep.
     pub fn forget_all(&self, source: Source, at_ms: u64) {
         self.cache.invalidate(&Invalidation::All, at_ms);
         self.metrics.invalidated("all", source.as_str());
@@ -164,7 +176,11 @@ mod tests {
     fn an_order_is_carried_out_as_a_whole_or_not_at_all_and_remembered() {
         let metrics = Metrics::new().unwrap();
         let cache: &'static Cache = Box::leak(Box::new(Cache::new(1 << 20, TierCounters::unregistered())));
-        let invalidator = Invalidator::new(cache, Arc::default(), Introspectors::offline(), metrics.cache().clone());
+        let invalidator = Invalidator::new(
+            cache,
+            Callers::new(Arc::default(), Introspectors::offline()),
+            metrics.cache().clone(),
+        );
         let before = cache.marks().sequence();
         let bad: Order = serde_json::from_str(r#"{"tags": ["news", "two words"]}"#).unwrap();
         assert!(invalidator.carry_out(&bad, Source::Admin, 1).is_err());

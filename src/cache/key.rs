@@ -134,6 +134,15 @@ pub fn fingerprint(key: &[u8]) -> Fingerprint {
     Fingerprint(bits)
 }
 
+/// What stands for an environment in names in Redis: 16 hex digits. Gateways of different environments share nothing, also
+/// when they share a Redis.
+#[must_use]
+pub(super) fn realm(environment: &str) -> String {
+    let mut digits = format!("{:?}", fingerprint(environment.as_bytes()));
+    digits.truncate(16);
+    digits
+}
+
 impl Fingerprint {
     /// Its two halves as numbers.
     pub(super) fn halves(self) -> [u64; 2] {

@@ -35,7 +35,7 @@ const PREFIXES: usize = 256;
 pub const SKEW_MS: u64 = 5000;
 
 /// Something that entries can be invalidated by. The same in every process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MarkId(pub u64);
 
@@ -93,6 +93,9 @@ pub enum Invalidation {
     All,
     /// Everything with this mark.
     Mark(MarkId),
+    /// Everything that was answered to somebody, and what is remembered of who that is: names of applications, ids of keys,
+    /// subjects of tokens.
+    User(String),
     /// Everything whose normalised path begins with this text.
     Prefix {
         /// At this host; else at every host.
@@ -159,14 +162,8 @@ impl Marks {
     pub fn apply(&self, what: &Invalidation, at_ms: u64) {
         match what {
             Invalidation::All => self.all.set(self.tick(), at_ms),
-            Invalidation::Mark(mark) => {
-                let slots = self
-                    .slots
-                    .get_or_init(|| (0..SLOTS).map(|_| Stamp::default()).collect());
-                if let Some(slot) = slots.get(position(*mark)) {
-                    slot.set(self.tick(), at_ms);
-                }
-            }
+            Invalidation::Mark(mark) => self.apply_mark(*mark, at_ms),
+            Invalidation::User(user) => self.apply_mark(MarkId::user(user), at_ms),
             Invalidation::Prefix { host, path } => self.apply_prefix(host.as_deref(), path, at_ms),
         }
     }
@@ -242,6 +239,15 @@ impl Marks {
             .iter()
             .filter_map(|mark| slots.get(position(*mark)))
             .all(|slot| slot.sequence.load(Ordering::Acquire) <= sequence)
+    }
+
+    fn apply_mark(&self, mark: MarkId, at_ms: u64) {
+        let slots = self
+            .slots
+            .get_or_init(|| (0..SLOTS).map(|_| Stamp::default()).collect());
+        if let Some(slot) = slots.get(position(mark)) {
+            slot.set(self.tick(), at_ms);
+        }
     }
 
     fn apply_prefix(&self, host: Option<&str>, path: &str, at_ms: u64) {
@@ -419,6 +425,7 @@ mod tests {
         for what in [
             Invalidation::All,
             Invalidation::Mark(MarkId(u64::MAX)),
+            Invalidation::User("mobile".to_owned()),
             Invalidation::Prefix {
                 host: None,
                 path: "/a".to_owned(),

@@ -10,10 +10,13 @@ use crate::route::path::normalise;
 /// So many things may be asked for at a time.
 pub const MOST: usize = 1000;
 
+/// An order may be so long when it is told, in bytes of JSON.
+pub const LARGEST: usize = 64 << 10;
+
 /// The longest of them, in bytes.
 const LONGEST: usize = 8 << 10;
 
-/// What is to be forgotten. At least one thing, and 1,000 at most.
+/// What is to be forgotten. At least one thing, and 1,000 at most; to a control plane, in 64 KiB at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
@@ -85,6 +88,7 @@ impl Order {
             match what {
                 Invalidation::All => return Self::all(),
                 Invalidation::Mark(MarkId(mark)) => order.marks.push(format!("{mark:016x}")),
+                Invalidation::User(user) => order.users.push(user.clone()),
                 Invalidation::Prefix { host, path } => order.prefixes.push(match host {
                     Some(host) => format!("https://{host}{path}"),
                     None => path.clone(),
@@ -92,6 +96,21 @@ impl Order {
             }
         }
         order
+    }
+
+    /// The same, no longer than it may be when it is told: by marks if it is, and as everything if it is even so.
+    #[must_use]
+    pub fn for_the_way(&self) -> Self {
+        let is_short = |order: &Self| serde_json::to_vec(order).is_ok_and(|text| text.len() <= LARGEST);
+        if is_short(self) {
+            return self.clone();
+        }
+        let whats: Vec<Invalidation> = match self.items() {
+            Ok(items) => items.into_iter().map(|item| item.what).collect(),
+            Err(_) => vec![Invalidation::All],
+        };
+        let short = Self::of(&whats);
+        if is_short(&short) { short } else { Self::all() }
     }
 
     /// How many things it names.
@@ -144,18 +163,29 @@ impl Order {
                 read_prefix(prefix).map_err(|why| format!("\"prefixes\", item {}: {why}", position + 1))?;
             add("prefix", Invalidation::Prefix { host, path });
         }
-        for (key, kind, names, mark) in [
-            ("tags", "tag", &self.tags, MarkId::tag as fn(&str) -> MarkId),
-            ("users", "user", &self.users, MarkId::user),
-            ("apis", "api", &self.apis, MarkId::api),
+        let tag: fn(&str) -> Invalidation = |name| Invalidation::Mark(MarkId::tag(name));
+        let user: fn(&str) -> Invalidation = |name| Invalidation::User(name.to_owned());
+        let api: fn(&str) -> Invalidation = |name| Invalidation::Mark(MarkId::api(name));
+        for (key, kind, names, what) in [
+            ("tags", "tag", &self.tags, tag),
+            ("users", "user", &self.users, user),
+            ("apis", "api", &self.apis, api),
         ] {
             for (position, name) in names.iter().enumerate() {
                 let is_tag = kind == "tag";
                 named(name, is_tag).map_err(|why| format!("\"{key}\", item {}: {why}", position + 1))?;
-                add(kind, Invalidation::Mark(mark(name)));
+                add(kind, what(name));
             }
         }
-        for RouteName { api, route } in &self.routes {
+        for (position, RouteName { api, route }) in self.routes.iter().enumerate() {
+            let at = |why: String| format!("\"routes\", item {}: {why}", position + 1);
+            named(api, false).map_err(|why| at(format!("\"api\": {why}")))?;
+            named(route, false).map_err(|why| at(format!("\"route\": {why}")))?;
+            if !route.starts_with('/') {
+                return Err(at(format!(
+                    "{route:?} is no pattern of a route; write it whole, with the base path, such as /orders/{{id}}"
+                )));
+            }
             add("route", Invalidation::Mark(MarkId::route(api, route)));
         }
         for (position, mark) in self.marks.iter().enumerate() {
@@ -280,6 +310,8 @@ mod tests {
             Invalidation::Mark(MarkId::route("orders", "/orders/{id}"))
         );
         assert_eq!(read[7].what, Invalidation::Mark(MarkId(255)));
+        // Not its mark alone: others forget what they remember of its tokens too.
+        assert_eq!(read[4].what, Invalidation::User("mobile".to_owned()));
     }
 
     #[test]
@@ -336,6 +368,14 @@ mod tests {
             (r#"{"tags": [""]}"#, "1 to 8192"),
             (r#"{"marks": ["+0000000000000ff"]}"#, "\"marks\", item 1"),
             (r#"{"marks": ["ff"]}"#, "16 hex digits"),
+            (
+                r#"{"routes": [{"api": "", "route": "/a"}]}"#,
+                "\"routes\", item 1: \"api\": a name has",
+            ),
+            (
+                r#"{"routes": [{"api": "a", "route": "/a"}, {"api": "a", "route": "a/{id}"}]}"#,
+                "\"routes\", item 2: \"a/{id}\" is no pattern",
+            ),
         ] {
             let why = order(text).items().unwrap_err();
             assert!(why.contains(expected), "{text}: {why}");
@@ -351,6 +391,7 @@ mod tests {
         let told = [
             Invalidation::Mark(MarkId::tag("news")),
             Invalidation::Mark(MarkId(0)),
+            Invalidation::User("mobile".to_owned()),
             Invalidation::Prefix {
                 host: Some("a.example:8280".to_owned()),
                 path: "/x".to_owned(),
@@ -362,8 +403,34 @@ mod tests {
         ];
         let written = serde_json::to_string(&Order::of(&told)).unwrap();
         let mut read: Vec<Invalidation> = items(&written).into_iter().map(|item| item.what).collect();
-        read.rotate_left(2);
+        let by_text = |what: &Invalidation| serde_json::to_string(what).unwrap();
+        let mut told = told.to_vec();
+        told.sort_by_key(by_text);
+        read.sort_by_key(by_text);
         assert_eq!(read, told);
         assert_eq!(Order::of(&[told[0].clone(), Invalidation::All]), Order::all());
+    }
+
+    #[test]
+    fn a_long_order_is_told_by_marks_and_one_that_is_too_long_even_so_as_everything() {
+        let short = order(r#"{"tags": ["news"]}"#);
+        assert_eq!(short.for_the_way(), short);
+        let urls = (0..MOST).map(|number| format!("https://api.example/{number}/{}", "x".repeat(200)));
+        let long = Order {
+            urls: urls.collect(),
+            ..Order::default()
+        };
+        let told = long.for_the_way();
+        assert_eq!((told.urls.len(), told.marks.len()), (0, MOST));
+        assert!(serde_json::to_string(&told).unwrap().len() <= LARGEST);
+        let whats =
+            |order: &Order| -> Vec<Invalidation> { order.items().unwrap().into_iter().map(|item| item.what).collect() };
+        assert_eq!(whats(&told), whats(&long));
+        let prefixes = (0..MOST).map(|number| format!("/{number}/{}", "x".repeat(200)));
+        let longer = Order {
+            prefixes: prefixes.collect(),
+            ..Order::default()
+        };
+        assert_eq!(longer.for_the_way(), Order::all());
     }
 }

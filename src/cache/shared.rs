@@ -22,6 +22,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -42,12 +43,17 @@ use crate::telemetry::CacheSharedMetrics;
 /// Keys that are looked up at a time; beyond it nobody is asked.
 const LOOKUPS: usize = 1_024;
 
+/// Large records that are unpacked at a time, beside the thread on which everything else waits.
+const UNPACKED: usize = 4;
+
 /// From which round trip on the connection is slow on which nobody waits.
 const SLOW_BEHIND: Duration = Duration::from_secs(1);
 
 /// How the shared tier is reached and used.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Gateways of other environments share nothing with this one, also when they share the Redis.
+    pub environment: String,
     /// Where it is. It counts as slow, and is not asked, when more than a tenth of its answers take longer than the budget.
     pub redis: crate::redis::Settings,
     /// How long a request may wait for it in all.
@@ -73,9 +79,12 @@ pub struct Hit {
 
 struct Inner {
     settings: Settings,
+    /// What stands for the environment in names.
+    realm: String,
     cache: &'static Cache,
     lookups: Redis,
     flights: Arc<Flights<Looked>>,
+    unpacking: Arc<Semaphore>,
     turns: Arc<Flights<Arc<Turn>>>,
     queue: Queue,
     spread: Spread,
@@ -119,13 +128,15 @@ impl Channel for Shared {
 
 impl Shared {
     /// Connects, and starts what stands beside the requests on this runtime. What `cache` is filled with is written, and
-    /// what others have invalidated is applied to it, from then on. Nothing is waited for: until all of that is there, nobody is asked.
+    /// what others have invalidated is applied to it, from then on; whom they have forgotten is forgotten by `forget_user`
+    /// too. Nothing is waited for: until all of that is there, nobody is asked.
     ///
     /// # Errors
     /// When the settings can not be used: a certificate that can not be read, for one.
     pub fn start(
         settings: Settings,
         cache: &'static Cache,
+        forget_user: impl Fn(&str) + Send + Sync + 'static,
         metrics: CacheSharedMetrics,
         runtime: &Handle,
     ) -> Result<Self, SettingsError> {
@@ -137,20 +148,35 @@ impl Shared {
         let behind = Redis::new(&behind, metrics.fill_store.clone())?;
         lookups.start(runtime);
         behind.start(runtime);
-        let (queue, writer) = Queue::new(behind.clone(), settings.object_bytes, metrics.clone());
-        let apply = move |what: &super::Invalidation, at_ms| cache.invalidate(what, at_ms);
+        let realm = key::realm(&settings.environment);
+        let apply = move |what: &Invalidation, at_ms| {
+            cache.invalidate(what, at_ms);
+            if let Invalidation::User(user) = what {
+                forget_user(user);
+            }
+        };
+        let apply = Arc::new(apply);
+        let spread = Spread::start(behind.clone(), &settings.environment, metrics.clone(), apply, runtime);
+        let (queue, writer) = Queue::new(
+            behind,
+            (&realm, settings.object_bytes),
+            spread.current(),
+            metrics.clone(),
+        );
         let filled = queue.clone();
         cache.on_filled(Box::new(move |base, vary, entry| {
             filled.fill(base.clone(), vary.cloned(), Arc::clone(entry));
         }));
         Ok(Self(Arc::new(Inner {
             settings,
+            realm,
             cache,
             lookups,
             flights: Arc::new(Flights::new(LOOKUPS)),
+            unpacking: Arc::new(Semaphore::new(UNPACKED)),
             turns: Arc::new(Flights::new(LOOKUPS)),
             queue,
-            spread: Spread::start(behind, metrics.clone(), Arc::new(apply), runtime),
+            spread,
             metrics,
             runtime: runtime.clone(),
             writer: runtime.spawn(writer).abort_handle(),
@@ -221,7 +247,7 @@ impl Shared {
         if !inner.spread.is_current() {
             return Err(Miss::NotCurrent);
         }
-        let name = Name::of(key);
+        let name = Name::of(&inner.realm, key);
         if inner.lookups.health_of(name.slot) != Health::Up {
             return Err(Miss::Down);
         }
@@ -252,12 +278,36 @@ impl Inner {
             Some(Ok(Value::Nil)) => return Err(Miss::Absent),
             _ => return Err(Miss::Broken),
         };
-        match codec::read(key, &record, sequence, self.settings.object_bytes) {
+        match self.unpacked(key, record, sequence, until).await? {
             Ok(Record::Varies(fields)) => Ok(Found::Varies(fields)),
             Ok(Record::Entry(entry)) => Ok(Found::Entry(Arc::new(*entry))),
             Err(Unfit::Foreign) => Err(Miss::Absent),
             Err(Unfit::Broken | Unfit::TooLarge) => Err(Miss::Broken),
         }
+    }
+
+    /// Reads a record: a large one on a thread of its own, of which there are few.
+    async fn unpacked(
+        &self,
+        key: &[u8],
+        record: Vec<u8>,
+        sequence: u64,
+        until: Instant,
+    ) -> Result<Result<Record, Unfit>, Miss> {
+        let most = self.settings.object_bytes;
+        if codec::length(&record) <= codec::LARGE {
+            return Ok(codec::read(key, &record, sequence, most));
+        }
+        let place = timeout_at(until, Arc::clone(&self.unpacking).acquire_owned()).await;
+        let place = place.map_err(|_| Miss::Timeout)?.map_err(|_| Miss::Busy)?;
+        let key = Bytes::copy_from_slice(key);
+        // It is read to its end, also when nobody waits for it any more.
+        let read = self.runtime.spawn_blocking(move || {
+            let _place = place;
+            codec::read(&key, &record, sequence, most)
+        });
+        let read = timeout_at(until, read).await.map_err(|_| Miss::Timeout)?;
+        Ok(read.unwrap_or(Err(Unfit::Broken)))
     }
 
     /// Whether it was asked for before it was invalidated, as far as this can be told of another process's clock.

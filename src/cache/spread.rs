@@ -11,7 +11,9 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use self::stream::Spread;
+#[cfg(test)]
+pub(super) use self::stream::Stream;
+pub use self::stream::{Current, Spread};
 
 use super::marks::Invalidation;
 use super::memory::Cache;

@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use std::fmt;
 
 pub use open::{Location, open};
+#[cfg(test)]
+pub(in crate::control_plane) use sql::INVALIDATIONS_KEPT;
 
 use crate::distribution::{CacheRecord, ContentHash, KeyEntry, KeyHash, KeyRecord};
 use crate::revision::KeyType;

@@ -28,12 +28,18 @@ pub struct CacheRecord {
 pub struct CachePage {
     /// Whose gateways it is for.
     pub environment: String,
+    /// Which log: a random number, drawn when its store was made. Numbers of another one mean nothing here.
+    #[serde(default)]
+    pub epoch: u64,
     /// The number after which it begins, as it was asked for; none: only the end is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
     /// The number from which on the next page begins: that of the last record here, or the end of the log if there is no
     /// more.
     pub next: u64,
+    /// With the end alone: how long ago the last record was written, in milliseconds; none if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_ms: Option<u64>,
     /// The records.
     pub records: Vec<CacheRecord>,
 }

@@ -143,6 +143,7 @@ pub fn answers(config: &Config) -> Result<Option<cache::shared::Settings>, Setti
         return Ok(None);
     };
     Ok(Some(cache::shared::Settings {
+        environment: config.gateway.environment.clone(),
         redis: connection(redis, *budget)?,
         budget: *budget,
         object_bytes: usize::try_from(*object_bytes).unwrap_or(usize::MAX),

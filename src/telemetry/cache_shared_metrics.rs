@@ -68,6 +68,8 @@ pub(crate) struct Fills {
     pub too_short: IntCounter,
     /// Redis did not take it.
     pub failed: IntCounter,
+    /// It is not known what was invalidated lately, or the clocks differ.
+    pub not_current: IntCounter,
 }
 
 /// Fetches that gateways agreed upon, by what came of it.
@@ -135,6 +137,7 @@ impl CacheSharedMetrics {
                 too_large: fills.with_label_values(&["too_large"]),
                 too_short: fills.with_label_values(&["too_short"]),
                 failed: fills.with_label_values(&["failed"]),
+                not_current: fills.with_label_values(&["not_current"]),
             },
             leases: Leases {
                 taken: leases.with_label_values(&["taken"]),

@@ -41,6 +41,9 @@ const UNPACKED: usize = 16;
 /// More fields than this no answer has.
 const FIELDS: usize = 4_096;
 
+/// From so many bytes on, packing and unpacking takes longer than who waits on the same thread should.
+pub(super) const LARGE: usize = 64 << 10;
+
 /// What stands under a key.
 #[derive(Debug)]
 pub(super) enum Record {
@@ -102,6 +105,12 @@ pub(super) fn varies(base: &[u8], fields: &[HeaderName], most: usize) -> Result<
         payload.bytes(field.as_str().as_bytes());
     }
     sealed(VARIES, &payload.0, most)
+}
+
+/// How long what a record holds says it is, unpacked.
+pub(super) fn length(record: &[u8]) -> usize {
+    let length = record.get(HEAD - 4..HEAD).and_then(|bytes| bytes.first_chunk());
+    length.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
 }
 
 /// What a record under this key says; one larger than `most` is not read. `sequence` is that of this process's marks

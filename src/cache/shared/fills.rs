@@ -1,6 +1,7 @@
 //! Answers on their way to Redis: a bounded queue behind the requests, and a task that empties it.
 //!
-//! What does not fit is dropped: the next one who needs it fetches it, as if there were no Redis. Leases are given back by
+//! What does not fit is dropped: the next one who needs it fetches it, as if there were no Redis. So is what comes while it is
+//! not known what was invalidated lately, or what time it is: others would take it for newer than it is. Leases are given back by
 //! the same queue, so that whoever waits for one finds the answer that was fetched under it.
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use super::super::entry::Entry;
 use super::codec::{self, Unfit};
 use super::names::Name;
+use crate::cache::spread::Current;
 use crate::redis::{Health, Node, Redis};
 use crate::telemetry::CacheSharedMetrics;
 
@@ -48,6 +50,7 @@ pub(super) struct Queue {
     jobs: mpsc::Sender<Job>,
     bytes: Arc<AtomicUsize>,
     most: usize,
+    current: Current,
     metrics: CacheSharedMetrics,
 }
 
@@ -66,10 +69,12 @@ pub(super) enum Job {
 }
 
 impl Queue {
-    /// The queue, and the task that empties it; it ends with the last clone of the queue.
+    /// The queue, and the task that empties it; it ends with the last clone of the queue. Records of at most so many bytes
+    /// are written, for this realm.
     pub(super) fn new(
         redis: Redis,
-        most: usize,
+        (realm, most): (&str, usize),
+        current: Current,
         metrics: CacheSharedMetrics,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (jobs, inbox) = mpsc::channel(JOBS);
@@ -77,10 +82,12 @@ impl Queue {
             jobs,
             bytes: Arc::default(),
             most,
+            current,
             metrics: metrics.clone(),
         };
         let writer = Writer {
             redis,
+            realm: realm.to_owned(),
             most,
             metrics,
             bytes: Arc::clone(&queue.bytes),
@@ -91,6 +98,10 @@ impl Queue {
 
     /// Puts an answer in, if there is room.
     pub(super) fn fill(&self, base: Bytes, vary: Option<Arc<[HeaderName]>>, entry: Arc<Entry>) {
+        if !self.current.is_current() {
+            self.metrics.fills.not_current.inc();
+            return;
+        }
         // Known at once, and no reason to keep others out of the queue.
         if codec::is_too_large(&entry, self.most) {
             self.metrics.fills.too_large.inc();
@@ -122,6 +133,17 @@ impl Queue {
     }
 }
 
+/// The record of an answer; of a large one it is made on a thread of its own, so that nobody waits behind it.
+async fn record_of(entry: &Arc<Entry>, most: usize) -> Result<Vec<u8>, Unfit> {
+    if entry.body.len() <= codec::LARGE {
+        return codec::entry(entry, most);
+    }
+    let entry = Arc::clone(entry);
+    let made = tokio::task::spawn_blocking(move || codec::entry(&entry, most)).await;
+    // The process ends.
+    made.unwrap_or(Err(Unfit::TooLarge))
+}
+
 /// For how long an answer is of use. None: it is not worth the way.
 pub(super) fn time_to_live(entry: &Entry, now: SystemTime) -> Option<Duration> {
     let lifetime = &entry.lifetime;
@@ -146,6 +168,7 @@ pub(super) fn time_to_live(entry: &Entry, now: SystemTime) -> Option<Duration> {
 /// Empties the queue.
 struct Writer {
     redis: Redis,
+    realm: String,
     most: usize,
     metrics: CacheSharedMetrics,
     bytes: Arc<AtomicUsize>,
@@ -176,7 +199,7 @@ impl Writer {
             let mut batches: Vec<Batch> = Vec::new();
             for job in jobs.drain(..) {
                 let size = if let Job::Fill { bytes, .. } = &job { *bytes } else { 0 };
-                self.pack(job, &mut batches);
+                self.pack(job, &mut batches).await;
                 self.bytes.fetch_sub(size, Ordering::Relaxed);
                 if batches.iter().map(|batch| batch.bytes).sum::<usize>() >= BATCH_BYTES {
                     self.send(&mut batches).await;
@@ -186,14 +209,16 @@ impl Writer {
         }
     }
 
-    fn pack(&self, job: Job, batches: &mut Vec<Batch>) {
+    async fn pack(&self, job: Job, batches: &mut Vec<Batch>) {
         match job {
             Job::Fill { base, vary, entry, .. } => {
                 let Some(left) = time_to_live(&entry, SystemTime::now()) else {
                     self.metrics.fills.too_short.inc();
                     return;
                 };
-                let record = codec::entry(&entry, self.most).map(|record| (&entry.key, record, true));
+                let record = record_of(&entry, self.most)
+                    .await
+                    .map(|record| (&entry.key, record, true));
                 let fields = vary.map(|fields| codec::varies(&base, &fields, self.most));
                 let fields = fields
                     .transpose()
@@ -206,9 +231,11 @@ impl Writer {
                         return;
                     }
                 };
-                // The answer first: who reads what it differs by finds it.
-                for (key, record, counted) in [Some(record), fields].into_iter().flatten() {
-                    let name = Name::of(key);
+                // The answer first: who reads what it differs by finds it. By what answers differ is known for as long as any
+                // answer may be there: one that is soon gone must not hide those that stay.
+                let records = [Some((record, left)), fields.map(|fields| (fields, LONGEST))];
+                for ((key, record, counted), left) in records.into_iter().flatten() {
+                    let name = Name::of(&self.realm, key);
                     let Some(batch) = self.batch(&name, batches) else {
                         self.metrics.fills.dropped.inc_by(u64::from(counted));
                         continue;

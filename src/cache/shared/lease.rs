@@ -83,7 +83,7 @@ impl Shared {
         if !inner.spread.is_current() {
             return Turn::Alone;
         }
-        let name = Name::of(key);
+        let name = Name::of(&inner.realm, key);
         let Some(node) = inner.lookups.node_of(name.slot) else {
             return Turn::Alone;
         };

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use pingora::http::ResponseHeader;
 use prometheus::{IntCounter, IntGauge};
 use smallvec::smallvec;
@@ -14,21 +15,31 @@ use super::super::key::{CallerPart, KeyParts};
 use super::super::marks::{Invalidation, MarkId};
 use super::super::memory::{Found as InMemory, TierCounters};
 use super::super::policy::Place;
-use super::super::spread::Channel;
+use super::super::spread::{Channel, Stream};
 use super::*;
 use crate::redis::tests::server::{Cluster, PATIENCE, Server};
 use crate::telemetry::Metrics;
+
+const ENVIRONMENT: &str = "Default";
+
+/// What this has in Redis.
+fn name(key: &[u8]) -> Name {
+    Name::of(&key::realm(ENVIRONMENT), key)
+}
 
 /// A gateway, as far as it keeps answers.
 struct Gateway {
     cache: &'static Cache,
     shared: Shared,
     metrics: CacheSharedMetrics,
+    /// Whom others have told it to forget.
+    forgotten: Arc<Mutex<Vec<String>>>,
 }
 
 /// Settings that a busy machine does not trip over; what a test is about, it sets itself.
 fn settings(urls: &[String]) -> Settings {
     Settings {
+        environment: ENVIRONMENT.to_owned(),
         redis: crate::redis::Settings {
             connect_timeout: PATIENCE,
             response_timeout: PATIENCE,
@@ -43,6 +54,12 @@ fn settings(urls: &[String]) -> Settings {
 
 impl Gateway {
     async fn with(settings: Settings) -> Self {
+        let gateway = Self::unready(settings);
+        until("the server", || gateway.is_ready()).await;
+        gateway
+    }
+
+    fn unready(settings: Settings) -> Self {
         let counter = || IntCounter::new("counter", "of a test").unwrap();
         let gauge = || IntGauge::new("gauge", "of a test").unwrap();
         let cache = Cache::new(
@@ -60,10 +77,16 @@ impl Gateway {
         );
         let cache: &'static Cache = Box::leak(Box::new(cache));
         let metrics = Metrics::new().unwrap().cache_shared();
-        let shared = Shared::start(settings, cache, metrics.clone(), &Handle::current()).unwrap();
-        let gateway = Self { cache, shared, metrics };
-        until("the server", || gateway.is_ready()).await;
-        gateway
+        let forgotten: Arc<Mutex<Vec<String>>> = Arc::default();
+        let list = Arc::clone(&forgotten);
+        let forget = move |user: &str| list.lock().push(user.to_owned());
+        let shared = Shared::start(settings, cache, forget, metrics.clone(), &Handle::current()).unwrap();
+        Self {
+            cache,
+            shared,
+            metrics,
+            forgotten,
+        }
     }
 
     async fn start(server: &Server) -> Self {
@@ -165,7 +188,7 @@ async fn what_one_gateway_is_filled_with_another_one_finds() {
     assert_eq!(body(&hit.entry), "an answer");
     assert_eq!(hit.entry.header.headers["content-type"], "text/plain");
     assert_eq!(hit.entry.sequence, two.cache.marks().sequence());
-    let ttl: i64 = server.cli(&["PTTL", &Name::of(&base).record]).parse().unwrap();
+    let ttl: i64 = server.cli(&["PTTL", &name(&base).record]).parse().unwrap();
     assert!(ttl > 0 && ttl <= 60_000, "{ttl}");
 
     // What came from there is kept in memory, and does not go back.
@@ -175,6 +198,24 @@ async fn what_one_gateway_is_filled_with_another_one_finds() {
         .await;
     assert_eq!(two.metrics.fills.written.get(), 1);
     assert_eq!((two.metrics.lookups.hit.get(), two.metrics.lookups.miss.get()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_large_answer_is_found_whole_and_one_that_lies_about_its_length_not_at_all() {
+    let server = Server::start();
+    let (one, two) = (Gateway::start(&server).await, Gateway::start(&server).await);
+    let base = base("/large");
+    let text = "all the same ".repeat(50_000);
+    assert!(text.len() > codec::LARGE);
+    one.fill(&base, None, entry(&base, &text)).await;
+    let record: usize = server.cli(&["STRLEN", &name(&base).record]).parse().unwrap();
+    assert!(record < codec::LARGE, "{record}");
+    assert_eq!(two.get(&base).await.as_deref(), Some(text.as_str()));
+    assert_eq!(two.shared.0.unpacking.available_permits(), UNPACKED);
+    // Its length is in the bytes from ten on.
+    server.cli(&["SETRANGE", &name(&base).record, "11", "zz"]);
+    assert_eq!(two.get(&base).await, None);
+    assert_eq!(two.metrics.lookups.broken.get(), 1);
 }
 
 #[tokio::test]
@@ -203,6 +244,58 @@ async fn of_answers_that_differ_each_request_finds_its_own() {
     assert_eq!(get("de").await.as_deref(), Some("de"));
     assert_eq!(get("en").await.as_deref(), Some("en"));
     assert_eq!(get("fr").await, None);
+}
+
+#[tokio::test]
+async fn by_what_answers_differ_is_known_for_as_long_as_any_of_them_may_be_there() {
+    let server = Server::start();
+    let gateway = Gateway::start(&server).await;
+    let base = base("/");
+    let key = Bytes::from([base.as_ref(), b"de"].concat());
+    let fields = Some([http::header::ACCEPT_LANGUAGE].into());
+    gateway.fill(&base, fields, entry(&key, "de")).await;
+    let ttl = |key: &[u8]| -> i64 { server.cli(&["PTTL", &name(key).record]).parse().unwrap() };
+    assert!((1..=60_000).contains(&ttl(&key)));
+    // The one after it may be kept for a day.
+    assert!(ttl(&base) > 23 * 3_600_000);
+}
+
+#[tokio::test]
+async fn environments_in_one_redis_share_no_answer() {
+    let server = Server::start();
+    let one = Gateway::start(&server).await;
+    let other = Gateway::with(Settings {
+        environment: "staging".to_owned(),
+        ..settings(&[server.url()])
+    })
+    .await;
+    let base = base("/");
+    one.fill(&base, None, entry(&base, "of production")).await;
+    assert_eq!(other.get(&base).await, None);
+    other.fill(&base, None, entry(&base, "of staging")).await;
+    assert_eq!(one.get(&base).await.as_deref(), Some("of production"));
+    assert_eq!(other.get(&base).await.as_deref(), Some("of staging"));
+}
+
+#[tokio::test]
+async fn who_does_not_know_what_was_invalidated_writes_nothing() {
+    let server = Server::start();
+    // Something that is not a stream: it can be neither read nor added to.
+    server.cli(&["SET", &Stream::of(ENVIRONMENT).name, "something else"]);
+    let gateway = Gateway::unready(settings(&[server.url()]));
+    let node_is_up = || {
+        let nodes = gateway.shared.0.lookups.nodes();
+        !nodes.is_empty() && nodes.iter().all(|node| node.health() == Health::Up)
+    };
+    until("the server", node_is_up).await;
+    let base = base("/");
+    assert!(gateway.cache.fill(&base, None, Arc::new(entry(&base, "an answer"))));
+    let fills = &gateway.metrics.fills;
+    assert_eq!((fills.not_current.get(), gateway.shared.0.queue.waiting()), (1, 0));
+    server.cli(&["DEL", &Stream::of(ENVIRONMENT).name]);
+    until("the stream to be read", || gateway.is_ready()).await;
+    assert_eq!(server.cli(&["EXISTS", &name(&base).record]), "0");
+    gateway.fill(&base, None, entry(&base, "an answer")).await;
 }
 
 #[tokio::test]
@@ -267,6 +360,12 @@ async fn what_another_one_has_invalidated_is_not_found_any_more() {
         .publish(&Invalidation::Mark(MarkId::tag("news")), now_ms());
     until("it to be told", || two.metrics.invalidations_received.get() == 1).await;
     assert_eq!(two.get(&base).await, None);
+    // Somebody is forgotten with what is remembered of him.
+    one.shared
+        .spread()
+        .publish(&Invalidation::User("mobile".to_owned()), now_ms());
+    until("it to be told", || two.metrics.invalidations_received.get() == 2).await;
+    assert_eq!(*two.forgotten.lock(), ["mobile"]);
     // Who begins only now knows it too.
     let three = Gateway::start(&server).await;
     assert_eq!(three.get(&base).await, None);
@@ -292,17 +391,17 @@ async fn what_can_not_be_read_is_a_miss_and_what_is_another_one_s_too() {
     let server = Server::start();
     let gateway = Gateway::start(&server).await;
     let (one, two) = (base("/1"), base("/2"));
-    server.cli(&["SET", &Name::of(&one).record, "something else"]);
+    server.cli(&["SET", &name(&one).record, "something else"]);
     assert_eq!(gateway.get(&one).await, None);
     assert_eq!(gateway.metrics.lookups.broken.get(), 1);
-    server.cli(&["DEL", &Name::of(&one).record]);
-    server.cli(&["LPUSH", &Name::of(&one).record, "a list"]);
+    server.cli(&["DEL", &name(&one).record]);
+    server.cli(&["LPUSH", &name(&one).record, "a list"]);
     assert_eq!(gateway.get(&one).await, None);
     assert_eq!(gateway.metrics.lookups.broken.get(), 2);
     // As if two keys had the same fingerprint.
     gateway.fill(&two, None, entry(&two, "of two")).await;
-    server.cli(&["DEL", &Name::of(&one).record]);
-    server.cli(&["COPY", &Name::of(&two).record, &Name::of(&one).record]);
+    server.cli(&["DEL", &name(&one).record]);
+    server.cli(&["COPY", &name(&two).record, &name(&one).record]);
     assert_eq!(gateway.get(&one).await, None);
     assert_eq!(gateway.metrics.lookups.miss.get(), 1);
     assert_eq!(gateway.get(&two).await.as_deref(), Some("of two"));
@@ -323,7 +422,7 @@ async fn what_is_too_large_or_gone_too_soon_is_not_written() {
         .shared
         .put(&base, None, Arc::new(entry_of(&base, "short", 0, now_ms())));
     until("it to be refused", || fills.too_short.get() == 1).await;
-    assert_eq!(server.cli(&["EXISTS", &Name::of(&base).record]), "0");
+    assert_eq!(server.cli(&["EXISTS", &name(&base).record]), "0");
     assert_eq!((fills.written.get(), fills.failed.get()), (0, 0));
 }
 
@@ -354,7 +453,7 @@ async fn one_gateway_fetches_and_the_other_one_waits_for_it() {
     let Turn::Mine(mine) = lease(&one).await else {
         panic!("nobody else fetches");
     };
-    let name = Name::of(&base).lease();
+    let name = self::name(&base).lease();
     assert_eq!(server.cli(&["EXISTS", &name]), "1");
     let fetch = async {
         sleep(Duration::from_millis(100)).await;

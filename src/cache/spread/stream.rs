@@ -19,15 +19,12 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::super::marks::Invalidation;
+use super::super::key;
+use super::super::marks::{Invalidation, SKEW_MS};
 use super::Channel;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, RECORD_BYTES};
 use crate::redis::{Node, Redis, Slot};
 use crate::telemetry::CacheSharedMetrics;
-
-/// The stream, and its hash tag.
-const STREAM: &str = "tollgate:{cache}:invalidations";
-const TAG: &[u8] = b"cache";
 
 /// About so many records are kept, each with up to some hundreds of invalidations.
 const LENGTH: u32 = 10_000;
@@ -48,9 +45,10 @@ const CURRENT: Duration = Duration::from_secs(5);
 /// How far back a beginner reads.
 const BACK_MS: u64 = 24 * 3_600_000;
 
-/// Clocks that differ by more make the times at which answers were asked for mean nothing. It is below what the marks allow
-/// for (5 s).
-const CLOCKS_MS: u64 = 4_000;
+/// A clock that differs from the server's by more makes the times at which answers were asked for mean nothing. Two gateways
+/// may differ by twice as much, and by what a clock goes wrong until that is seen: the marks allow for it.
+const CLOCKS_MS: u64 = 2_000;
+const _: () = assert!(2 * CLOCKS_MS + 1_000 <= SKEW_MS, "marks allow for two clocks");
 
 /// What applies an invalidation here, with the time at which it was told.
 pub(crate) type Apply = Arc<dyn Fn(&Invalidation, u64) + Send + Sync>;
@@ -63,6 +61,10 @@ pub struct Spread {
     tasks: [AbortHandle; 2],
 }
 
+/// Knows whether the stream was read. Cheap to clone.
+#[derive(Clone)]
+pub struct Current(Arc<View>);
+
 /// What is known of the stream.
 struct View {
     begun: Instant,
@@ -73,8 +75,14 @@ struct View {
 }
 
 impl Spread {
-    /// Begins to tell and to listen on this runtime. What others tell goes to `apply`.
-    pub(crate) fn start(redis: Redis, metrics: CacheSharedMetrics, apply: Apply, runtime: &Handle) -> Self {
+    /// Begins to tell the gateways of an environment and to listen to them, on this runtime. What others tell goes to `apply`.
+    pub(crate) fn start(
+        redis: Redis,
+        environment: &str,
+        metrics: CacheSharedMetrics,
+        apply: Apply,
+        runtime: &Handle,
+    ) -> Self {
         let outbox = Arc::new(Outbox::default());
         let view = Arc::new(View {
             begun: Instant::now(),
@@ -85,6 +93,7 @@ impl Spread {
         let token = format!("{:016x}", rand::rng().random::<u64>());
         let pen = Arc::new(Pen {
             redis,
+            stream: Stream::of(environment),
             token,
             said: Mutex::new(None),
         });
@@ -99,6 +108,7 @@ impl Spread {
             metrics: metrics.clone(),
             apply,
             place: None,
+            has_missed: false,
         };
         let tasks = [
             runtime.spawn(teller.run()).abort_handle(),
@@ -116,6 +126,12 @@ impl Spread {
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.view.is_current()
+    }
+
+    /// The same for who asks later.
+    #[must_use]
+    pub fn current(&self) -> Current {
+        Current(Arc::clone(&self.view))
     }
 
     /// Waits until everything was told, no longer than this. For when a process ends. False if it was not.
@@ -142,6 +158,14 @@ impl Drop for Spread {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
         self.metrics.current.set(0);
+    }
+}
+
+impl Current {
+    /// [`Spread::is_current`].
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.0.is_current()
     }
 }
 
@@ -186,9 +210,28 @@ impl Teller {
     }
 }
 
+/// What the stream of an environment is called, and where it lies.
+#[derive(Debug)]
+pub(in crate::cache) struct Stream {
+    pub(in crate::cache) name: String,
+    slot: Slot,
+}
+
+impl Stream {
+    /// Of an environment: gateways of another one have nothing to do with what is invalidated here.
+    pub(in crate::cache) fn of(environment: &str) -> Self {
+        let tag = ["cache:", &key::realm(environment)].concat();
+        Self {
+            name: ["tollgate:{", &tag, "}:invalidations"].concat(),
+            slot: Slot::of_tag(tag.as_bytes()),
+        }
+    }
+}
+
 /// Adds to the stream.
 struct Pen {
     redis: Redis,
+    stream: Stream,
     /// Stands in each record, so that it is known by who wrote it.
     token: String,
     said: Mutex<Option<Instant>>,
@@ -197,9 +240,18 @@ struct Pen {
 impl Pen {
     /// Adds a record. None: nobody knows whether it was added.
     async fn add(&self, batch: &[Invalidation]) -> Option<Id> {
-        let text = serde_json::to_string(batch).ok()?;
+        let mut text = serde_json::to_string(batch).ok()?;
+        // Paths full of what JSON escapes. Whoever begins reads thousands of records, none of which may be large.
+        if text.len() > RECORD_BYTES {
+            text = serde_json::to_string(&[Invalidation::All]).ok()?;
+        }
         let mut pipeline = Pipeline::new();
-        let command = pipeline.cmd("XADD").arg(STREAM).arg("MAXLEN").arg("~").arg(LENGTH);
+        let command = pipeline
+            .cmd("XADD")
+            .arg(&self.stream.name)
+            .arg("MAXLEN")
+            .arg("~")
+            .arg(LENGTH);
         command.arg("*").arg("n").arg(&self.token).arg("i").arg(text);
         let reply = self.node()?.send(&pipeline).await.ok()?;
         match reply.values.into_iter().next()? {
@@ -212,7 +264,7 @@ impl Pen {
     }
 
     fn node(&self) -> Option<Arc<Node>> {
-        self.redis.node_of(Slot::of_tag(TAG))
+        self.redis.node_of(self.stream.slot)
     }
 
     fn complain(&self, error: &ServerError) {
@@ -236,6 +288,8 @@ struct Reader {
     metrics: CacheSharedMetrics,
     apply: Apply,
     place: Option<Place>,
+    /// Something may have been missed, and those who begin later were not told yet.
+    has_missed: bool,
 }
 
 /// Up to where the stream was read, and of which data.
@@ -265,7 +319,7 @@ impl Reader {
             return self.begin(&node).await;
         };
         loop {
-            let records = read(&node, place.id, READ + 1).await?;
+            let records = read(&node, &self.pen.stream, place.id, READ + 1).await?;
             let ours = records.first().is_some_and(|record| record.id == place.id);
             if !ours || node.data_identity() != place.data {
                 return self.begin_anew(&node).await;
@@ -284,8 +338,8 @@ impl Reader {
     /// Finds a place for the first time, and reads back what was told before.
     async fn begin(&mut self, node: &Node) -> Option<()> {
         let data = node.data_identity();
-        let hello = self.pen.add(&[]).await?;
-        let first = read(node, Id::default(), 1).await?.first()?.id;
+        let hello = self.hello().await?;
+        let first = read(node, &self.pen.stream, Id::default(), 1).await?.first()?.id;
         let window = Id {
             ms: hello.ms.saturating_sub(BACK_MS),
             number: 0,
@@ -294,7 +348,7 @@ impl Reader {
         (self.apply)(&Invalidation::All, first.ms.max(window.ms));
         let mut id = window;
         loop {
-            let records = read(node, id, READ).await?;
+            let records = read(node, &self.pen.stream, id, READ).await?;
             for record in &records {
                 self.heed(record);
             }
@@ -307,17 +361,29 @@ impl Reader {
         }
     }
 
-    /// Something may have been missed: everything counts as invalidated, and from now on it is read again.
+    /// Something may have been missed: everything counts as invalidated, and from now on it is read again. It is told too:
+    /// a server that has gone back to an older copy has the answers of then, and who begins later knows of no gap.
     async fn begin_anew(&mut self, node: &Node) -> Option<()> {
         self.place = None;
-        let data = node.data_identity();
-        let hello = self.pen.add(&[]).await;
-        // Whether or not it is known what is there now, what was before is not.
+        self.has_missed = true;
         self.metrics.gaps.inc();
-        (self.apply)(&Invalidation::All, hello.map_or_else(unix_ms, |id| id.ms));
+        // Whether or not it is known what is there now, what was before is not.
+        (self.apply)(&Invalidation::All, unix_ms());
+        let data = node.data_identity();
+        let hello = self.hello().await;
         log::warn!("shared cache: invalidations may have been missed, so everything counts as invalidated");
         self.place = Some(Place { id: hello?, data });
         Some(())
+    }
+
+    /// Adds the record from which on it is read: an empty one, unless others have to be told of a gap.
+    async fn hello(&mut self) -> Option<Id> {
+        let told: &[Invalidation] = if self.has_missed { &[Invalidation::All] } else { &[] };
+        let hello = self.pen.add(told).await?;
+        if std::mem::take(&mut self.has_missed) {
+            (self.apply)(&Invalidation::All, hello.ms);
+        }
+        Some(hello)
     }
 
     fn heed(&self, record: &Record) {
@@ -403,9 +469,9 @@ struct Record {
 }
 
 /// Up to `count` records from this one on. None: nobody knows.
-async fn read(node: &Node, from: Id, count: usize) -> Option<Vec<Record>> {
+async fn read(node: &Node, stream: &Stream, from: Id, count: usize) -> Option<Vec<Record>> {
     let mut pipeline = Pipeline::new();
-    let command = pipeline.cmd("XRANGE").arg(STREAM);
+    let command = pipeline.cmd("XRANGE").arg(&stream.name);
     command.arg(format!("{}-{}", from.ms, from.number)).arg("+");
     command.arg("COUNT").arg(count);
     let reply = node.send(&pipeline).await.ok()?;

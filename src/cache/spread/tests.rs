@@ -8,11 +8,13 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use super::super::marks::{Invalidation, MarkId};
-use super::stream::Spread;
+use super::stream::{Spread, Stream};
 use super::{Channel, Spreading};
 use crate::redis::tests::server::{PATIENCE, Server};
 use crate::redis::{Redis, Settings};
 use crate::telemetry::{CacheSharedMetrics, Metrics};
+
+const ENVIRONMENT: &str = "Default";
 
 /// A gateway, as far as it spreads invalidations.
 struct Gateway {
@@ -23,6 +25,10 @@ struct Gateway {
 
 impl Gateway {
     fn start(server: &Server) -> Self {
+        Self::start_in(server, ENVIRONMENT)
+    }
+
+    fn start_in(server: &Server, environment: &str) -> Self {
         let settings = Settings {
             connect_timeout: PATIENCE,
             response_timeout: PATIENCE,
@@ -35,7 +41,13 @@ impl Gateway {
         let applied: Arc<Mutex<Vec<(Invalidation, u64)>>> = Arc::default();
         let list = Arc::clone(&applied);
         let apply = Arc::new(move |what: &Invalidation, at_ms| list.lock().push((what.clone(), at_ms)));
-        let spread = Arc::new(Spread::start(redis, metrics.clone(), apply, &Handle::current()));
+        let spread = Arc::new(Spread::start(
+            redis,
+            environment,
+            metrics.clone(),
+            apply,
+            &Handle::current(),
+        ));
         Self {
             spread,
             metrics,
@@ -132,16 +144,21 @@ async fn after_a_gap_everything_counts_as_invalidated_and_then_it_goes_on() {
     let (one, two) = (Gateway::started(&server).await, Gateway::started(&server).await);
     two.news();
     // As if the stream had been evicted, or cut beyond where they are.
-    for (gaps, command) in [
-        (1, &["DEL", "tollgate:{cache}:invalidations"][..]),
-        (2, &["XTRIM", "tollgate:{cache}:invalidations", "MAXLEN", "0"][..]),
-    ] {
+    let stream = Stream::of(ENVIRONMENT).name;
+    for (gaps, command) in [(1, &["DEL", &stream][..]), (2, &["XTRIM", &stream, "MAXLEN", "0"][..])] {
         server.cli(command);
         until("both to notice", || {
             one.metrics.gaps.get() >= gaps && two.metrics.gaps.get() >= gaps
         })
         .await;
         assert!(two.has(&Invalidation::All));
+        // Who begins now knows of no gap by itself, and of no time before which everything is invalid but this one.
+        let three = Gateway::started(&server).await;
+        let told = three.applied.lock().clone();
+        assert!(
+            told.iter().filter(|(what, _)| *what == Invalidation::All).count() > 1,
+            "the gap is told: {told:?}"
+        );
         let what = tag(&gaps.to_string());
         one.spread.publish(&what, 0);
         until("the next one", || two.has(&what)).await;
@@ -173,10 +190,39 @@ async fn what_can_not_be_read_counts_as_everything() {
     let server = Server::start();
     let gateway = Gateway::started(&server).await;
     gateway.news();
-    let stream = "tollgate:{cache}:invalidations";
-    server.cli(&["XADD", stream, "*", "n", "other", "i", "[{\"planet\":1}]"]);
+    let stream = Stream::of(ENVIRONMENT).name;
+    server.cli(&["XADD", &stream, "*", "n", "other", "i", "[{\"planet\":1}]"]);
     until("it", || gateway.has(&Invalidation::All)).await;
     gateway.news();
-    server.cli(&["XADD", stream, "*", "unknown", "field"]);
+    server.cli(&["XADD", &stream, "*", "unknown", "field"]);
     until("it", || gateway.has(&Invalidation::All)).await;
+}
+
+#[tokio::test]
+async fn environments_do_not_hear_of_each_other() {
+    let server = Server::start();
+    let (one, other) = (Gateway::started(&server).await, Gateway::start_in(&server, "staging"));
+    until("a first look", || other.spread.is_current()).await;
+    let same = Gateway::started(&server).await;
+    (other.news(), same.news());
+    one.spread.publish(&tag("news"), 0);
+    until("those of the same one to hear", || same.has(&tag("news"))).await;
+    // Its own stream is read to the end meanwhile.
+    one.spread.publish(&tag("more"), 0);
+    until("those of the same one to hear", || same.has(&tag("more"))).await;
+    assert!(other.news().is_empty());
+}
+
+#[tokio::test]
+async fn a_record_is_never_large() {
+    let server = Server::start();
+    let (one, two) = (Gateway::started(&server).await, Gateway::started(&server).await);
+    (one.news(), two.news());
+    // What JSON makes six times as long.
+    let path = "\u{1}".repeat(10_000);
+    one.spread.publish(&Invalidation::Prefix { host: None, path }, 0);
+    until("everything to be invalid", || two.has(&Invalidation::All)).await;
+    let stream = Stream::of(ENVIRONMENT).name;
+    let longest = server.cli(&["XREVRANGE", &stream, "+", "-", "COUNT", "1"]).len();
+    assert!(longest < 1_000, "{longest}");
 }

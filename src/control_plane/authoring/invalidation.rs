@@ -7,14 +7,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::environment::missing;
 use super::exchange::{Answer, Asked, List, Named, Node, Sent, answer, limit};
-use crate::cache::order::Order;
+use crate::cache::order::{LARGEST, Order};
 use crate::control_plane::access::{Caller, Scope};
 use crate::control_plane::problem::Problem;
 use crate::control_plane::store::ObjectKind;
 use crate::distribution::CacheRecord;
-
-/// The longest body: a thousand URLs of a kilobyte.
-const BODY: usize = 1 << 20;
 
 /// An invalidation that was written down.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,7 +30,7 @@ pub struct Written {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Newest {
-    /// How many at most: 100 unless it is said, 1,000 at most.
+    /// How many at most: 100 unless it is said, 1,000 at most. Fewer come if they are large: a mebibyte together.
     limit: Option<usize>,
 }
 
@@ -47,7 +44,7 @@ pub(super) async fn create(node: Node, caller: Caller, Named(environment): Named
     if caller.need_in(Scope::Gateway, &environment).is_err() {
         caller.need_in(Scope::Gateways, &environment)?;
     }
-    let order: Order = sent.json_of(BODY).await?;
+    let order: Order = sent.json_of(LARGEST).await?;
     let items = order.items().map_err(Problem::BadRequest)?;
     known(&node, &environment).await?;
     let what = serde_json::to_string(&order).map_err(|_| Problem::Internal)?;

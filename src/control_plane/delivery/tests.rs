@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::super::store::KeyWrite;
 use super::super::testing::{Node, PATIENCE, TOKEN, changes, client, content, verified};
 use crate::clock::unix_ms;
+use crate::control_plane::store::INVALIDATIONS_KEPT as KEPT;
 use crate::distribution::protocol::ResolvedFor;
 use crate::distribution::{CachePage, Content, ContentHash, KeyChange, KeyEntry, KeyHash, KeyPage, Topic};
 use crate::revision::{EnvironmentType, KeyType};
@@ -551,11 +552,20 @@ async fn the_log_of_invalidations_tells_its_end_then_what_comes_and_wakes_who_wa
     invalidate(&node, "prod", r#"{"tags":["old"]}"#).await;
     let end = invalidations(&node, "").await;
     assert_eq!((end.after, end.next, end.records.len()), (None, 1, 0));
+    assert!(end.quiet_ms.is_some_and(|quiet_ms| quiet_ms < 60_000), "{end:?}");
+    let epoch = node.plane.store.key_head().await.unwrap().epoch;
+    assert_eq!(end.epoch, epoch);
+    // Who has read another log does not wait for news of this one.
+    let other = invalidations(&node, "?after=1&epoch=1&wait=60").await;
+    assert_eq!((other.epoch, other.next, other.records.len()), (epoch, 1, 0));
     let path = "/v1/environments/prod/cache/log";
     let nothing = node.get(&format!("{path}?after=1&wait=0")).await;
     assert_eq!(nothing.status(), StatusCode::NOT_MODIFIED);
 
-    let (asking, begun) = (node.asking(&format!("{path}?after=1&wait=60")), Instant::now());
+    let (asking, begun) = (
+        node.asking(&format!("{path}?after=1&epoch={epoch}&wait=60")),
+        Instant::now(),
+    );
     let waiting = tokio::spawn(async move { asking.send().await.unwrap().bytes().await.unwrap() });
     until_polls(&node, 1).await;
     invalidate(&node, "prod", r#"{"tags":["news"]}"#).await;
@@ -572,9 +582,14 @@ async fn the_log_of_invalidations_tells_its_end_then_what_comes_and_wakes_who_wa
     let ahead = invalidations(&node, "?after=9&wait=60").await;
     assert_eq!((ahead.next, ahead.records.len()), (3, 0));
     // Who has missed too much is told so.
-    let store = &node.plane.store;
-    store.set_setting("cache_invalidations", Some("20000")).await.unwrap();
-    invalidate(&node, "prod", r#"{"all":true}"#).await;
+    for _ in 0..KEPT {
+        invalidate(&node, "test", r#"{"all":true}"#).await;
+    }
+    let quiet = invalidations(&node, "?after=1&wait=0").await;
+    assert_eq!(quiet.records.len(), 1, "what others were told is no reason");
+    for _ in 0..KEPT {
+        invalidate(&node, "prod", r#"{"all":true}"#).await;
+    }
     let gone = node.get(&format!("{path}?after=3&wait=0")).await;
     assert_eq!(gone.status(), StatusCode::GONE);
     node.stop().await;
@@ -592,5 +607,16 @@ async fn a_page_of_invalidations_is_bounded_and_says_where_the_next_one_begins()
     assert_eq!((first.records.len(), first.next), (100, 100));
     let second = invalidations(&node, "?after=100").await;
     assert_eq!((second.records.len(), second.next), (30, 130));
+    // Large ones come on more pages.
+    let tag = "x".repeat(60 << 10);
+    for _ in 0..20 {
+        invalidate(&node, "prod", &json!({ "tags": [tag] }).to_string()).await;
+    }
+    let large = invalidations(&node, "?after=130").await;
+    assert_eq!((large.records.len(), large.next), (17, 147));
+    let rest = invalidations(&node, "?after=147").await;
+    assert_eq!((rest.records.len(), rest.next), (3, 150));
+    let listed = node.plane.store.newest_invalidations("prod", 1000).await.unwrap();
+    assert_eq!((listed.len(), listed[0].seq), (17, 150));
     node.stop().await;
 }

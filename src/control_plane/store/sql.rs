@@ -15,6 +15,9 @@ mod revisions;
 mod row;
 mod settings;
 
+#[cfg(test)]
+pub(in crate::control_plane) use invalidations::KEPT as INVALIDATIONS_KEPT;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

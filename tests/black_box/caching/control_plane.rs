@@ -96,6 +96,27 @@ fn all_gateways_of_an_environment_forget_what_the_control_plane_or_one_of_them_i
 }
 
 #[test]
+fn what_a_request_changes_at_one_gateway_the_others_forget_also_without_redis() {
+    let origin = service(|_, _| fresh(600, ""));
+    let control_plane = ControlPlane::start();
+    control_plane.publish("Default", document(&origin));
+    let gateways: Vec<Gateway> = (0..2)
+        .map(|_| control_plane.gateway().section(&admin_section()).start())
+        .collect();
+    gateways.iter().for_each(until_current);
+    let get = |target: &str| {
+        let request = gateways[1].client().get(target).host("shop.example");
+        request.send().expect(200).text()
+    };
+    let (changed, other) = (get("/changed"), get("/other"));
+    assert_eq!(get("/changed"), changed, "it is not kept");
+    let request = gateways[0].client().post("/changed", "news").host("shop.example");
+    request.send().expect(200);
+    until("the other gateway has heard of it", || get("/changed") != changed);
+    assert_eq!(get("/other"), other, "nobody has changed it");
+}
+
+#[test]
 fn an_order_needs_a_right_an_environment_and_something_to_forget() {
     let control_plane = ControlPlane::start();
     let path = "/v1/environments/Default/cache/invalidations";

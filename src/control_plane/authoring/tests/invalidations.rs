@@ -55,7 +55,13 @@ async fn an_order_needs_a_right_an_environment_and_something_to_forget() {
         (json!({}), "nothing is named"),
         (json!({ "urls": ["/a"] }), "names no host"),
         (json!({ "tag": "a" }), "unknown field"),
+        (
+            json!({ "routes": [{ "api": "a", "route": "b" }] }),
+            "no pattern of a route",
+        ),
     ] {
         node.post(PATH, wrong).await.refused(400, "bad_request", says);
     }
+    let long = json!({ "tags": vec!["x".repeat(8 << 10); 9] });
+    assert_eq!(node.post(PATH, long).await.status.as_u16(), 413);
 }
