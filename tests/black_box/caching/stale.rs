@@ -20,6 +20,9 @@ fn behaving(fields: &'static str, policy: &str) -> (Scene, Arc<AtomicUsize>) {
                 exchange.reset();
                 Ok(())
             }
+            status if status != GOOD => {
+                exchange.respond(u16::try_from(status).expect("a status"), "", nth.to_string().as_bytes())
+            }
             status => exchange.respond(
                 u16::try_from(status).expect("a status"),
                 fields,
