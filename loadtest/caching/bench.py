@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from machine import Failed, cpu_seconds, pinned
+from machine import Failed, cpu_seconds, pinned, wait_for_port
 from programs import Gateway, new_key, start_origin
 from quiet import Quiet
 
@@ -56,7 +56,11 @@ class Bench:
             "applications": [{"name": "load", "subscriptions": subscriptions, "keys": [self.record]}],
         }
         on = lambda command: pinned([self.first], command)  # noqa: E731
-        return Gateway(self.processes, self.programs["tollgate"], revision, {"cache": {"memory": memory}}, on=on)
+        gateway = Gateway(self.processes, self.programs["tollgate"], revision, {"cache": {"memory": memory}}, on=on)
+        # Its counters are asked, and its log is emptied: both come a moment after the first listener.
+        wait_for_port(gateway.status, gateway.process)
+        gateway.access_log.touch()
+        return gateway
 
     def list(self, paths):
         """A file of requests: key and path."""
