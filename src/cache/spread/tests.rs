@@ -204,7 +204,8 @@ async fn environments_do_not_hear_of_each_other() {
     let (one, other) = (Gateway::started(&server).await, Gateway::start_in(&server, "staging"));
     until("a first look", || other.spread.is_current()).await;
     let same = Gateway::started(&server).await;
-    (other.news(), same.news());
+    other.news();
+    same.news();
     one.spread.publish(&tag("news"), 0);
     until("those of the same one to hear", || same.has(&tag("news"))).await;
     // Its own stream is read to the end meanwhile.
@@ -217,7 +218,8 @@ async fn environments_do_not_hear_of_each_other() {
 async fn a_record_is_never_large() {
     let server = Server::start();
     let (one, two) = (Gateway::started(&server).await, Gateway::started(&server).await);
-    (one.news(), two.news());
+    one.news();
+    two.news();
     // What JSON makes six times as long.
     let path = "\u{1}".repeat(10_000);
     one.spread.publish(&Invalidation::Prefix { host: None, path }, 0);
