@@ -59,6 +59,7 @@ guard:
 scripts:
 	python3 -B -m unittest discover -q -s loadtest
 	python3 -B -m unittest discover -q -s loadtest/throttle
+	python3 -B -m unittest discover -q -s loadtest/caching
 
 bench:
 	$(CARGO) bench --locked

@@ -14,7 +14,7 @@ use pingora::http::ResponseHeader;
 use smallvec::SmallVec;
 use tollgate::cache::entry::Ingredients;
 use tollgate::cache::freshness::Lifetime;
-use tollgate::cache::key::{CallerPart, KeyParts, base, engine_key, fingerprint};
+use tollgate::cache::key::{CallerPart, Key, KeyParts, base, fingerprint};
 use tollgate::cache::policy::Place;
 use tollgate::cache::{Cache, Entry, MarkId, TierCounters};
 
@@ -87,7 +87,7 @@ fn memory(criterion: &mut Criterion) {
     group.bench_function("hit", |b| b.iter(|| cache.find(black_box(&known))));
     group.bench_function("miss", |b| b.iter(|| cache.find(black_box(&unknown))));
     let span = Span::inactive().handle();
-    let engine = engine_key(known.clone());
+    let engine = Key::of(known.clone()).for_engine();
     group.bench_function("lookup", |b| {
         b.iter(|| cache.lookup(black_box(&engine), &span).now_or_never());
     });

@@ -15,7 +15,7 @@ use pingora::cache::trace::Span;
 use pingora::http::ResponseHeader;
 use smallvec::SmallVec;
 use tollgate::cache::freshness::Lifetime;
-use tollgate::cache::key::{CallerPart, KeyParts, base, engine_key};
+use tollgate::cache::key::{CallerPart, Key, KeyParts, base};
 use tollgate::cache::policy::Place;
 use tollgate::cache::{Cache, Filling, Found, MarkId, TierCounters};
 
@@ -138,7 +138,7 @@ async fn fill(cache: &'static Cache, key: Bytes, number: u64) {
     meta.extensions_mut().insert(filling);
     let span = Span::inactive().handle();
     let mut handler = cache
-        .get_miss_handler(&engine_key(key), &meta, &span)
+        .get_miss_handler(&Key::of(key).for_engine(), &meta, &span)
         .await
         .expect("a handler");
     let mut left = length;

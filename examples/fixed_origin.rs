@@ -1,17 +1,20 @@
 //! An origin that costs next to nothing: answers every request with the same bytes of body.
 //!
 //! ```text
-//! cargo run --release --example fixed_origin -- 127.0.0.1:9101 [MILLISECONDS]
+//! cargo run --release --example fixed_origin -- 127.0.0.1:9101 [MILLISECONDS [CACHE_CONTROL]]
 //! ```
 //!
 //! With a time, each answer takes that long. The body has 748 bytes; a path that ends in `/bytes/N` gets N of them, at
 //! most 1 MiB. Bodies of requests are read to their end and thrown away, with `Content-Length` or chunked.
 //!
+//! Answers say that they must not be kept; with `CACHE_CONTROL`, for example `max-age=3600`, they say that instead, and
+//! were made when the origin was started.
+//!
 //! For load tests only: heads are read to their empty line, and of a GET or HEAD it believes that there is no body. A
 //! real server beside the load generator takes so much of the processor that the proxy between them waits for it.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,6 +43,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let fields = fields(std::env::args().nth(3).as_deref());
     let listener = match listen(&address) {
         Ok(listener) => listener,
         Err(error) => {
@@ -47,10 +51,11 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let usual: &'static [u8] = answer(USUAL).leak();
+    let fields: &'static str = fields.leak();
+    let usual: &'static [u8] = answer(USUAL, fields).leak();
     loop {
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, usual, delay));
+            tokio::spawn(serve(stream, (usual, fields), delay));
         }
     }
 }
@@ -64,7 +69,7 @@ fn listen(address: &str) -> std::io::Result<TcpListener> {
 }
 
 /// Answers until the other side closes, the connection fails or makes no sense; all are the end of a load test.
-async fn serve(mut stream: TcpStream, usual: &'static [u8], delay: Duration) {
+async fn serve(mut stream: TcpStream, (usual, fields): (&'static [u8], &'static str), delay: Duration) {
     let _ = stream.set_nodelay(true);
     let mut received = Vec::with_capacity(8 * 1024);
     // The last answer of another length: a client mostly asks for few of them.
@@ -81,7 +86,7 @@ async fn serve(mut stream: TcpStream, usual: &'static [u8], delay: Duration) {
                 tokio::time::sleep(delay).await;
             }
             if length != USUAL && length != other_length {
-                other = answer(length);
+                other = answer(length, fields);
                 other_length = length;
             }
             let bytes = if length == USUAL { usual } else { other.as_slice() };
@@ -95,11 +100,22 @@ async fn serve(mut stream: TcpStream, usual: &'static [u8], delay: Duration) {
     }
 }
 
+/// The fields that say how old an answer is and how long it may be kept.
+fn fields(cache_control: Option<&str>) -> String {
+    match cache_control {
+        None => "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nCache-Control: no-store".to_owned(),
+        Some(cache_control) => {
+            let date = httpdate::fmt_http_date(SystemTime::now());
+            format!("Date: {date}\r\nCache-Control: {cache_control}")
+        }
+    }
+}
+
 /// A whole answer.
-fn answer(length: usize) -> Vec<u8> {
+fn answer(length: usize, fields: &str) -> Vec<u8> {
     let mut answer = format!(
-        "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nServer: origin\r\n{fields}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     )
     .into_bytes();
     answer.extend_from_slice(BODY.get(..length).unwrap_or(&BODY));

@@ -1,18 +1,26 @@
 //! Runs each stage of a request by itself, so often, for whoever counts instructions (`make guard`, which reads the
 //! counts of the functions in `measured` out of callgrind).
 //!
-//! The stages are run as the gateway runs them: over a snapshot of 2,000 routes with a hashed key and two limits.
+//! The stages are run as the gateway runs them: over a snapshot of 2,000 routes with a hashed key and two limits, whose
+//! answers are kept.
 
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use http::Method;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use prometheus::{IntCounter, IntCounterVec, Opts};
 use tollgate::auth::{Introspectors, KeySets, NewKey, TokenCache, key, new_key};
+use tollgate::cache::entry::Ingredients;
+use tollgate::cache::freshness::Lifetime;
+use tollgate::cache::spread::Spreading;
+use tollgate::cache::{Cache, Entry, TierCounters};
 use tollgate::document::Environment;
+use tollgate::gateway::caching::Caching;
+use tollgate::gateway::journey::Journey;
 use tollgate::names::PlanName;
 use tollgate::redis::{Health, Slot};
 use tollgate::revision::{self, EnvironmentType, Limit, Mode, Scope, Sharing, WindowKind};
@@ -38,7 +46,11 @@ mod measured {
     use futures_util::FutureExt;
     use http::HeaderMap;
     use http::Method;
+    use pingora::cache::storage::Storage;
+    use pingora::cache::trace::Span;
     use pingora::http::RequestHeader;
+    use tollgate::cache::Cache;
+    use tollgate::gateway::caching::Caching;
     use tollgate::gateway::edits;
     use tollgate::gateway::forward::{self, Origin};
     use tollgate::gateway::journey::{Admission, Journey};
@@ -100,6 +112,21 @@ mod measured {
             now: Moment::now(),
         };
         black_box(upstream.view().pick(&ask).is_some());
+    }
+
+    /// What is kept for a request: its key, what is found by it, and that as the engine takes it.
+    #[inline(never)]
+    pub fn cache(caching: &Caching, cache: &'static Cache, request: &RequestHeader, path: &str, journey: &mut Journey) {
+        let snapshot = Arc::clone(journey.snapshot.as_ref().unwrap());
+        let admitted = journey.admission.as_ref().unwrap().route;
+        let at = snapshot.route_and_api(admitted).unwrap();
+        let entered = caching.enter(request, (path, None), at, journey).now_or_never();
+        assert!(entered.is_some());
+        let key = Caching::key(journey).unwrap();
+        let found = cache.lookup(&key, &Span::inactive().handle()).now_or_never();
+        let (meta, hit) = found.unwrap().unwrap().unwrap();
+        // The engine copies the header for the client.
+        black_box((meta.response_header_copy(), hit));
     }
 
     /// Counters, and the line of the access log.
@@ -207,13 +234,58 @@ fn run(access_log: &AccessLog) {
     for run in 0..paths.len() as u64 {
         measured::pick(upstream, tollgate::upstream::hash::stir(run));
     }
+    let cache: &'static Cache = Box::leak(Box::new(Cache::new(64 << 20, TierCounters::unregistered())));
+    let caching = Caching::new(cache, None, Spreading::default(), metrics.cache().clone());
     for path in &paths {
         let mut request = head(path);
         let mut journey = measured::admit(&snapshot, &throttle, (&metrics, access_log), &mut request);
+        keep(cache, &caching, &request, path, &mut journey);
+        measured::cache(&caching, cache, &request, path, &mut journey);
         journey.outcome.status = 200;
         measured::record(&mut journey);
     }
     println!("{} runs", paths.len());
+}
+
+/// Has an answer kept for this request.
+fn keep(cache: &Cache, caching: &Caching, request: &RequestHeader, path: &str, journey: &mut Journey) {
+    let snapshot = Arc::clone(journey.snapshot.as_ref().unwrap());
+    let at = snapshot
+        .route_and_api(journey.admission.as_ref().unwrap().route)
+        .unwrap();
+    caching
+        .enter(request, (path, None), at, journey)
+        .now_or_never()
+        .unwrap();
+    let visit = journey.visit.take().unwrap();
+    let mut header = ResponseHeader::build(200, None).unwrap();
+    for (name, value) in [
+        ("Content-Type", "application/json"),
+        ("Content-Length", "1024"),
+        ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("ETag", "\"0123456789abcdef\""),
+        ("Cache-Control", "max-age=300"),
+    ] {
+        header.append_header(name, value).unwrap();
+    }
+    let now = SystemTime::now();
+    let entry = Entry::new(Ingredients {
+        key: visit.base.clone(),
+        header: &header,
+        body: vec![b'x'; 1024].into(),
+        lifetime: Lifetime {
+            born: now,
+            fresh_until: now + Duration::from_secs(3600),
+            stale_while_revalidate: 0,
+            stale_if_error: 0,
+            must_revalidate: false,
+            explicit: true,
+        },
+        marks: visit.marks(journey.snapshot.as_deref(), journey.caller.as_ref()),
+        sequence: visit.sequence,
+        asked_ms: visit.asked_ms,
+    });
+    assert!(cache.put(&visit.base, None, Arc::new(entry)));
 }
 
 fn limits(runs: u64) {
@@ -265,7 +337,7 @@ fn snapshot(fresh: &NewKey) -> Arc<Snapshot> {
             .collect();
         writeln!(
             text,
-            "  - {{ name: api-{api:02}, base_path: /api-{api:02}/items, auth: [api_key], upstream: origin, routes: [ {} ] }}",
+            "  - {{ name: api-{api:02}, base_path: /api-{api:02}/items, auth: [api_key], upstream: origin, cache: {{}}, routes: [ {} ] }}",
             routes.join(", ")
         )
         .unwrap();

@@ -30,14 +30,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
-use http::header::{DATE, HOST, TRANSFER_ENCODING};
+use http::header::{DATE, HOST, IF_RANGE, TRANSFER_ENCODING};
 use ipnet::IpNet;
-use pingora::cache::key::CacheKey;
-use pingora::cache::{CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
+use pingora::cache::key::{CacheKey, HashBinary};
+use pingora::cache::{CacheMeta, ForcedFreshness, HitHandler, NoCacheReason, RespCacheable};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::date::get_cached_date;
-use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session, range_header_filter};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use prometheus::{Histogram, IntCounter};
@@ -55,7 +55,6 @@ use crate::sync::Revisions;
 use crate::telemetry::metrics::seconds;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::throttle::{Exceeded, Throttle, headers};
-use crate::transport::Transport;
 use caching::{Caching, refresh};
 use downstream::Downstream;
 use drain::Drain;
@@ -63,6 +62,9 @@ use forward::{Origin, Told};
 use journey::{Admission, Journey};
 use refusal::{Answer, RateLimited, Refusal, X_REQUEST_ID};
 use request_id::Ids;
+
+/// More parts than this are answered with the whole.
+const RANGES_MAX: usize = 16;
 
 /// Serves requests, each with the revision that is applied when it arrives.
 pub struct Gateway {
@@ -367,6 +369,8 @@ impl ProxyHttp for Gateway {
     /// Only what has to be fetched comes here.
     async fn proxy_upstream_filter(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<bool> {
         if Caching::is_declined(journey) {
+            // Others may wait for what this one will not fetch.
+            session.cache.disable(NoCacheReason::DeclinedToUpstream);
             self.refuse(session, journey, &Refusal::NotKept).await?;
             return Ok(false);
         }
@@ -379,7 +383,31 @@ impl ProxyHttp for Gateway {
         response: &ResponseHeader,
         journey: &mut Box<Journey>,
     ) -> Result<RespCacheable> {
-        Ok(Caching::judge(session, response, journey))
+        Ok(self.caching.judge(session, response, journey))
+    }
+
+    fn cache_vary_filter(
+        &self,
+        meta: &CacheMeta,
+        journey: &mut Box<Journey>,
+        request: &RequestHeader,
+    ) -> Option<HashBinary> {
+        Caching::variant(meta, journey, request)
+    }
+
+    /// Parts are for GET alone (RFC 9110 section 14.2), and of an answer that is known for sure (section 13.1.5).
+    fn range_header_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _journey: &mut Box<Journey>,
+    ) -> RangeType {
+        let request = session.req_header();
+        let is_weak = |condition: &HeaderValue| condition.as_bytes().starts_with(b"W/");
+        if request.method != http::Method::GET || request.headers.get(IF_RANGE).is_some_and(is_weak) {
+            return RangeType::None;
+        }
+        range_header_filter(request, response, Some(RANGES_MAX))
     }
 
     async fn upstream_peer(&self, session: &mut Session, journey: &mut Box<Journey>) -> Result<Box<HttpPeer>> {
@@ -446,8 +474,13 @@ impl ProxyHttp for Gateway {
             request,
             &Told {
                 origin: journey.origin,
-                peer: transport.and_then(|transport| transport.peer_field.as_ref()),
-                scheme: transport.map_or("http", Transport::scheme),
+                peer: match &journey.visit {
+                    Some(visit) if visit.refresh.is_some() => {
+                        visit.refresh.as_ref().and_then(|refresh| refresh.peer.as_ref())
+                    }
+                    _ => transport.and_then(|transport| transport.peer_field.as_ref()),
+                },
+                scheme: journey.scheme,
                 grpc: journey.is_grpc,
                 grpc_timeout: downstream.and_then(Downstream::grpc_time_left).map(grpc::timeout_field),
                 ids: &journey.ids,

@@ -72,6 +72,8 @@ pub struct Api {
     pub strip_base_path: bool,
     /// Which upstream answers; none when all of its routes answer by themselves.
     pub split: Option<Split>,
+    /// Whether answers of one of its routes are kept.
+    pub caches: bool,
     /// What it says about requests and answers.
     pub edits: ApiEdits,
     /// Fields that carry its credentials, or the choice of an upstream, and are not passed on.
@@ -382,6 +384,7 @@ impl Compiler {
             base_path: api.base_path.clone(),
             strip_base_path: api.strip_base_path,
             split: (api.destinations.as_ref()).map(|destinations| Split::compile(destinations, upstreams)),
+            caches: api.routes.iter().any(|rule| Policy::compile(api, rule).is_some()),
             edits: ApiEdits::compile(api),
             stripped_headers: credential::headers_to_strip(places)
                 // Where nobody is asked for a token, what is there is for the upstream. A key is only ever for us.

@@ -1,7 +1,7 @@
 //! An answer that is kept: once written, it is shared by all who are given it, and nothing of it is copied for them.
 
 use std::mem::size_of;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -37,7 +37,6 @@ pub struct Entry {
     /// When its request was sent, in milliseconds since 1970, for other processes.
     pub asked_ms: u64,
     hits: AtomicU32,
-    being_refreshed: AtomicBool,
     /// Up to which number invalidations by prefix are known not to concern it.
     settled: AtomicU64,
     weight: u64,
@@ -79,7 +78,6 @@ impl Entry {
             sequence: of.sequence,
             asked_ms: of.asked_ms,
             hits: AtomicU32::new(0),
-            being_refreshed: AtomicBool::new(false),
             settled: AtomicU64::new(of.sequence),
             weight,
         }
@@ -95,14 +93,6 @@ impl Entry {
     #[must_use]
     pub fn hits(&self) -> u32 {
         self.hits.load(Ordering::Relaxed)
-    }
-
-    /// Whether the caller is the first who wants to refresh this entry. There is no way back: a refresh makes a new entry,
-    /// and one that fails is not to be tried again at every hit.
-    #[must_use]
-    pub fn claim_refresh(&self) -> bool {
-        // A look comes first: a swap would take the line of a hot entry from every other core at every hit.
-        !self.being_refreshed.load(Ordering::Relaxed) && !self.being_refreshed.swap(true, Ordering::Relaxed)
     }
 
     /// Until when it is of any use to anybody: its lifetime, the windows in which it may be given stale, and an hour for
@@ -337,6 +327,34 @@ fn is_standard(name: &HeaderName) -> bool {
     )
 }
 
+/// Entries for tests of others.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// An entry under this key that was never fresh.
+    pub fn entry(key: &[u8]) -> std::sync::Arc<Entry> {
+        let never = SystemTime::UNIX_EPOCH;
+        let header = ResponseHeader::build(200, None).expect("a status");
+        std::sync::Arc::new(Entry::new(Ingredients {
+            key: Bytes::copy_from_slice(key),
+            header: &header,
+            body: Bytes::new(),
+            lifetime: Lifetime {
+                born: never,
+                fresh_until: never,
+                stale_while_revalidate: 0,
+                stale_if_error: 0,
+                must_revalidate: false,
+                explicit: true,
+            },
+            marks: SmallVec::new(),
+            sequence: 0,
+            asked_ms: 0,
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,13 +466,5 @@ mod tests {
         header.append_header("ETag", "\"v\"").expect("a field");
         let tagged = entry(&header, b"", lifetime(10, 30));
         assert_eq!(since(tagged.useful_until(), &tagged.lifetime), 10 + 30 + 3600);
-    }
-
-    #[test]
-    fn only_the_first_refreshes() {
-        let header = ResponseHeader::build(200, None).expect("a status");
-        let entry = entry(&header, b"", lifetime(10, 0));
-        assert!(entry.claim_refresh());
-        assert!(!entry.claim_refresh());
     }
 }

@@ -95,9 +95,11 @@ pub struct Target<'a> {
     pub host: &'a str,
     /// The normalised path.
     pub path: &'a str,
+    /// What follows the question mark.
+    pub query: Option<&'a str>,
 }
 
-/// Host and path of a key; none if these bytes are not a key of this version.
+/// Host, path and query of a key; none if these bytes are not a key of this version.
 #[must_use]
 pub fn target(key: &[u8]) -> Option<Target<'_>> {
     let (version, rest) = key.split_first()?;
@@ -105,10 +107,16 @@ pub fn target(key: &[u8]) -> Option<Target<'_>> {
         return None;
     }
     let (host, rest) = take(rest)?;
-    let (path, _) = take(rest)?;
+    let (path, rest) = take(rest)?;
+    let (_scheme, rest) = take(rest)?;
+    let query = match rest.split_first()? {
+        (0, _) => None,
+        (_, rest) => Some(take(rest)?.0),
+    };
     Some(Target {
         host: std::str::from_utf8(host).ok()?,
         path: std::str::from_utf8(path).ok()?,
+        query: query.map(std::str::from_utf8).transpose().ok()?,
     })
 }
 
@@ -150,21 +158,41 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A key as the engine takes it: with our fingerprint, so that it makes none of its own, and without its variance, since
-/// our key contains the variant.
-#[must_use]
-pub fn engine_key(key: Bytes) -> CacheKey {
-    let fingerprint = fingerprint(&key);
-    engine_key_of(fingerprint, key)
+/// A whole key with its fingerprint, which is made once: a request asks for its key several times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    bytes: Bytes,
+    fingerprint: Fingerprint,
 }
 
-/// The same for a key whose fingerprint is known.
-#[must_use]
-pub fn engine_key_of(fingerprint: Fingerprint, key: Bytes) -> CacheKey {
-    // No copy if nobody else has these bytes.
-    let mut key = CacheKey::new(Vec::from(key), String::new());
-    key.set_primary_bin_override(fingerprint.0);
-    key
+impl Key {
+    /// The key of these bytes.
+    #[must_use]
+    pub fn of(bytes: Bytes) -> Self {
+        let fingerprint = fingerprint(&bytes);
+        Self { bytes, fingerprint }
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Its fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// As the engine takes it: with our fingerprint, so that it makes none of its own, and without its variance, since our
+    /// key contains the variant.
+    #[must_use]
+    pub fn for_engine(&self) -> CacheKey {
+        let mut key = CacheKey::new(self.bytes.to_vec(), String::new());
+        key.set_primary_bin_override(self.fingerprint.0);
+        key
+    }
 }
 
 fn put_option(key: &mut Vec<u8>, text: Option<&str>) {
@@ -347,6 +375,7 @@ mod tests {
             let target = target(&key).expect("a key");
             prop_assert_eq!(target.host, one.host.to_ascii_lowercase());
             prop_assert_eq!(target.path, one.path.as_str());
+            prop_assert_eq!(target.query, one.query.as_deref());
         }
 
         #[test]
@@ -365,7 +394,7 @@ mod tests {
     #[test]
     fn the_engine_finds_by_our_fingerprint_and_shows_the_whole_key() {
         let key = Bytes::from_static(b"\x01a key");
-        let engine = engine_key(key.clone());
+        let engine = Key::of(key.clone()).for_engine();
         assert_eq!(engine.primary_key(), &key);
         assert_eq!(engine.combined_bin(), fingerprint(&key).0);
         assert_eq!(engine.variance_bin(), None);

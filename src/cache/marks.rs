@@ -40,10 +40,11 @@ pub const SKEW_MS: u64 = 5000;
 pub struct MarkId(pub u64);
 
 impl MarkId {
-    /// All variants of a URL, whatever route and whoever called: its host, and its normalised path with the query.
+    /// All variants of a URL, whatever route and whoever called: its host, and its normalised path with the query. The port
+    /// does not count, as it does not for routes: clients write it or not.
     #[must_use]
     pub fn url(host: &str, path_and_query: &str) -> Self {
-        let mut folded: smallvec::SmallVec<[u8; 64]> = smallvec::SmallVec::from_slice(host.as_bytes());
+        let mut folded: smallvec::SmallVec<[u8; 64]> = smallvec::SmallVec::from_slice(bare(host).as_bytes());
         folded.make_ascii_lowercase();
         Self::of(b'u', &[&folded, path_and_query.as_bytes()])
     }
@@ -291,8 +292,22 @@ impl Stamp {
 
 impl Prefix {
     fn covers(&self, host: &str, path: &str) -> bool {
-        path.starts_with(&*self.path) && self.host.as_deref().is_none_or(|own| own.eq_ignore_ascii_case(host))
+        path.starts_with(&*self.path)
+            && self
+                .host
+                .as_deref()
+                .is_none_or(|own| bare(own).eq_ignore_ascii_case(bare(host)))
     }
+}
+
+/// A host without port and final dot.
+fn bare(host: &str) -> &str {
+    let end = match host.strip_prefix('[') {
+        Some(rest) => rest.find(']').map(|end| end + 2),
+        None => host.find(':'),
+    };
+    let name = host.get(..end.unwrap_or(host.len())).unwrap_or(host);
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 fn position(mark: MarkId) -> usize {

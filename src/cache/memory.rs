@@ -18,6 +18,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use super::entry::{Entry, PLACE, allocated};
 use super::key::{Fingerprint, fingerprint};
 use super::marks::{Invalidation, Marks};
+use super::storability;
 
 /// How large a part of the table should be at least. Each part has its own share of the budget and evicts by itself.
 const SHARD: u64 = 16 << 20;
@@ -95,11 +96,6 @@ pub enum Found {
 /// What is told of new entries: the key without the variant, what they vary by, and themselves.
 pub type Filled = dyn Fn(&Bytes, Option<&Arc<[HeaderName]>>, &Arc<Entry>) + Send + Sync;
 
-/// Whether an answer was not kept because of something in its own request, which says nothing of the next one.
-fn is_of_one_request(reason: &'static str) -> bool {
-    matches!(reason, "authorization" | "conditional" | "partial" | "request_no_store")
-}
-
 /// Answers that are kept in this process. Lives as long as it does, since the engine wants it so: leak one of it.
 pub struct Cache {
     table: Table<Fingerprint, Slot, Weight, Scatter, Collect>,
@@ -145,7 +141,10 @@ impl Cache {
             filling_at_most: (capacity / FILLING).max(largest),
             on_filled: OnceLock::new(),
             lock: CacheLock::new(LOCK_AGE),
-            predictor: Predictor::new(usize::try_from(remembered).unwrap_or(64), Some(is_of_one_request)),
+            predictor: Predictor::new(
+                usize::try_from(remembered).unwrap_or(64),
+                Some(storability::is_of_one_request),
+            ),
         }
     }
 
@@ -158,12 +157,42 @@ impl Cache {
     /// The same for a key whose fingerprint is known.
     #[must_use]
     pub fn find_by(&self, fingerprint: Fingerprint, base: &[u8]) -> Found {
+        let found = self.find_again(fingerprint, base);
+        if let Found::Entry(entry) = &found {
+            entry.count_hit();
+        }
+        found
+    }
+
+    /// The same for the engine, which looks for what was found, and counted, before.
+    pub(super) fn find_again(&self, fingerprint: Fingerprint, key: &[u8]) -> Found {
         match self.table.get(&fingerprint) {
-            Some(Slot::Varies(varies)) if varies.base == base => Found::Varies(Arc::clone(&varies.fields)),
+            Some(Slot::Varies(varies)) if varies.base == key => Found::Varies(Arc::clone(&varies.fields)),
             Some(Slot::Entry(entry)) => self
-                .admitted(fingerprint, base, entry)
+                .admitted(fingerprint, key, entry)
                 .map_or(Found::Nothing, Found::Entry),
             _ => Found::Nothing,
+        }
+    }
+
+    /// What is kept under a key, with a variant or without, for who only wants to know: it is no hit.
+    #[must_use]
+    pub fn peek(&self, key: &[u8]) -> Found {
+        match self.table.peek(&fingerprint(key)) {
+            Some(Slot::Varies(varies)) if varies.base == key => Found::Varies(Arc::clone(&varies.fields)),
+            Some(Slot::Entry(entry)) if entry.key == key && self.marks.admits(&entry) => Found::Entry(entry),
+            _ => Found::Nothing,
+        }
+    }
+
+    /// One of the answers that vary under `base`, by the fingerprint of its whole key.
+    pub(super) fn find_among(&self, fingerprint: Fingerprint, base: &[u8]) -> Option<Arc<Entry>> {
+        match self.table.get(&fingerprint) {
+            Some(Slot::Entry(entry)) if entry.key.starts_with(base) => {
+                let key = entry.key.clone();
+                self.admitted(fingerprint, &key, entry)
+            }
+            _ => None,
         }
     }
 
@@ -176,9 +205,9 @@ impl Cache {
     /// The same for a key whose fingerprint is known.
     #[must_use]
     pub fn find_variant_by(&self, fingerprint: Fingerprint, key: &[u8]) -> Option<Arc<Entry>> {
-        match self.table.get(&fingerprint)? {
-            Slot::Entry(entry) => self.admitted(fingerprint, key, entry),
-            Slot::Varies(_) => None,
+        match self.find_by(fingerprint, key) {
+            Found::Entry(entry) => Some(entry),
+            Found::Nothing | Found::Varies(_) => None,
         }
     }
 
@@ -272,7 +301,6 @@ impl Cache {
             return None;
         }
         if self.marks.admits(&entry) {
-            entry.count_hit();
             return Some(entry);
         }
         self.remove_this(fingerprint, &Slot::Entry(entry), &self.counters.invalidated);

@@ -91,6 +91,18 @@ impl WhyNot {
     }
 }
 
+/// Whether this is a reason that says nothing of the next request for the same.
+#[must_use]
+pub fn is_of_one_request(reason: &str) -> bool {
+    let of_one = [
+        WhyNot::Authorization,
+        WhyNot::Conditional,
+        WhyNot::Partial,
+        WhyNot::RequestNoStore,
+    ];
+    of_one.iter().any(|why| why.as_str() == reason)
+}
+
 /// Whether the answer to `asked` may be kept, and its lifetime. `dice`, from 0 to 1, is thrown for the jitter.
 ///
 /// An answer that is kept may still have to be validated before every use: then its lifetime has ended already.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use super::entry::{Entry, Ingredients, exactly};
 use super::freshness::Lifetime;
 use super::key::Fingerprint;
 use super::marks::MarkId;
-use super::memory::{Cache, Room};
+use super::memory::{Cache, Found, Room};
 
 /// A body of unknown length begins with room for so many bytes.
 const FIRST_ROOM: usize = 4096;
@@ -70,8 +71,22 @@ impl Cache {
 #[async_trait]
 impl Storage for Cache {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let found = self.find_variant_by(Fingerprint(key.primary_bin()), key.primary_key());
-        Ok(found.map(|entry| (meta(&entry), Box::new(Hit::new(entry)) as HitHandler)))
+        let hit = |entry: Arc<Entry>| (meta(&entry), Box::new(Hit::new(entry)) as HitHandler);
+        if let Some(variance) = key.get_variance_key() {
+            // Asked a second time, by the engine that was told what answers vary by.
+            let found = self.find_among(Fingerprint(*variance), key.primary_key()).map(hit);
+            return Ok(found.map(|(mut meta, hit)| {
+                meta.set_variance_key(*variance);
+                (meta, hit)
+            }));
+        }
+        Ok(
+            match self.find_again(Fingerprint(key.primary_bin()), key.primary_key()) {
+                Found::Nothing => None,
+                Found::Entry(entry) => Some(hit(entry)),
+                Found::Varies(fields) => Some((varies(fields)?, Box::new(Nothing))),
+            },
+        )
     }
 
     async fn get_miss_handler(&'static self, _: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {
@@ -106,6 +121,33 @@ impl Storage for Cache {
     }
 
     fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
+        self
+    }
+}
+
+/// Stands in the extensions of a [`CacheMeta`] that is no answer: what the answers under this key vary by. Whoever waited
+/// for another request's fetch learns it only then.
+#[derive(Debug, Clone)]
+pub struct Varies(pub Arc<[HeaderName]>);
+
+/// What is read of such a one.
+struct Nothing;
+
+#[async_trait]
+impl HandleHit for Nothing {
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    async fn finish(self: Box<Self>, _: &'static (dyn Storage + Sync), _: &CacheKey, _: &SpanHandle) -> Result<()> {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send + Sync) {
         self
     }
 }
@@ -302,6 +344,14 @@ fn entry(filling: &Filling, header: &ResponseHeader, body: Bytes) -> Entry {
         sequence: filling.sequence,
         asked_ms: filling.asked_ms,
     })
+}
+
+fn varies(fields: Arc<[HeaderName]>) -> Result<CacheMeta> {
+    let long_ago = SystemTime::UNIX_EPOCH;
+    // Nobody sees it; and what it stands for is later.
+    let mut meta = CacheMeta::new(long_ago, long_ago, 0, 0, ResponseHeader::build(200, Some(0))?);
+    meta.extensions_mut().insert(Varies(fields));
+    Ok(meta)
 }
 
 /// What the engine wants to know of an entry. Its `Age` counts from when it was created, which is when the origin made it.

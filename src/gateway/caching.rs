@@ -16,12 +16,12 @@ mod unsafe_methods;
 mod visit;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HeaderName, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use pingora::cache::key::CacheKey;
-use pingora::cache::{CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason};
+use pingora::cache::key::{CacheKey, HashBinary};
+use pingora::cache::{CacheMeta, CacheOptionOverrides, ForcedFreshness, HitHandler, NoCacheReason};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -33,15 +33,16 @@ pub use self::visit::{Bypass, Visit};
 
 use super::journey::Journey;
 use super::tries;
+use crate::auth::{Caller, Identity};
 use crate::cache::directives::{Acceptance, RequestDirectives};
 use crate::cache::entry::Entry;
-use crate::cache::key;
+use crate::cache::key::{self, Key};
 use crate::cache::marks::Invalidation;
 use crate::cache::memory::{Cache, Found};
-use crate::cache::policy::Policy;
+use crate::cache::policy::{Policy, Share};
 use crate::cache::shared::{self, Shared, Turn};
 use crate::cache::spread::Spreading;
-use crate::cache::storage::Hit;
+use crate::cache::storage::{Filling, Hit, Varies};
 use crate::clock::unix_ms;
 use crate::snapshot::{Api, Route};
 use crate::telemetry::CacheMetrics;
@@ -86,10 +87,13 @@ impl Caching {
         (route, api): (&Route, &Api),
         journey: &mut Journey,
     ) {
-        let query = own_query(query, api.credential_parameter.as_deref());
+        let credential = api.credential_parameter.as_deref();
+        let own_query = own_query(query, credential);
+        // What goes upstream has to be in the key, and a credential has not.
+        let is_forwarded = api.stripped_parameter.is_none() && own_query.as_deref() != query;
         let target = Target {
             path,
-            query: query.as_deref(),
+            query: own_query.as_deref(),
         };
         if !request.method.is_safe() {
             journey.change = Some(Box::new(Change::of(request, target.text(), api)));
@@ -97,6 +101,10 @@ impl Caching {
         let Some(policy) = &route.cache else {
             return;
         };
+        let is_own = matches!(journey.caller.as_ref().map(Caller::identity), Some(Identity::Key(_)));
+        if is_forwarded && !(is_own && policy.share == Share::Caller) {
+            return self.pass(journey, Bypass::Credential);
+        }
         let mut visit = match self.visit(request, target, journey, policy) {
             Ok(visit) => visit,
             Err(bypass) => return self.pass(journey, bypass),
@@ -109,7 +117,7 @@ impl Caching {
         }
         if visit.course.found.is_none() && !visit.directives.only_if_cached {
             // The engine would fetch all of it, which is more than was asked for.
-            if request.method == Method::HEAD || request.headers.contains_key(RANGE) {
+            if visit.is_partial {
                 return self.pass(journey, Bypass::Partial);
             }
             if visit.directives.no_store {
@@ -125,15 +133,20 @@ impl Caching {
             return;
         };
         let mut overrides = CacheOptionOverrides::default();
-        overrides.wait_timeout = Some(PATIENCE);
+        // Who wants nothing fetched waits for no fetch.
+        let patience = if visit.directives.only_if_cached {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        };
+        overrides.wait_timeout = Some(patience);
         overrides.max_lock_retries = Some(LOOKS_MAX);
-        session.cache.enable(
-            self.cache,
-            None,
-            Some(self.cache.predictor()),
-            Some(self.cache.lock()),
-            Some(overrides),
-        );
+        // What is kept is looked for, whatever became of the last answer: it may be fresh, or be needed because the origin
+        // fails.
+        let predictor = (visit.course.found.is_none()).then(|| self.cache.predictor());
+        session
+            .cache
+            .enable(self.cache, None, predictor, Some(self.cache.lock()), Some(overrides));
         session
             .cache
             .set_max_file_size_bytes(usize::try_from(visit.policy.body_bytes).unwrap_or(usize::MAX));
@@ -142,25 +155,43 @@ impl Caching {
     /// What the engine looks for.
     #[must_use]
     pub fn key(journey: &Journey) -> Option<CacheKey> {
-        journey.visit.as_ref().map(|visit| key::engine_key(visit.key.clone()))
+        journey.visit.as_ref().map(|visit| visit.key.for_engine())
+    }
+
+    /// Which of several answers it is, by the fingerprint of its whole key. The engine asks of what it has found when it did
+    /// not know that answers vary, and of what is to be kept.
+    #[must_use]
+    pub fn variant(meta: &CacheMeta, journey: &mut Journey, request: &RequestHeader) -> Option<HashBinary> {
+        let visit = journey.visit.as_mut()?;
+        if let Some(Varies(fields)) = meta.extensions().get() {
+            visit.key = Key::of(variant_key(&visit.base, fields, &request.headers));
+            return Some(visit.key.fingerprint().0);
+        }
+        let filling: &Filling = meta.extensions().get()?;
+        filling.vary.is_some().then(|| key::fingerprint(&filling.key).0)
     }
 
     /// Something was found: whether it is given as it is, or is validated first.
     pub fn found(&self, session: &Session, journey: &mut Journey, hit: &HitHandler) -> Option<ForcedFreshness> {
         let entry = hit.as_any().downcast_ref::<Hit>()?.entry();
         let visit = journey.visit.as_mut()?;
-        let entry = Arc::clone(visit.course.found.insert(Arc::clone(entry)));
+        let entry = Arc::clone(entry);
+        let is_new =
+            (visit.course.found.replace(Arc::clone(&entry))).is_none_or(|before| !Arc::ptr_eq(&before, &entry));
+        if *visit.key.bytes() != entry.key {
+            visit.key = Key::of(entry.key.clone());
+        }
         let now = SystemTime::now();
         let is_fresh = entry.lifetime.fresh_until > now;
         visit.course.is_collapsed |= session.cache.lock_duration().is_some();
-        if visit.refresh.is_some() {
+        if let Some(refresh) = &visit.refresh {
             // Somebody else may have done it meanwhile.
-            return (entry.asked_ms <= visit.asked_ms).then_some(ForcedFreshness::ForceExpired);
+            return Arc::ptr_eq(&refresh.of, &entry).then_some(ForcedFreshness::ForceExpired);
         }
         match visit.directives.accepts(&entry.lifetime, now) {
             Acceptance::AsIs => {
                 if refresh_is_due(&entry, &visit.policy, now) {
-                    self.refresh(session, journey, Why::Ahead);
+                    self.refresh(session, journey, &entry, Why::Ahead);
                 }
                 Some(ForcedFreshness::ForceFresh)
             }
@@ -168,9 +199,12 @@ impl Caching {
                 visit.course.is_stale = true;
                 Some(ForcedFreshness::ForceFresh)
             }
-            // It was fetched for requests that were waiting, this one among them (RFC 9111 section 4): one validation
-            // is enough for all that were there before it.
-            Acceptance::Validate if is_fresh && entry.asked_ms > visit.asked_ms => Some(ForcedFreshness::ForceFresh),
+            // It was fetched while this request waited for that: one fetch is enough for all that were there before it.
+            Acceptance::Validate
+                if is_fresh && visit.course.is_collapsed && is_new && entry.asked_ms > visit.asked_ms =>
+            {
+                Some(ForcedFreshness::ForceFresh)
+            }
             Acceptance::Validate if is_fresh => {
                 visit.course.is_demanded = true;
                 Some(ForcedFreshness::ForceExpired)
@@ -183,7 +217,7 @@ impl Caching {
                 let window = Duration::from_secs(u64::from(entry.lifetime.stale_while_revalidate));
                 if now < entry.lifetime.fresh_until + window {
                     visit.course.is_stale = true;
-                    self.refresh(session, journey, Why::Stale);
+                    self.refresh(session, journey, &entry, Why::Stale);
                     return Some(ForcedFreshness::ForceFresh);
                 }
                 None
@@ -243,10 +277,15 @@ impl Caching {
             let says_so = answer.status == StatusCode::NOT_MODIFIED;
             visit.not_modified = says_so.then(|| Box::new(answer.clone()));
         }
-        if let Some(change) = journey.change.take() {
+        // An answer that is not the last one, because another endpoint is tried, changes nothing.
+        if let Some(change) = &journey.change {
             for mark in change.made_by(answer) {
-                self.spreading
-                    .invalidate(self.cache, &Invalidation::Mark(mark), unix_ms());
+                let what = Invalidation::Mark(mark);
+                if change.is_worth_telling() {
+                    self.spreading.invalidate(self.cache, &what, unix_ms());
+                } else {
+                    self.cache.invalidate(&what, unix_ms());
+                }
                 self.metrics.invalidated("url", "unsafe_method");
             }
         }
@@ -254,14 +293,16 @@ impl Caching {
 
     /// Looks into memory.
     fn look(&self, request: &RequestHeader, visit: &mut Visit) {
-        visit.course.found = match self.cache.find(&visit.base) {
-            Found::Nothing => None,
-            Found::Entry(entry) => Some(entry),
+        let found = match self.cache.find_by(visit.key.fingerprint(), &visit.base) {
             Found::Varies(fields) => {
-                visit.key = variant_key(&visit.base, &fields, &request.headers);
-                self.cache.find_variant(&visit.key)
+                visit.key = Key::of(variant_key(&visit.base, &fields, &request.headers));
+                self.cache.find_by(visit.key.fingerprint(), visit.key.bytes())
             }
+            found => found,
         };
+        if let Found::Entry(entry) = found {
+            visit.course.found = Some(entry);
+        }
     }
 
     /// Looks into what gateways share, and puts what is found there into memory. Where there is nothing, and gateways
@@ -272,11 +313,14 @@ impl Caching {
         if let Some(hit) = shared.get(&base, select).await {
             self.take(hit, visit);
         }
-        let is_wanted = visit.course.found.is_none() && !visit.directives.only_if_cached && !visit.directives.no_store;
-        if !is_wanted || !shared.has_leases() {
+        let is_fetched = visit.course.found.is_none()
+            && !visit.directives.only_if_cached
+            && !visit.directives.no_store
+            && !visit.is_partial;
+        if !is_fetched || !shared.has_leases() || !self.is_likely_kept(&visit.key) {
             return;
         }
-        let (key, request) = (visit.key.clone(), request.clone());
+        let (key, request) = (visit.key.bytes().clone(), request.clone());
         let select = {
             let base = base.clone();
             move |fields: &[HeaderName]| variant_key(&base, fields, &request).into()
@@ -288,23 +332,25 @@ impl Caching {
         visit.turn = Some(turn);
     }
 
+    /// Whether nothing was learnt that speaks against it.
+    fn is_likely_kept(&self, key: &Key) -> bool {
+        self.cache.predictor().cacheable_prediction(&key.for_engine())
+    }
+
     /// Takes what another gateway has kept, if that is newer.
     fn take(&self, hit: shared::Hit, visit: &mut Visit) {
         let kept = visit.course.found.as_ref();
         if kept.is_some_and(|kept| kept.lifetime.fresh_until >= hit.entry.lifetime.fresh_until) {
             return;
         }
-        visit.key = hit.entry.key.clone();
+        visit.key = Key::of(hit.entry.key.clone());
         self.cache.put(&visit.base, hit.vary, Arc::clone(&hit.entry));
         visit.course.found = Some(hit.entry);
         visit.course.is_shared = true;
     }
 
-    fn refresh(&self, session: &Session, journey: &Journey, why: Why) {
-        let Some(visit) = &journey.visit else {
-            return;
-        };
-        if let Some(refresh) = self.refreshing.begin(key::fingerprint(&visit.key), why) {
+    fn refresh(&self, session: &Session, journey: &Journey, entry: &Arc<Entry>, why: Why) {
+        if let Some(refresh) = self.refreshing.begin(entry, why, Instant::now()) {
             refresh::start(session, journey, refresh);
         }
     }

@@ -87,6 +87,15 @@ impl<'a> Downstream<'a> {
         }
     }
 
+    /// Whether content may follow that the head says nothing of. Asked when the head has just come.
+    #[must_use]
+    pub fn has_unannounced_content(self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(exchange) => !exchange.home().is_received(),
+        }
+    }
+
     /// Whether it is a gRPC call, whose refusals are told as gRPC.
     #[must_use]
     pub fn is_grpc(self) -> bool {

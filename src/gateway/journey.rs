@@ -82,6 +82,8 @@ pub struct Journey {
     pub bypass: Option<Bypass>,
     /// What it changes, so that kept answers are not valid any more; absent unless its method is unsafe.
     pub change: Option<Box<Change>>,
+    /// It has content that its head does not announce, as HTTP/2 allows, or may have: its end had not come with its head.
+    pub has_content: bool,
     /// `https` or `http`: how the client spoke to this gateway.
     pub scheme: &'static str,
     /// Set while its answer is one that may last: a tunnel, an event stream, a call.
@@ -119,6 +121,8 @@ pub struct Outcome {
     pub reason: &'static str,
     /// The limit that refused.
     pub limit: Option<Arc<str>>,
+    /// What the cache did; empty where there is none.
+    pub cache: &'static str,
     /// Endpoints tried.
     pub tries: u32,
     /// Body bytes received.
@@ -168,6 +172,7 @@ impl Journey {
             visit: None,
             bypass: None,
             change: None,
+            has_content: false,
             scheme: "http",
             long_lived: None,
             would_deny: false,
@@ -251,6 +256,7 @@ impl Journey {
         self.scheme = transport.map_or("http", Transport::scheme);
         self.underscores = downstream.has_underscore_names();
         self.is_grpc = downstream.is_grpc();
+        self.has_content = downstream.has_unannounced_content();
     }
 
     /// Notes what is asked for.
@@ -349,7 +355,9 @@ impl Journey {
         let application = snapshot
             .zip(caller)
             .and_then(|(snapshot, caller)| snapshot.application_of(caller));
-        let upstream = self.upstream();
+        // A kept answer was nobody's work.
+        let was_asked = self.outcome.cache.is_empty() || self.outcome.tries > 0;
+        let upstream = self.upstream().filter(|_| was_asked);
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());
         Record {
             time_ms: self.now_ms,
@@ -376,6 +384,7 @@ impl Journey {
             bytes_out: self.outcome.bytes_out,
             duration_us: micros(elapsed),
             upstream_us: self.upstream_elapsed.map(micros),
+            cache: self.outcome.cache,
             revision: snapshot.map_or("", |snapshot| snapshot.short_digest()),
         }
     }

@@ -314,7 +314,10 @@ impl Stream {
             }
             return Ok(());
         }
-        header.insert_header(DATE, get_cached_date())?;
+        // A kept answer has the date of its making.
+        if !header.headers.contains_key(DATE) {
+            header.insert_header(DATE, get_cached_date())?;
+        }
         let head = Response::from_parts((*header).into(), ());
         let sender = match respond.send_response(head, end) {
             Ok(sender) => sender,

@@ -85,8 +85,8 @@ pub struct Home {
     request_id: Mutex<Option<String>>,
     /// What its answer has to carry besides; left and taken like the id.
     fields: Mutex<Option<HeaderMap>>,
-    /// The `Date` of its answer, which the engine replaces by the present one.
-    date: Mutex<Option<HeaderValue>>,
+    /// The `Date` of its answer, which the engine replaces by the present one, and where in what is written next it is.
+    date: Mutex<Option<(HeaderValue, Option<isize>)>>,
     has_date: AtomicBool,
 }
 
@@ -235,23 +235,42 @@ impl Home {
     /// The answer was made at this time, whatever the engine writes: a kept one says how old it is by that.
     pub fn is_of(&self, date: &HeaderValue) {
         if date.len() == DATE_LENGTH {
-            *lock(&self.date) = Some(date.clone());
+            *lock(&self.date) = Some((date.clone(), None));
             self.has_date.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The head of an answer with the date that it is to have; `None` when it has that, or this is no head.
-    fn dated(&self, head: &[u8]) -> Option<Vec<u8>> {
-        if !self.has_date.load(Ordering::Relaxed) || is_interim(head) || !head.starts_with(b"HTTP/1.") {
+    /// The head of an answer, or what is left of it, with the date that it is to have, and where that begins: before it, if a
+    /// part of it is written already. `None` when there is nothing to be changed.
+    fn dated(&self, bytes: &[u8]) -> Option<(Vec<u8>, isize)> {
+        if !self.has_date.load(Ordering::Relaxed) || is_interim(bytes) {
             return None;
         }
-        let date = lock(&self.date).clone()?;
-        let end = memchr::memmem::find(head, b"\r\n\r\n")?;
-        let mut head = head.to_vec();
-        let place = find_date(head.get(..end)?)?;
-        head.get_mut(place..place + DATE_LENGTH)?
-            .copy_from_slice(date.as_bytes());
-        Some(head)
+        let (date, place) = lock(&self.date).clone()?;
+        let place = match place {
+            Some(place) => place,
+            None => {
+                let end = memchr::memmem::find(bytes, b"\r\n\r\n")?;
+                isize::try_from(find_date(bytes.get(..end)?)?).ok()?
+            }
+        };
+        let mut head = bytes.to_vec();
+        for (at, byte) in (place..).zip(date.as_bytes()) {
+            if let Some(to) = usize::try_from(at).ok().and_then(|at| head.get_mut(at)) {
+                *to = *byte;
+            }
+        }
+        Some((head, place))
+    }
+
+    /// So many bytes of it are written.
+    fn date_is_written(&self, place: isize, written: usize) {
+        let left = place.saturating_sub_unsigned(written);
+        if left.saturating_add_unsigned(DATE_LENGTH) <= 0 {
+            self.has_date.store(false, Ordering::Relaxed);
+        } else if let Some((_, place)) = lock(&self.date).as_mut() {
+            *place = Some(left);
+        }
     }
 
     /// How long the endpoint may be silent after the end of the request, and how long a tunnel both ways.
@@ -513,9 +532,10 @@ impl AsyncWrite for Wire {
             self.home.answered.store(true, Ordering::Relaxed);
         }
         let dated = self.home.dated(bytes);
-        let written = ready!(self.core()?.poll_write(context, dated.as_deref().unwrap_or(bytes)))?;
-        if dated.is_some() {
-            self.home.has_date.store(false, Ordering::Relaxed);
+        let head = dated.as_ref().map_or(bytes, |(head, _)| head);
+        let written = ready!(self.core()?.poll_write(context, head))?;
+        if let Some((_, place)) = dated {
+            self.home.date_is_written(place, written);
         }
         if self.home.is_watched() {
             self.home.moved.store(true, Ordering::Relaxed);

@@ -75,6 +75,8 @@ pub struct Record<'a> {
     pub limit: &'a str,
     /// Whether a limit in shadow mode would have refused.
     pub would_deny: bool,
+    /// What the cache did: `hit`, `stale`, `miss`, `bypass`, … as in `tollgate_cache_requests_total`.
+    pub cache: &'a str,
     /// The upstream.
     pub upstream: &'a str,
     /// Address of the endpoint that answered or failed last.

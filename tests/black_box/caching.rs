@@ -4,15 +4,21 @@
 //! "asked twice, fetched once". Ages are told by the origin (`Age`, `Date`) wherever a story would else have to wait.
 
 mod admin;
+mod capacity;
 mod conditional;
 mod control_plane;
 mod directives;
+mod failures;
 mod freshness;
+mod garbage;
 mod identity;
 mod invalidation;
 mod keys;
 mod protocols;
 mod ranges;
+mod revisions;
+mod secrets;
+mod shared;
 mod stale;
 mod stampede;
 mod storing;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::cache::key::{CallerPart, KeyParts, base, engine_key};
+use crate::cache::key::{CallerPart, Key, KeyParts, base};
 use crate::cache::marks::Invalidation;
 use crate::cache::memory::TierCounters;
 use crate::cache::policy::Place;
@@ -71,7 +71,7 @@ fn meta_of(filling: Filling, header: ResponseHeader) -> CacheMeta {
 }
 
 async fn begin(cache: &'static Cache, filling: Filling, header: ResponseHeader) -> MissHandler {
-    let engine_key = engine_key(filling.key.clone());
+    let engine_key = Key::of(filling.key.clone()).for_engine();
     cache
         .get_miss_handler(&engine_key, &meta_of(filling, header), &span())
         .await
@@ -88,7 +88,10 @@ async fn fill(cache: &'static Cache, filling: Filling, header: ResponseHeader, p
 }
 
 async fn look(cache: &'static Cache) -> Option<(CacheMeta, HitHandler)> {
-    cache.lookup(&engine_key(key()), &span()).await.expect("is asked")
+    cache
+        .lookup(&Key::of(key()).for_engine(), &span())
+        .await
+        .expect("is asked")
 }
 
 async fn read(handler: &mut HitHandler) -> String {
@@ -233,7 +236,7 @@ async fn a_304_gives_the_confirmed_body_a_new_life_and_copies_nothing() {
     let meta = meta_of(again, updated);
     assert!(
         cache
-            .update_meta(&engine_key(key()), &meta, &span())
+            .update_meta(&Key::of(key()).for_engine(), &meta, &span())
             .await
             .expect("is told")
     );
@@ -246,7 +249,7 @@ async fn a_304_gives_the_confirmed_body_a_new_life_and_copies_nothing() {
     let unknown = meta_of(filled(cache), header(&[]));
     assert!(
         !cache
-            .update_meta(&engine_key(key()), &unknown, &span())
+            .update_meta(&Key::of(key()).for_engine(), &unknown, &span())
             .await
             .expect("is told")
     );
@@ -279,7 +282,7 @@ async fn an_invalidation_during_a_fill_wins() {
 async fn the_engine_can_take_an_entry_away() {
     let cache = cache();
     fill(cache, filled(cache), header(&[]), &["a body"]).await;
-    let compact = engine_key(key()).to_compact();
+    let compact = Key::of(key()).for_engine().to_compact();
     let purge = || {
         cache.purge(
             PurgeTarget::Active(&compact),

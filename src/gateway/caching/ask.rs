@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use sha2::{Digest, Sha256};
@@ -14,12 +14,21 @@ use super::visit::{Bypass, Course, Visit};
 use crate::auth::{Caller, Identity, credential};
 use crate::cache::conditional;
 use crate::cache::directives::RequestDirectives;
-use crate::cache::key::{self, CallerPart, KeyParts};
-use crate::cache::marks::MarkId;
+use crate::cache::key::{self, CallerPart, Key, KeyParts};
 use crate::cache::policy::{Policy, Share};
 use crate::cache::vary;
 use crate::gateway::journey::Journey;
 use crate::revision::KeyType;
+
+/// Fields in which trusted proxies say how the client came to them, beside its address.
+const WAY: [&str; 6] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+];
 
 impl Caching {
     /// What this request asks for.
@@ -34,37 +43,32 @@ impl Caching {
         policy: &Arc<Policy>,
     ) -> Result<Visit, Bypass> {
         let headers = &request.headers;
-        if let Some(bypass) = bypass(&request.method, headers, journey.is_grpc, policy) {
+        let about = About {
+            is_grpc: journey.is_grpc,
+            has_content: journey.has_content || has_content(headers),
+        };
+        if let Some(bypass) = bypass(&request.method, headers, about, policy) {
             return Err(bypass);
         }
         let snapshot = journey.snapshot.as_ref().ok_or(Bypass::UnknownCaller)?;
         let caller = journey.caller.as_ref().ok_or(Bypass::UnknownCaller)?;
         let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
-        let host = text(headers.get(HOST));
         let circumstances = Circumstances {
-            scheme: &scheme(headers, journey.scheme, journey.origin.trusted),
-            host,
+            scheme: &way(headers, journey.scheme, journey.origin.trusted),
+            host: text(headers.get(HOST)),
             target,
             upstream: journey.upstream().map_or("", |upstream| upstream.name().as_str()),
         };
         let base = base_key(policy, (caller, application), &circumstances)?;
-        let users = [application, caller.key_id(), caller.subject()];
-        let place = &policy.place;
-        let marks = [
-            MarkId::url(host, &target.text()),
-            MarkId::api(&place.api),
-            MarkId::route(&place.api, &place.route),
-        ];
-        let users = users.into_iter().flatten().map(MarkId::user);
         Ok(Visit {
             directives: match policy.client_directives {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
             },
             policy: Arc::clone(policy),
-            key: base.clone(),
+            key: Key::of(base.clone()),
             base,
-            marks: marks.into_iter().chain(users).collect(),
+            is_partial: request.method == Method::HEAD || headers.contains_key(RANGE),
             sequence: self.cache.marks().sequence(),
             asked_ms: journey.now_ms,
             course: Course::default(),
@@ -96,7 +100,10 @@ pub fn base_key(
     (caller, application): (&Caller, Option<&str>),
     circumstances: &Circumstances<'_>,
 ) -> Result<Bytes, Bypass> {
-    let issuer = caller.subject_hash().map(|hash| hash.to_string());
+    // The upstream is told the application too, and the same subject may come with tokens of several.
+    let issuer = caller
+        .subject_hash()
+        .map(|hash| [&hash.to_string(), " ", application.unwrap_or_default()].concat());
     let key = key::base(&KeyParts {
         scheme: circumstances.scheme,
         host: circumstances.host,
@@ -142,26 +149,51 @@ pub fn own_query<'a>(query: Option<&'a str>, parameter: Option<&str>) -> Option<
     }
 }
 
+/// What the head of a request does not say, or not in every version of HTTP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct About {
+    /// It is a gRPC call.
+    pub is_grpc: bool,
+    /// It has content, announced or not.
+    pub has_content: bool,
+}
+
+/// Whether a head announces content, as HTTP/1.1 does.
+#[must_use]
+pub fn has_content(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// Whether `Connection` takes fields away from the origin. A client could name one there by which answers are selected.
+fn names_fields(headers: &HeaderMap) -> bool {
+    let options = headers.get_all(CONNECTION).iter();
+    let mut options = options.flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+    options.any(|option| {
+        let is = |known: &str| option.eq_ignore_ascii_case(known.as_bytes());
+        !(option.is_empty() || is("close") || is("keep-alive") || is("te") || is("upgrade"))
+    })
+}
+
 /// Why a request has nothing to do with the cache although its route has.
 #[must_use]
-pub fn bypass(method: &Method, headers: &HeaderMap, is_grpc: bool, policy: &Policy) -> Option<Bypass> {
+pub fn bypass(method: &Method, headers: &HeaderMap, about: About, policy: &Policy) -> Option<Bypass> {
     let answers = match *method {
         Method::GET => policy.methods.get,
         Method::HEAD => policy.methods.head,
         _ => false,
     };
-    let has_content =
-        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     if !answers {
         Some(Bypass::Method)
-    } else if is_grpc {
+    } else if about.is_grpc {
         Some(Bypass::Grpc)
     } else if headers.contains_key(UPGRADE) {
         Some(Bypass::Upgrade)
-    } else if has_content {
+    } else if about.has_content {
         Some(Bypass::Content)
     } else if conditional::needs_origin(headers) {
         Some(Bypass::Precondition)
+    } else if names_fields(headers) {
+        Some(Bypass::Connection)
     } else {
         None
     }
@@ -205,20 +237,31 @@ fn caller_part<'a>(
     }
 }
 
-/// How the client came here, as the upstream is told: answers may contain links.
-fn scheme(headers: &HeaderMap, own: &'static str, trusted: bool) -> Cow<'static, str> {
+/// How the client came here, as the upstream is told: answers may contain links. What trusted proxies say of it is as
+/// long as they like, and is hashed.
+fn way(headers: &HeaderMap, scheme: &'static str, trusted: bool) -> Cow<'static, str> {
     if !trusted {
-        return Cow::Borrowed(own);
+        return Cow::Borrowed(scheme);
     }
-    let told = |name: &str| text(headers.get(name));
-    let told = [
-        own,
-        told("x-forwarded-proto"),
-        told("x-forwarded-host"),
-        told("x-forwarded-port"),
-        told("x-forwarded-prefix"),
-    ];
-    Cow::Owned(told.join(","))
+    let mut hash = Sha256::new();
+    for (position, name) in WAY.iter().enumerate() {
+        let lines = headers.get_all(*name).iter().map(HeaderValue::as_bytes);
+        let pieces = lines.flat_map(|line| line.split(|byte| *name == "forwarded" && matches!(byte, b',' | b';')));
+        // Whom it came from and through is nobody's key, as in X-Forwarded-For.
+        let is_address = |piece: &[u8]| {
+            let name = piece.trim_ascii().get(..3).unwrap_or_default();
+            name.eq_ignore_ascii_case(b"for") || name.eq_ignore_ascii_case(b"by=")
+        };
+        for piece in pieces.filter(|piece| *name != "forwarded" || !is_address(piece)) {
+            hash.update([u8::try_from(position).unwrap_or(u8::MAX)]);
+            hash.update(piece.len().to_be_bytes());
+            hash.update(piece);
+        }
+    }
+    let digest = hash.finalize();
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let digits = digits.filter_map(|digit| char::from_digit(digit.into(), 16));
+    Cow::Owned(scheme.chars().chain([' ']).chain(digits).collect())
 }
 
 fn text(value: Option<&HeaderValue>) -> &str {
@@ -246,8 +289,43 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         headers.insert("x-forwarded-host", HeaderValue::from_static("evil.example.com"));
-        assert_eq!(scheme(&headers, "http", false), "http");
-        assert_ne!(scheme(&headers, "http", true), scheme(&HeaderMap::new(), "http", true));
+        assert_eq!(way(&headers, "http", false), "http");
+        let trusted = |headers: &HeaderMap| way(headers, "http", true).into_owned();
+        assert_ne!(trusted(&headers), trusted(&HeaderMap::new()));
+        let mut longer = headers.clone();
+        longer.append("x-forwarded-host", HeaderValue::from_static("b"));
+        assert_ne!(trusted(&headers), trusted(&longer), "every line counts");
+        let mut upper = headers.clone();
+        upper.insert("x-forwarded-host", HeaderValue::from_static("EVIL.example.com"));
+        assert_ne!(trusted(&headers), trusted(&upper), "the upstream may tell them apart");
+        let forwarded = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("forwarded", HeaderValue::from_static(value));
+            trusted(&headers)
+        };
+        assert_eq!(
+            forwarded("for=1.2.3.4;proto=https"),
+            forwarded("for=\"[::1]\";proto=https")
+        );
+        assert_ne!(
+            forwarded("for=1.2.3.4;proto=https"),
+            forwarded("for=1.2.3.4;proto=http")
+        );
+    }
+
+    #[test]
+    fn fields_that_connection_takes_away_select_nothing() {
+        let names = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("connection", HeaderValue::from_static(value));
+            names_fields(&headers)
+        };
+        for value in ["close", "Keep-Alive", "upgrade, te", "", ", close ,"] {
+            assert!(!names(value), "{value}");
+        }
+        for value in ["x-lang", "close, X-Lang", "keep-alive,accept-language"] {
+            assert!(names(value), "{value}");
+        }
     }
 
     #[test]

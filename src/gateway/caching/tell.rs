@@ -27,16 +27,20 @@ impl Caching {
     }
 
     /// Counts what came of a request that may have been answered from the cache.
-    pub fn count(&self, session: &Session, journey: &Journey) {
-        let Some(visit) = &journey.visit else {
+    pub fn count(&self, session: &Session, journey: &mut Journey) {
+        let Some(visit) = &mut journey.visit else {
+            journey.outcome.cache = journey.bypass.map_or("", |_| "bypass");
             return;
         };
-        if let Some(refresh) = &visit.refresh {
+        if let Some(refresh) = &mut visit.refresh {
             let done = matches!(
                 session.cache.phase(),
                 CachePhase::Revalidated | CachePhase::Expired | CachePhase::Miss
             );
             self.metrics.refreshed(refresh.why.as_str(), done);
+            if done {
+                refresh.done();
+            }
             return;
         }
         let tier = match (&visit.course.found, visit.course.is_shared) {
@@ -55,6 +59,7 @@ impl Caching {
             _ => Outcome::Miss,
         };
         self.metrics.asked(tier, outcome);
+        journey.outcome.cache = outcome.as_str();
         if let Some(why) = visit.course.why_not {
             self.metrics.not_kept(why);
         }
@@ -72,7 +77,7 @@ fn visited(session: &Session, visit: &Visit, answer: &ResponseHeader) -> CacheSt
     let why = match (&course.found, course.is_demanded) {
         (Some(_), true) => Forward::Request,
         (Some(_), false) => Forward::Stale,
-        (None, _) if visit.key != visit.base => Forward::VaryMiss,
+        (None, _) if *visit.key.bytes() != visit.base => Forward::VaryMiss,
         (None, _) => Forward::UriMiss,
     };
     let forwarded = |status: u16| CacheStatus {
@@ -111,7 +116,12 @@ fn passed(bypass: Bypass) -> CacheStatus {
         Bypass::Method => Forward::Method,
         Bypass::NoStore | Bypass::Precondition => Forward::Request,
         Bypass::Partial => Forward::UriMiss,
-        Bypass::Content | Bypass::Upgrade | Bypass::Grpc | Bypass::UnknownCaller => Forward::Bypass,
+        Bypass::Content
+        | Bypass::Upgrade
+        | Bypass::Grpc
+        | Bypass::Connection
+        | Bypass::Credential
+        | Bypass::UnknownCaller => Forward::Bypass,
     };
     CacheStatus {
         detail: Some(bypass.as_str()),

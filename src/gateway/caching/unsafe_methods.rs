@@ -17,6 +17,8 @@ use crate::snapshot::Api;
 pub struct Change {
     host: Box<str>,
     target: Box<str>,
+    /// Its API keeps answers, so that other gateways may have some.
+    told: bool,
     /// The part of paths that the upstream does not know of.
     stripped: Option<Box<str>>,
 }
@@ -29,8 +31,15 @@ impl Change {
         Self {
             host: host.unwrap_or_default().to_ascii_lowercase().into(),
             target: target.into(),
+            told: api.caches,
             stripped: api.strip_base_path.then(|| api.base_path.trim_end_matches('/').into()),
         }
+    }
+
+    /// Whether other gateways are told. Where an API keeps nothing, each of its many changes would be told in vain.
+    #[must_use]
+    pub fn is_worth_telling(&self) -> bool {
+        self.told
     }
 
     /// What is not valid any more after this answer; nothing when it says that nothing was changed.
@@ -119,6 +128,7 @@ mod tests {
         Change {
             host: "api.example.com".into(),
             target: "/orders/list?page=2".into(),
+            told: true,
             stripped: None,
         }
     }

@@ -1,5 +1,6 @@
 //! What one request has to do with the cache, from the decision to look to what the client is told about it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,11 +10,14 @@ use pingora::http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::Refresh;
+use crate::auth::Caller;
 use crate::cache::directives::RequestDirectives;
 use crate::cache::entry::Entry;
+use crate::cache::key::{self, Key};
 use crate::cache::marks::MarkId;
 use crate::cache::policy::Policy;
 use crate::cache::shared::Turn;
+use crate::snapshot::Snapshot;
 
 /// A request that may be answered from the cache.
 pub struct Visit {
@@ -24,9 +28,9 @@ pub struct Visit {
     /// The key of all variants.
     pub base: Bytes,
     /// The key of the variant that this request selects, as far as is known.
-    pub key: Bytes,
-    /// By what its answer can be made invalid, beside its own tags.
-    pub marks: SmallVec<[MarkId; 4]>,
+    pub key: Key,
+    /// It asks for a part, or for the head alone.
+    pub is_partial: bool,
     /// The number of the last invalidation before it.
     pub sequence: u64,
     /// When it came, as unix time, for gateways whose invalidations have other numbers.
@@ -75,6 +79,10 @@ pub enum Bypass {
     Precondition,
     /// It asks for a part or for the head alone, and nothing is kept: what would come is nothing to keep.
     Partial,
+    /// Its `Connection` names fields that the origin is not sent, so that they select nothing there.
+    Connection,
+    /// It carries a credential in its URL that the origin is sent, and that its key would not tell from another one.
+    Credential,
     /// Its answer differs by caller, and who calls has no name.
     UnknownCaller,
     /// It asks not to be kept, and nothing is kept.
@@ -92,6 +100,8 @@ impl Bypass {
             Self::Grpc => "grpc",
             Self::Precondition => "precondition",
             Self::Partial => "partial",
+            Self::Connection => "connection",
+            Self::Credential => "credential",
             Self::UnknownCaller => "unknown_caller",
             Self::NoStore => "no_store",
         }
@@ -107,7 +117,7 @@ impl Visit {
             directives: RequestDirectives::default(),
             base: self.base.clone(),
             key: self.key.clone(),
-            marks: self.marks.clone(),
+            is_partial: self.is_partial,
             sequence: self.sequence,
             asked_ms: self.asked_ms,
             course: Course::default(),
@@ -115,6 +125,27 @@ impl Visit {
             not_modified: None,
             refresh: Some(refresh),
         }
+    }
+
+    /// By what its answer can be made invalid, beside its own tags. Hashes; whoever is given what is kept needs none.
+    #[must_use]
+    pub fn marks(&self, snapshot: Option<&Snapshot>, caller: Option<&Caller>) -> SmallVec<[MarkId; 4]> {
+        let place = &self.policy.place;
+        let mut marks = SmallVec::from_slice(&[MarkId::api(&place.api), MarkId::route(&place.api, &place.route)]);
+        if let Some(target) = key::target(&self.base) {
+            let url = match target.query {
+                Some(query) => Cow::Owned([target.path, "?", query].concat()),
+                None => Cow::Borrowed(target.path),
+            };
+            marks.push(MarkId::url(target.host, &url));
+        }
+        if let Some(caller) = caller {
+            let application = snapshot.and_then(|snapshot| snapshot.application_of(caller));
+            let application = application.map(|(name, _)| name.as_str());
+            let users = [application, caller.key_id(), caller.subject()];
+            marks.extend(users.into_iter().flatten().map(MarkId::user));
+        }
+        marks
     }
 
     /// Whether what was found is fresh at this time.

@@ -11,7 +11,9 @@ use super::Question;
 use crate::auth::{Caller, Identity};
 use crate::cache::policy::Share;
 use crate::cache::{Cache, Found};
-use crate::gateway::caching::ask::{Circumstances, Target, base_key, bypass, own_query, variant_key};
+use crate::gateway::caching::ask::{
+    About, Circumstances, Target, base_key, bypass, has_content, own_query, variant_key,
+};
 use crate::snapshot::{Api, Route, Snapshot};
 
 /// What the cache would do with a request whose route has one.
@@ -96,7 +98,11 @@ impl CacheFacts {
             upstream: upstream.unwrap_or_default(),
         };
         let application = snapshot.application_of(caller).map(|(name, _)| name.as_str());
-        let base = match bypass(question.method, headers, is_grpc, policy) {
+        let about = About {
+            is_grpc,
+            has_content: has_content(headers),
+        };
+        let base = match bypass(question.method, headers, about, policy) {
             Some(bypass) => Err(bypass),
             None => base_key(policy, (caller, application), &circumstances),
         };
@@ -193,6 +199,8 @@ fn because(why: &str) -> &str {
         "upgrade" => "it wants another protocol",
         "content" => "it has content, on which the answer may depend",
         "precondition" => "it has a condition that only the upstream can judge",
+        "connection" => "its Connection takes fields away from the upstream",
+        "credential" => "it carries a credential that the upstream is sent and its key would not tell from another one",
         "unknown_caller" => "its answer is for its caller alone, and he has no name",
         other => other,
     }
@@ -217,10 +225,12 @@ fn whose(share: Share, snapshot: &Snapshot, caller: &Caller) -> String {
 
 /// What is kept for such a request. Fields by which answers differ are those of the question.
 fn kept(cache: &Cache, base: &Bytes, request: &HeaderMap) -> Option<KeptFacts> {
-    let entry = match cache.find(base) {
-        Found::Nothing => return None,
-        Found::Entry(entry) => entry,
-        Found::Varies(fields) => cache.find_variant(&variant_key(base, &fields, request))?,
+    let found = match cache.peek(base) {
+        Found::Varies(fields) => cache.peek(&variant_key(base, &fields, request)),
+        found => found,
+    };
+    let Found::Entry(entry) = found else {
+        return None;
     };
     let now = SystemTime::now();
     Some(KeptFacts {
@@ -283,17 +293,44 @@ mod tests {
     #[test]
     fn what_can_not_be_answered_from_the_cache_says_why() {
         let both = policy(Methods { get: true, head: true });
-        let of = |method: &Method, headers| bypass(method, &fields(headers), false, &both).map(Bypass::as_str);
+        let about = |headers: &[(&'static str, &'static str)]| About {
+            is_grpc: false,
+            has_content: has_content(&fields(headers)),
+        };
+        let of = |method: &Method, headers| bypass(method, &fields(headers), about(headers), &both).map(Bypass::as_str);
         assert_eq!(of(&Method::GET, &[]), None);
         assert_eq!(of(&Method::HEAD, &[("content-length", "0")]), None);
         assert_eq!(of(&Method::POST, &[]), Some("method"));
         assert_eq!(of(&Method::GET, &[("content-length", "5")]), Some("content"));
         assert_eq!(of(&Method::GET, &[("upgrade", "websocket")]), Some("upgrade"));
-        assert_eq!(bypass(&Method::GET, &fields(&[]), true, &both), Some(Bypass::Grpc));
+        assert_eq!(
+            bypass(
+                &Method::GET,
+                &fields(&[]),
+                About {
+                    is_grpc: true,
+                    has_content: false
+                },
+                &both
+            ),
+            Some(Bypass::Grpc)
+        );
         assert_eq!(of(&Method::GET, &[("if-match", "\"a\"")]), Some("precondition"));
         let get = policy(Methods { get: true, head: false });
-        assert_eq!(bypass(&Method::HEAD, &fields(&[]), false, &get), Some(Bypass::Method));
-        for why in ["method", "grpc", "upgrade", "content", "precondition", "unknown_caller"] {
+        assert_eq!(
+            bypass(&Method::HEAD, &fields(&[]), About::default(), &get),
+            Some(Bypass::Method)
+        );
+        for why in [
+            "method",
+            "grpc",
+            "upgrade",
+            "content",
+            "precondition",
+            "connection",
+            "credential",
+            "unknown_caller",
+        ] {
             assert_ne!(because(why), why, "every reason has words");
         }
     }

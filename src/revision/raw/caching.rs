@@ -59,6 +59,10 @@ pub(in crate::revision) struct RawCache {
 
 /// What a route says of it.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "read once per revision, and gone when it is resolved"
+)]
 pub(in crate::revision) enum RawRouteCache {
     /// Nothing is kept, whatever the API says.
     Off,

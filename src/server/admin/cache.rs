@@ -25,12 +25,15 @@ pub struct Desk {
     ways: Vec<Way>,
 }
 
+/// Tells other gateways what an order was, what of it was forgotten here, and when (unix milliseconds).
+pub type Tell = dyn Fn(&Order, &[Item], u64) + Send + Sync;
+
 /// A way to other gateways.
 pub struct Way {
     /// `redis` or `control_plane`.
     pub name: &'static str,
     /// Tells them what was forgotten here at this time (unix milliseconds), behind the answer.
-    pub tell: Box<dyn Fn(&Order, &[Item], u64) + Send + Sync>,
+    pub tell: Box<Tell>,
     /// Whether what others tell arrives here at the moment.
     pub is_current: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -81,6 +84,9 @@ struct Forgotten {
     invalidated: std::collections::BTreeMap<&'static str, usize>,
     /// `redis`, `control_plane`, both with a `+` between, or `none`.
     spread: String,
+    /// Those of them that do not work at the moment: what was forgotten is told there again and again until they do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    late: Vec<&'static str>,
     /// What this gateway's revision does not have: other gateways may.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown_here: Vec<String>,
@@ -229,6 +235,21 @@ fn carry_out(admin: &Admin, order: &Order) -> Response {
     }
     let names: Vec<&str> = desk.ways.iter().map(|way| way.name).collect();
     let alone = names.is_empty();
+    let is_late = |way: &&Way| !(way.is_current)();
+    let late: Vec<_> = desk.ways.iter().filter(is_late).map(|way| way.name).collect();
+    let hint = if alone {
+        Some(
+            "no other gateway was told: they share neither a Redis for answers nor a control plane; ask each of them, or \
+             configure one of the two",
+        )
+    } else if late.is_empty() {
+        None
+    } else {
+        Some(
+            "forgotten here; a way to the other gateways does not work at the moment, and they are told as soon as it does: \
+             ask each of them if it can not wait",
+        )
+    };
     log::info!(
         "{} things of the cache are forgotten, says an administrator",
         items.len()
@@ -237,10 +258,8 @@ fn carry_out(admin: &Admin, order: &Order) -> Response {
         invalidated,
         spread: if alone { "none".to_owned() } else { names.join("+") },
         unknown_here: unknown(admin, order),
-        hint: alone.then_some(
-            "no other gateway was told: they share neither a Redis for answers nor a control plane; ask each of them, or \
-             configure one of the two",
-        ),
+        late,
+        hint,
     };
     Json(forgotten).into_response()
 }

@@ -31,6 +31,7 @@ pub(super) fn append(lines: &mut Vec<u8>, record: &Record<'_>) {
     if record.would_deny {
         line.0.extend_from_slice(b",\"would_deny\":true");
     }
+    line.text(",\"cache\":", record.cache);
     line.text(",\"upstream\":", record.upstream);
     line.text(",\"endpoint\":", record.endpoint);
     if record.tries > 0 {
@@ -155,6 +156,7 @@ mod tests {
             reason: "limit",
             limit: "burst",
             would_deny: true,
+            cache: "miss",
             upstream: "orders",
             endpoint: "10.0.0.1:80",
             tries: 2,
@@ -169,7 +171,7 @@ mod tests {
             "client": "192.0.2.7", "method": "GET", "host": "api.example.com", "path": "/orders/7", "api": "orders",
             "route": "/orders/{id}", "application": "mobile", "key_id": "mobile-1", "subject": "somebody",
             "status": 429, "code": "rate_limited", "reason": "limit", "limit": "burst", "would_deny": true,
-            "upstream": "orders", "endpoint": "10.0.0.1:80", "tries": 2, "bytes_in": 3, "bytes_out": 4,
+            "cache": "miss", "upstream": "orders", "endpoint": "10.0.0.1:80", "tries": 2, "bytes_in": 3, "bytes_out": 4,
             "duration_us": 5, "upstream_us": 6, "revision": "0123456789ab",
         });
         assert_eq!(parsed(&record), expected);

@@ -1,5 +1,7 @@
 //! What gateways are told to forget by way of their control plane.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::admin::{admin_section, order};
@@ -52,10 +54,15 @@ fn all_gateways_of_an_environment_forget_what_the_control_plane_or_one_of_them_i
         .collect();
     let done = control_plane.verb(["cache", "invalidate", "-e", "Default", "--tag", "news"]);
     assert_eq!(done.code, Some(0), "{done:?}");
+    let started = Instant::now();
     for (gateway, [news, sports]) in gateways.iter().zip(&before) {
         until("the news are fetched anew", || ask(gateway, "/news") != *news);
         assert_eq!(ask(gateway, "/sports"), *sports, "nobody was told to forget them");
     }
+    println!(
+        "told by the control plane: in force at both gateways after {:?}",
+        started.elapsed()
+    );
 
     // Told to one of them, it goes round.
     let sports = kept(&gateways[1], "/sports");
@@ -65,10 +72,15 @@ fn all_gateways_of_an_environment_forget_what_the_control_plane_or_one_of_them_i
         "/admin/cache/invalidate",
         Some(json!({ "tags": ["sports"] })),
     );
+    let started = Instant::now();
     assert_eq!(told.expect(200).json()["spread"], "control_plane");
     until("the other one has heard of it", || {
         ask(&gateways[1], "/sports") != sports
     });
+    println!(
+        "told by one gateway: in force at the other one after {:?}",
+        started.elapsed()
+    );
 
     // Whoever was away comes back to what was said meanwhile.
     let listed = control_plane.get("/v1/environments/Default/cache/invalidations");

@@ -83,3 +83,31 @@ fn an_answer_that_was_on_its_way_when_it_became_invalid_is_not_kept() {
     });
     assert_eq!(scene.nth(scene.get("/a")), 3);
 }
+
+#[test]
+fn a_change_that_another_endpoint_makes_counts_too() {
+    let broken = service(|_, _| reply(503, ""));
+    let sound = service(|request, _| match request.method.as_str() {
+        "GET" => fresh(600, ""),
+        _ => reply(200, ""),
+    });
+    let revision = Revision::empty()
+        .upstream(&format!(
+            "{{ name: origin, endpoints: [{{ address: \"{}\" }}, {{ address: \"{}\" }}], retries: {{ attempts: 2, budget: 100% }}, \
+             breaker: {{ consecutive: 1000 }} }}",
+            broken.address(),
+            sound.address()
+        ))
+        .api("{ name: all, base_path: /, auth: none, upstream: origin, cache: {} }");
+    let gateway = Gateway::with(revision).start();
+    // Which endpoint is asked first changes from request to request.
+    for number in 0..6 {
+        let target = format!("/a/{number}");
+        let ask = || gateway.client().get(&target).send().expect(200).text();
+        let kept = ask();
+        assert_eq!(ask(), kept);
+        gateway.client().request("DELETE", &target).send().expect(200);
+        assert_ne!(ask(), kept, "{target}");
+    }
+    assert!(broken.requests() > 0);
+}

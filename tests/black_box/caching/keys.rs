@@ -95,3 +95,16 @@ fn a_key_in_the_query_is_no_part_of_the_target() {
     assert_eq!(ask(&format!("/a?x=1&key={KEY}")), "1");
     assert_eq!(ask(&format!("/a?key={KEY}&x=1")), "1");
 }
+
+#[test]
+fn a_credential_that_the_origin_is_sent_in_the_url_is_not_forgotten() {
+    let origin = service(|request, _| fresh(600, "").with_body(&request.target));
+    let revision = Revision::of(&origin).api(
+        "{ name: all, base_path: /, auth: none, credentials: { key_query: key, forward: true }, upstream: origin, cache: {} }",
+    );
+    let gateway = Gateway::with(revision).start();
+    let ask = |target: &str| gateway.client().get(target).send().expect(200).text();
+    for target in ["/a?key=A", "/a?key=B", "/a?key=A"] {
+        assert_eq!(ask(target), target);
+    }
+}

@@ -151,3 +151,31 @@ fn the_log_and_cache_status_say_what_the_cache_did() {
     quiet.get("/a").send().expect(200);
     assert_eq!(quiet.get("/a").send().expect(200).header("cache-status"), None);
 }
+
+#[test]
+fn content_over_http_2_needs_no_announcement() {
+    let scene = Scene::of(|request, _| fresh(600, "").with_body(&request.body));
+    let client = scene.gateway.http2();
+    for content in ["AAA", "BBB"] {
+        let mut stream = client.request("GET", "/a").open();
+        stream.send(content).finish();
+        let (answer, _) = stream.answer();
+        assert_eq!(answer.expect(200).text(), content);
+    }
+}
+
+#[test]
+fn what_connection_takes_away_from_the_origin_selects_nothing() {
+    let scene = Scene::of(|request, _| {
+        let language = request.header("x-lang").unwrap_or("none").to_owned();
+        fresh(600, "Vary: X-Lang\r\n").with_body(&language)
+    });
+    let hidden = scene
+        .get("/a")
+        .header("X-Lang", "de")
+        .header("Connection", "keep-alive, X-Lang");
+    assert_eq!(hidden.send().expect(200).text(), "none");
+    let ask = || scene.get("/a").header("X-Lang", "de").send().expect(200).text();
+    assert_eq!((ask().as_str(), ask().as_str()), ("de", "de"));
+    assert_eq!(scene.origin.requests(), 2);
+}

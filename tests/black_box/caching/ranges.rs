@@ -94,3 +94,27 @@ fn a_part_of_what_is_not_kept_is_asked_of_the_origin_and_kept_by_nobody() {
     assert_eq!(scene.get("/b").send().expect(200).text(), "0123456789");
     assert_eq!(scene.origin.requests(), 4);
 }
+
+#[test]
+fn parts_are_for_get_alone() {
+    let scene = scene();
+    let head = scene
+        .gateway
+        .client()
+        .request("HEAD", "/a")
+        .header("Range", "bytes=0-1")
+        .send()
+        .expect(200);
+    assert_eq!(head.header("content-range"), None);
+}
+
+#[test]
+fn a_weak_tag_is_too_little_even_for_itself() {
+    let scene = Scene::of(|_, _| fresh(60, "ETag: W/\"a\"\r\n").with_body("0123456789"));
+    scene.get("/a").send().expect(200);
+    let ask = scene
+        .get("/a")
+        .header("Range", "bytes=0-1")
+        .header("If-Range", "W/\"a\"");
+    assert_eq!(ask.send().expect(200).text(), "0123456789");
+}

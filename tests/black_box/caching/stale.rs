@@ -149,3 +149,60 @@ fn what_is_asked_for_often_is_fetched_anew_before_it_ends() {
         1.0
     );
 }
+
+#[test]
+fn a_failure_takes_nothing_away_that_is_kept() {
+    let (scene, mood) = behaving("Cache-Control: max-age=600\r\nETag: \"a\"\r\n", "{}");
+    assert_eq!(scene.nth(scene.get("/a")), 1);
+    mood.store(500, Ordering::SeqCst);
+    scene.get("/a").header("Cache-Control", "no-cache").send().expect(500);
+    assert_eq!(scene.nth(scene.get("/a")), 1, "others have what is fresh");
+    let cached = scene.get("/a").header("Cache-Control", "only-if-cached");
+    assert_eq!(scene.nth(cached), 1);
+
+    let (scene, mood) = behaving(
+        "Cache-Control: max-age=60, stale-if-error=600, stale-while-revalidate=1\r\nAge: 90\r\n",
+        "{}",
+    );
+    assert_eq!(scene.nth(scene.get("/a")), 1);
+    mood.store(500, Ordering::SeqCst);
+    for _ in 0..5 {
+        assert_eq!(scene.nth(scene.get("/a")), 1);
+    }
+}
+
+#[test]
+fn what_could_not_be_fetched_anew_is_not_tried_at_every_request() {
+    let (scene, mood) = behaving(
+        "Cache-Control: max-age=60, stale-while-revalidate=600\r\nAge: 90\r\n",
+        "{}",
+    );
+    assert_eq!(scene.nth(scene.get("/a")), 1);
+    mood.store(500, Ordering::SeqCst);
+    until("it was tried", || {
+        scene.nth(scene.get("/a"));
+        scene.origin.requests() > 1
+    });
+    let begun = std::time::Instant::now();
+    for _ in 0..50 {
+        assert_eq!(scene.nth(scene.get("/a")), 1);
+    }
+    // One more for every second that this took, and those under way.
+    let allowed = 4 + begun.elapsed().as_secs();
+    assert!(
+        scene.origin.requests() as u64 <= allowed,
+        "{} of {allowed}",
+        scene.origin.requests()
+    );
+}
+
+#[test]
+fn an_answer_that_the_origin_takes_back_is_gone() {
+    let scene = Scene::of(|_, nth| match nth {
+        1 => fresh(600, "ETag: \"a\"\r\n"),
+        _ => reply(200, "Cache-Control: no-store\r\n"),
+    });
+    assert_eq!(scene.nth(scene.get("/a")), 1);
+    assert_eq!(scene.nth(scene.get("/a").header("Cache-Control", "no-cache")), 2);
+    assert_eq!(scene.nth(scene.get("/a")), 3);
+}

@@ -119,3 +119,14 @@ fn the_date_of_last_change_validates_too() {
     }
     assert_eq!(scene.origin.requests(), 2);
 }
+
+#[test]
+fn a_304_with_another_tag_says_nothing_of_what_is_kept() {
+    let scene = Scene::of(|request, _| match request.header("if-none-match") {
+        Some("\"a\"") => reply(304, "Cache-Control: max-age=600\r\nETag: \"b\"\r\n"),
+        _ => fresh(0, "ETag: \"a\"\r\n"),
+    });
+    assert_eq!(scene.nth(scene.get("/a")), 1);
+    scene.get("/a").send().expect(200);
+    assert_eq!(scene.nth(scene.get("/a")), 3, "it was fetched anew");
+}
