@@ -34,6 +34,7 @@ pub use self::visit::{Bypass, Visit};
 use super::journey::Journey;
 use super::tries;
 use crate::auth::{Caller, Identity};
+use crate::cache::conditional;
 use crate::cache::directives::{Acceptance, RequestDirectives};
 use crate::cache::entry::Entry;
 use crate::cache::key::{self, Key};
@@ -52,6 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it looks again after such a wait.
 const LOOKS_MAX: usize = 3;
+
+/// The fields of a 304 that the engine writes into what it gives.
+const MERGED_BY_ENGINE: [&str; 5] = ["cache-control", "cache-tag", "cdn-cache-control", "etag", "expires"];
 
 /// So many times an answer was given before it is worth to be fetched anew ahead of its end.
 const HOT: u32 = 10;
@@ -272,10 +276,17 @@ impl Caching {
 
     /// An answer begins to arrive. Remembers what says that a kept one is still good, and makes invalid what an unsafe
     /// method has changed.
-    pub fn answered(&self, answer: &ResponseHeader, journey: &mut Journey) {
+    pub fn answered(&self, answer: &mut ResponseHeader, journey: &mut Journey) {
         if let Some(visit) = &mut journey.visit {
             let says_so = answer.status == StatusCode::NOT_MODIFIED;
             visit.not_modified = says_so.then(|| Box::new(answer.clone()));
+            let kept = visit.course.found.as_ref();
+            if says_so && kept.is_some_and(|kept| !conditional::confirms(&kept.header.headers, &answer.headers)) {
+                // What it says is about something else (RFC 9111 section 4.3.4), and the engine would take it over.
+                MERGED_BY_ENGINE
+                    .iter()
+                    .for_each(|name| drop(answer.remove_header(*name)));
+            }
         }
         // An answer that is not the last one, because another endpoint is tried, changes nothing.
         if let Some(change) = &journey.change {
