@@ -20,7 +20,8 @@ fn what_lies_in_redis_and_is_no_answer_is_a_miss() {
     let broken = || second.metric("tollgate_cache_shared_lookups_total{result=\"broken\"}");
     let records = || -> Vec<String> {
         let keys = pair.redis.keys().into_iter();
-        keys.filter(|key| key.contains("}:c1:") && !key.ends_with(":lease")).collect()
+        keys.filter(|key| key.contains("}:c1:") && !key.ends_with(":lease"))
+            .collect()
     };
     let set = |key: &str, value: &[u8]| {
         let () = pair.redis.ask(redis::cmd("SET").arg(key).arg(value).arg("EX").arg(600));
