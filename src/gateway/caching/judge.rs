@@ -45,7 +45,7 @@ impl Caching {
             .upstream_started
             .map_or(Duration::ZERO, |started| started.elapsed());
         let Some(visit) = &mut journey.visit else {
-            return RespCacheable::Uncacheable(NoCacheReason::NeverEnabled);
+            return RespCacheable::Uncacheable(NoCacheReason::InternalError);
         };
         let now = SystemTime::now();
         let asked = Asked {
