@@ -300,7 +300,7 @@ impl HandleMiss for Fill {
         let Self {
             cache,
             filling,
-            header,
+            mut header,
             body,
             expected,
             room,
@@ -319,6 +319,10 @@ impl HandleMiss for Fill {
                 ErrorType::InternalError,
                 format!("a body of {expected} bytes was announced and {length} came: it is not kept"),
             );
+        }
+        if expected.is_none() && !body.is_empty() {
+            // It came in chunks, and is known whole now: so parts of it can be given, and its end can be seen.
+            header.insert_header(CONTENT_LENGTH, length)?;
         }
         let entry = entry(&filling, &header, exactly(body));
         drop(room);

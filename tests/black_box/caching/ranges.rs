@@ -118,3 +118,29 @@ fn a_weak_tag_is_too_little_even_for_itself() {
         .header("If-Range", "W/\"a\"");
     assert_eq!(ask.send().expect(200).text(), "0123456789");
 }
+
+#[test]
+fn what_came_in_chunks_has_parts_too_once_it_is_kept() {
+    let origin = Origin::start(|exchange: &mut Exchange| {
+        exchange.read_body()?;
+        exchange.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        exchange.send_chunk(b"01234")?;
+        exchange.send_chunk(b"56789")?;
+        exchange.send(b"0\r\n\r\n")
+    });
+    let scene = Scene::serving(origin, |setup| setup, "cache: {}");
+    scene.get("/a").send().expect(200);
+    let whole = scene.get("/a").send().expect(200);
+    assert_eq!(
+        (whole.header("content-length"), whole.text().as_str()),
+        (Some("10"), "0123456789")
+    );
+    let part = scene.get("/a").header("Range", "bytes=4-5").send().expect(206);
+    assert_eq!(
+        (part.header("content-range"), part.text().as_str()),
+        (Some("bytes 4-5/10"), "45")
+    );
+    let head = scene.gateway.client().request("HEAD", "/a").send().expect(200);
+    assert_eq!(head.header("content-length"), Some("10"));
+    assert_eq!(scene.origin.requests(), 1);
+}
