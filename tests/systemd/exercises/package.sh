@@ -30,7 +30,11 @@ ok "configuration is readable for its service alone, and has no mistakes"
 
 before=$(main_pid)
 with_origin
-wait_for "the new revision is applied" grep --quiet origin <(curl --silent "$GATEWAY/")
+# A command that asks anew each time: what <(...) says is asked for once.
+serves_origin() {
+    curl --silent "$GATEWAY/" | grep --quiet origin
+}
+wait_for "the new revision is applied" serves_origin
 echo "# a change of an operator" >>/etc/tollgate/tollgate.yaml
 start_clients 2
 dpkg --install tollgate-2.deb >"$WORK/dpkg" 2>&1 || fail "dpkg --install of a newer one: $(cat "$WORK/dpkg")"
